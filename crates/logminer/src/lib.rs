@@ -1,0 +1,1 @@
+//! Mines stable patterns from log lines: a pure function of the set of lines, without PostgreSQL.

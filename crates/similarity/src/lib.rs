@@ -1,0 +1,1 @@
+//! Exact batch similarity kernels (scalar, AVX2, AVX-512, NEON), without PostgreSQL.
