@@ -74,13 +74,3 @@ def empty_db(cluster):
     yield database
     cluster.psql(f'DROP DATABASE "{database.name}" WITH (FORCE)')
 
-
-def fails(conn: psycopg.Connection, sqlstate: str, query: str, args=None) -> psycopg.Error:
-    """Asserts that a statement fails with this SQLSTATE and carries a HINT; returns the error."""
-    with pytest.raises(psycopg.Error) as caught:
-        conn.execute(query, args)
-    error = caught.value
-    conn.rollback()
-    assert error.sqlstate == sqlstate, f"{error.sqlstate}: {error}"
-    assert error.diag.message_hint, f"no hint: {error}"
-    return error
