@@ -4,6 +4,9 @@
 -- DROP EXTENSION keeps them and pg_dump dumps them whole, with the columns and indexes that users add (see install.sql).
 -- Each feature's extra columns stand after the specified ones, nullable or with a default, so that positional inserts work.
 
+-- Functions that compute are for everyone; each feature revokes those that write or reveal.
+GRANT USAGE ON SCHEMA pgedge TO PUBLIC;
+
 CREATE FUNCTION pgedge._schema() RETURNS name
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
@@ -123,7 +126,7 @@ DECLARE
     relation regclass;
     t name; c record; i record;
 BEGIN
-    FOR t IN SELECT DISTINCT ON (s.table_name) s.table_name FROM pgedge._columns() s LOOP
+    FOREACH t IN ARRAY '{vectors,analytics_results,aggregated_logs,claude_events}'::name[] LOOP
         relation := pgedge._existing_table(t);
         IF relation IS NULL THEN
             EXECUTE format('CREATE TABLE %s.%I (%s)', schema, t,
