@@ -1,4 +1,30 @@
-//! pgedge: PostgreSQL as the whole data layer of an edge AI box.
+//! pgedge: one PostgreSQL as the whole data layer of an edge AI box.
+//!
+//! This crate is the thin layer that speaks PostgreSQL: it converts arguments, calls the pure crates under `crates/`
+//! and reports errors. SQL objects that are SQL live in `sql/*.sql`, one file a feature.
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
+
+mod errors;
+mod pgvector;
+
+/// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
+#[pg_schema]
+mod pgedge {}
+
+extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
+extension_sql_file!("../sql/install.sql", name = "install", finalize);
+
+/// Required by `cargo pgrx test`.
+#[cfg(test)]
+pub mod pg_test {
+    /// Called once before the tests.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Lines added to the test server's `postgresql.conf`.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

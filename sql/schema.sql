@@ -1,0 +1,163 @@
+-- The four data tables: what they consist of, and the function that makes whatever of it is missing.
+--
+-- They hold the user's data and belong to the user: they are created here but are no members of the extension, so that
+-- DROP EXTENSION keeps them and pg_dump dumps them whole, with the columns and indexes that users add (see install.sql).
+-- Each feature's extra columns stand after the specified ones, nullable or with a default, so that positional inserts work.
+
+CREATE FUNCTION pgedge._schema() RETURNS name
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+        WHERE e.extname OPERATOR(pg_catalog.=) 'pgedge');
+COMMENT ON FUNCTION pgedge._schema() IS 'internal: the schema of the data tables, which is the one the extension was created in';
+
+-- `ddl` is what CREATE TABLE or ADD COLUMN says, %1$s standing for the quoted schema of pgvector; `accepted` the types that an existing
+-- column may have (an id widened to bigint and a varchar widened to text are the user's right).
+CREATE FUNCTION pgedge._columns() RETURNS TABLE (table_name name, column_name name, ddl text, accepted text[], specified boolean)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    VALUES
+    ('vectors'::name, 'id'::name,            'uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid()', '{uuid}'::text[], true),
+    ('vectors', 'embedding',                 '%1$s.vector(384) NOT NULL',     '{vector,halfvec}', true),
+    ('vectors', 'metadata',                  'jsonb',                         '{jsonb}', true),
+    ('vectors', 'content',                   'text',                          '{text}', true),
+    ('vectors', 'source',                    'varchar(100)',                  '{varchar,text}', true),
+    ('vectors', 'created_at',                'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('analytics_results', 'id',              'serial PRIMARY KEY',            '{int4,int8}', true),
+    ('analytics_results', 'analysis_type',   'varchar(50) NOT NULL',          '{varchar,text}', true),
+    ('analytics_results', 'results',         'jsonb NOT NULL',                '{jsonb}', true),
+    ('analytics_results', 'vector_count',    'integer',                       '{int4,int8}', true),
+    ('analytics_results', 'created_at',      'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('aggregated_logs', 'id',                'serial PRIMARY KEY',            '{int4,int8}', true),
+    ('aggregated_logs', 'message_pattern',   'text NOT NULL',                 '{text}', true),
+    ('aggregated_logs', 'count',             'integer DEFAULT 1',             '{int4,int8}', true),
+    ('aggregated_logs', 'level',             'varchar(10)',                   '{varchar,text}', true),
+    ('aggregated_logs', 'source',            'varchar(100)',                  '{varchar,text}', true),
+    ('aggregated_logs', 'first_seen',        'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('aggregated_logs', 'last_seen',         'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('aggregated_logs', 'metadata',          'jsonb',                         '{jsonb}', true),
+    ('aggregated_logs', 'sample_messages',   'jsonb',                         '{jsonb}', true),
+    ('claude_events', 'id',                  'serial PRIMARY KEY',            '{int4,int8}', true),
+    ('claude_events', 'event_type',          'varchar(50) NOT NULL',          '{varchar,text}', true),
+    ('claude_events', 'payload',             'jsonb NOT NULL',                '{jsonb}', true),
+    ('claude_events', 'priority',            'integer DEFAULT 5',             '{int4,int2,int8}', true),
+    ('claude_events', 'status',              'varchar(20) DEFAULT ''pending''', '{varchar,text}', true),
+    ('claude_events', 'created_at',          'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('claude_events', 'processed_at',        'timestamp',                     '{timestamp}', true);
+END;
+COMMENT ON FUNCTION pgedge._columns() IS 'internal: the columns of the data tables, the specified ones first';
+
+-- An index is there when one of the same method over the same columns and operator classes is there, whatever its name.
+-- A NULL name leaves the choice to PostgreSQL, as the specification does.
+CREATE FUNCTION pgedge._indexes() RETURNS TABLE (table_name name, index_name name, method name, columns name[], opclass name, ddl text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    VALUES
+    ('vectors'::name, NULL::name,            'hnsw'::name, '{embedding}'::name[], 'vector_cosine_ops'::name, 'USING hnsw (embedding %1$s.vector_cosine_ops)'),
+    ('vectors', NULL,                        'ivfflat', '{embedding}', 'vector_l2_ops', 'USING ivfflat (embedding %1$s.vector_l2_ops) WITH (lists = 100)'),
+    ('vectors', 'idx_vectors_source',        'btree', '{source}', NULL, '(source)'),
+    ('vectors', 'idx_vectors_created_at',    'btree', '{created_at}', NULL, '(created_at)'),
+    ('vectors', 'idx_vectors_metadata',      'gin', '{metadata}', NULL, 'USING gin (metadata)'),
+    ('analytics_results', 'idx_analytics_type',       'btree', '{analysis_type}', NULL, '(analysis_type)'),
+    ('analytics_results', 'idx_analytics_created_at', 'btree', '{created_at}', NULL, '(created_at)'),
+    ('aggregated_logs', 'idx_logs_source',   'btree', '{source}', NULL, '(source)'),
+    ('aggregated_logs', 'idx_logs_level',    'btree', '{level}', NULL, '(level)'),
+    ('aggregated_logs', 'idx_logs_last_seen', 'btree', '{last_seen}', NULL, '(last_seen)'),
+    ('claude_events', 'idx_events_status',   'btree', '{status}', NULL, '(status)'),
+    ('claude_events', 'idx_events_type',     'btree', '{event_type}', NULL, '(event_type)'),
+    ('claude_events', 'idx_events_created_at', 'btree', '{created_at}', NULL, '(created_at)');
+END;
+COMMENT ON FUNCTION pgedge._indexes() IS 'internal: the indexes of the data tables';
+
+CREATE FUNCTION pgedge._has_index(relation regclass, method name, columns name[], opclass name) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN EXISTS (
+    SELECT FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_am am ON am.oid = c.relam
+    WHERE i.indrelid = relation AND am.amname = method AND i.indpred IS NULL AND i.indisvalid
+      AND columns = (SELECT pg_catalog.array_agg(a.attname ORDER BY k.n)
+                     FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum)
+      AND (opclass IS NULL OR opclass = (SELECT o.opcname FROM pg_catalog.pg_opclass o WHERE o.oid = i.indclass[0])));
+COMMENT ON FUNCTION pgedge._has_index(regclass, name, name[], name) IS 'internal: whether a relation has a valid, whole index of this kind';
+
+-- Refuses a relation that cannot be the table it is named for; NULL when there is none of that name.
+CREATE FUNCTION pgedge._existing_table(wanted name) RETURNS regclass
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schema name := pgedge._schema();
+    relation regclass := to_regclass(format('%I.%I', schema, wanted));
+    wrong record;
+BEGIN
+    IF relation IS NULL THEN RETURN NULL; END IF;
+    IF (SELECT relkind NOT IN ('r', 'p') FROM pg_class WHERE oid = relation) THEN
+        RAISE EXCEPTION 'relation "%.%" is not a table', schema, wanted
+            USING ERRCODE = 'wrong_object_type',
+                  HINT = format('Rename it, or create the extension in another schema: CREATE EXTENSION pgedge SCHEMA …');
+    END IF;
+    SELECT c.column_name, c.accepted[1] AS expected, format_type(a.atttypid, a.atttypmod) AS found, a.attname IS NULL AS missing INTO wrong
+    FROM pgedge._columns() c
+    LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attname = c.column_name AND NOT a.attisdropped
+    LEFT JOIN pg_type t ON t.oid = a.atttypid
+    WHERE c.table_name = wanted
+      AND (t.typname <> ALL (c.accepted) OR a.attname IS NULL AND c.specified AND c.ddl ~ 'NOT NULL|PRIMARY KEY')
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '%', CASE WHEN wrong.missing THEN format('table "%s.%s" has no column "%s"', schema, wanted, wrong.column_name)
+                             ELSE format('column "%s" of table "%s.%s" has type %s, not %s', wrong.column_name, schema, wanted, wrong.found, wrong.expected) END
+            USING ERRCODE = 'invalid_table_definition',
+                  DETAIL = 'A table of that name is there, but it is not the one that pgedge works with.',
+                  HINT = 'Rename the table or mend the column, or create the extension in another schema: CREATE EXTENSION pgedge SCHEMA …';
+    END IF;
+    RETURN relation;
+END $$;
+COMMENT ON FUNCTION pgedge._existing_table(name) IS 'internal: a data table that is already there, or an error when it is another table';
+
+CREATE FUNCTION pgedge._create_tables(alter_existing boolean) RETURNS SETOF text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schema text := quote_ident(pgedge._schema());
+    vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
+    messages text := current_setting('client_min_messages');
+    kept name[] := '{}';
+    relation regclass;
+    t name; c record; i record;
+BEGIN
+    FOR t IN SELECT DISTINCT ON (s.table_name) s.table_name FROM pgedge._columns() s LOOP
+        relation := pgedge._existing_table(t);
+        IF relation IS NULL THEN
+            EXECUTE format('CREATE TABLE %s.%I (%s)', schema, t,
+                (SELECT string_agg(format('%I ', s.column_name) || format(s.ddl, vector_schema), ', ' ORDER BY s.n)
+                 FROM pgedge._columns() WITH ORDINALITY s(table_name, column_name, ddl, accepted, specified, n) WHERE s.table_name = t));
+            RETURN NEXT format('table %s.%I', schema, t);
+        ELSIF NOT alter_existing THEN
+            kept := kept || t;
+        ELSE
+            FOR c IN SELECT s.* FROM pgedge._columns() s WHERE s.table_name = t
+                AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = s.column_name AND NOT a.attisdropped)
+            LOOP
+                EXECUTE format('ALTER TABLE %s.%I ADD COLUMN %I ', schema, t, c.column_name) || format(c.ddl, vector_schema);
+                RETURN NEXT format('column %s.%I.%I', schema, t, c.column_name);
+            END LOOP;
+        END IF;
+    END LOOP;
+    FOR i IN SELECT * FROM pgedge._indexes() s WHERE s.table_name <> ALL (kept) LOOP
+        relation := format('%s.%I', schema, i.table_name)::regclass;
+        CONTINUE WHEN pgedge._has_index(relation, i.method, i.columns, i.opclass);
+        -- pgvector warns of an IVFFlat index over little data; the specification wants it from the start, and health() says when to rebuild it.
+        PERFORM set_config('client_min_messages', 'warning', true);
+        EXECUTE format('CREATE INDEX %s ON %s ', CASE WHEN to_regclass(schema || '.' || quote_ident(i.index_name)) IS NULL THEN coalesce(quote_ident(i.index_name), '') ELSE '' END, relation)
+            || format(i.ddl, vector_schema);
+        PERFORM set_config('client_min_messages', messages, true);
+        RETURN NEXT format('index %s on %s (%s)', coalesce(i.index_name, i.method), relation, array_to_string(i.columns, ', '));
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgedge._create_tables(boolean) IS 'internal: creates missing tables; alters existing ones only when told to';
+
+CREATE FUNCTION pgedge.create_tables() RETURNS SETOF text
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS 'SELECT pgedge._create_tables(true)';
+COMMENT ON FUNCTION pgedge.create_tables() IS
+'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns and indexes is missing in the extension''s schema. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
+
+REVOKE ALL ON FUNCTION pgedge.create_tables(), pgedge._create_tables(boolean) FROM PUBLIC;
