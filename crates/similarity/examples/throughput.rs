@@ -36,11 +36,16 @@ fn main() {
     let (n, dim) = (args.first().copied().unwrap_or(100_000), args.get(1).copied().unwrap_or(384));
     let rows = vectors(n, dim, 1);
     println!("{} | {n} rows x {dim}, top 10, cosine", level_name());
+    let only = std::env::var("LEVEL").ok();
     for simd in Simd::available() {
+        if only.as_deref().is_some_and(|o| o != simd.level().name()) {
+            continue;
+        }
         let peak = peak(simd);
         println!("\n{}: multiply-add peak {peak:.1} GFLOP/s", simd.level().name());
         println!("{:>5} {:>7} {:>9} {:>9} {:>7} {:>12}", "Q", "pass", "ms", "GFLOP/s", "peak", "exact/query");
-        for count in [1, 3, 10, 32, 100, 1000] {
+        let counts = std::env::var("Q").ok().and_then(|q| q.parse().ok()).map_or(vec![1, 3, 10, 32, 100, 1000], |q: usize| vec![q]);
+        for count in counts {
             if count > 100 && peak == 0.0 {
                 continue;
             }
@@ -66,7 +71,12 @@ fn main() {
                 }
                 let rate = 2.0 * (n * dim * count) as f64 / best / 1e9;
                 let share = if peak > 0.0 { format!("{:.0} %", 100.0 * rate / peak) } else { "-".into() };
-                println!("{count:>5} {:>7} {:>9.1} {rate:>9.1} {share:>7} {:>12}", format!("{pass:?}"), best * 1e3, exact / count as u64);
+                println!(
+                    "{count:>5} {:>7} {:>9.1} {rate:>9.1} {share:>7} {:>12}",
+                    format!("{pass:?}"),
+                    best * 1e3,
+                    exact / count as u64
+                );
             }
         }
     }

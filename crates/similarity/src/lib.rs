@@ -63,7 +63,11 @@ pub use topk::{Hit, TopK};
 /// The largest number of queries (at least 1) whose packed form, top-`k` state and tile stay within `budget` bytes.
 /// A batch that has more is searched in several blocks.
 pub fn queries_for_budget<I: RowId>(simd: Simd, dim: usize, k: usize, budget: usize) -> usize {
-    let bytes = |n: usize| Queries::bytes_for(simd, dim, n).saturating_add(TopK::<I>::bytes_for(n, k)).saturating_add(scan::tile_bytes(dim));
+    let bytes = |n: usize| {
+        Queries::bytes_for(simd, dim, n)
+            .saturating_add(TopK::<I>::bytes_for(n, k))
+            .saturating_add(scan::tile_bytes(dim))
+    };
     let (mut low, mut high) = (1usize, 1 << 24);
     while low < high {
         let middle = low + (high - low).div_ceil(2);

@@ -105,10 +105,23 @@ mod tests {
 
     #[test]
     fn keys_order_scores_and_come_back() {
-        let scores = [f32::INFINITY, f32::MAX, 1.0, f32::MIN_POSITIVE, 1e-45, 0.0, -1e-45, -0.5, -1.0, f32::MIN, f32::NEG_INFINITY];
+        let scores = [
+            f32::INFINITY,
+            f32::MAX,
+            1.0,
+            f32::MIN_POSITIVE,
+            1e-45,
+            0.0,
+            -1e-45,
+            -0.5,
+            -1.0,
+            f32::MIN,
+            f32::NEG_INFINITY,
+        ];
         for metric in [Metric::Cosine, Metric::InnerProduct, Metric::L2] {
             let keys: Vec<u32> = scores.iter().map(|&s| metric.key(s)).collect();
-            let ordered = if metric == Metric::L2 { keys.is_sorted_by(|a, b| a > b) } else { keys.is_sorted_by(|a, b| a < b) };
+            let ordered =
+                if metric == Metric::L2 { keys.is_sorted_by(|a, b| a > b) } else { keys.is_sorted_by(|a, b| a < b) };
             assert!(ordered, "{metric:?}");
             assert!(keys.iter().all(|&k| k < metric.key(f32::NAN)));
             for (&score, &key) in scores.iter().zip(&keys) {

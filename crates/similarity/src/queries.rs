@@ -2,13 +2,13 @@
 
 use std::sync::OnceLock;
 
+use crate::Error;
 use crate::bound::{Margin, QueryTerms};
 use crate::buffer::Aligned;
 use crate::error::{filled, reserve};
 use crate::kernels::{I8_BLOCK, Kernels, PAD};
 use crate::metric::Metric;
 use crate::simd::Simd;
-use crate::Error;
 
 /// Dimensions of one pass over a panel: 512 × 16 floats are 32 kB, a first-level cache.
 const BLOCK: usize = 512;
@@ -61,7 +61,17 @@ impl Queries {
         terms.extend(rows.chunks_exact(dim).map(|q| QueryTerms { norm2: simd.exact_dot(q, q), error: 0.0 }));
         let padded = dim.next_multiple_of(PAD);
         let margin = Margin::new(metric, dim, block_of(padded), padded.div_ceil(block_of(padded)));
-        Ok(Queries { simd, metric, dim, count, rows, terms, margin, f32_panels: OnceLock::new(), i8_panels: OnceLock::new() })
+        Ok(Queries {
+            simd,
+            metric,
+            dim,
+            count,
+            rows,
+            terms,
+            margin,
+            f32_panels: OnceLock::new(),
+            i8_panels: OnceLock::new(),
+        })
     }
 
     /// The number of queries.
@@ -98,7 +108,12 @@ impl Queries {
     pub fn bytes(&self) -> usize {
         let f32_bytes = self.f32_panels.get().map_or(0, |p| p.data.bytes());
         let i8_bytes = self.i8_panels.get().map_or(0, |p| {
-            p.data.bytes() + p.init.len() * 4 + p.block_init.len() * 2 + p.scale.len() * 4 + p.lane2.len() * 4 + p.terms.len() * size_of::<QueryTerms>()
+            p.data.bytes()
+                + p.init.len() * 4
+                + p.block_init.len() * 2
+                + p.scale.len() * 4
+                + p.lane2.len() * 4
+                + p.terms.len() * size_of::<QueryTerms>()
         });
         size_of::<Queries>() + self.rows.len() * 4 + self.terms.len() * size_of::<QueryTerms>() + f32_bytes + i8_bytes
     }
@@ -107,7 +122,10 @@ impl Queries {
     pub fn bytes_for(simd: Simd, dim: usize, count: usize) -> usize {
         let (k, nr) = (dim.next_multiple_of(PAD), simd.kernels().nr);
         let per_query = k * 5 + k / I8_BLOCK * 4 + 16;
-        size_of::<Queries>() + count * (dim * 4 + 2 * size_of::<QueryTerms>()) + count.next_multiple_of(nr) * per_query + 256
+        size_of::<Queries>()
+            + count * (dim * 4 + 2 * size_of::<QueryTerms>())
+            + count.next_multiple_of(nr) * per_query
+            + 256
     }
 
     pub(crate) fn kernels(&self) -> &'static Kernels {
@@ -192,7 +210,8 @@ impl Queries {
             let (panel, j) = (i / nr, i % nr);
             let (scale, error) = self.quantise_query(i, &mut ints);
             let norm = self.terms[i].norm2.sqrt();
-            out.scale[i] = if self.metric == Metric::L2 && scale != 0.0 { (f64::from(scale) * norm) as f32 } else { scale };
+            out.scale[i] =
+                if self.metric == Metric::L2 && scale != 0.0 { (f64::from(scale) * norm) as f32 } else { scale };
             out.terms[i] = QueryTerms { error, ..self.terms[i] };
             if self.terms[i].is_regular(self.metric) {
                 out.margin.largest_error = out.margin.largest_error.max(error);
@@ -209,7 +228,8 @@ impl Queries {
                     out.lane2[panel] = out.lane2[panel].max(in_lane().map(|v| (v * v) as u32).sum());
                     if blocks > 0 {
                         // Modulo 2¹⁶, as the kernel's sums.
-                        out.block_init[(panel * blocks + block) * nr * 2 + j * 2 + lane] = (-kernels.i8_row_offset * in_lane().sum::<i32>()) as i16;
+                        out.block_init[(panel * blocks + block) * nr * 2 + j * 2 + lane] =
+                            (-kernels.i8_row_offset * in_lane().sum::<i32>()) as i16;
                     }
                 }
             }

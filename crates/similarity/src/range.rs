@@ -50,7 +50,9 @@ impl<I: RowId> Sink<I> for Range<I> {
         if key > self.limit {
             return Ok(false);
         }
-        self.found.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: self.found.len() * size_of::<(u32, I, f32)>() })?;
+        self.found
+            .try_reserve(1)
+            .map_err(|_| Error::OutOfMemory { bytes: self.found.len() * size_of::<(u32, I, f32)>() })?;
         self.found.push((q as u32, id.clone(), self.metric.score(key)));
         Ok(true)
     }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use half::f16;
 
+use crate::Error;
 use crate::bound::{Margin, QueryTerms, RowTerms};
 use crate::buffer::Aligned;
 use crate::error::{filled, reserve};
 use crate::id::RowId;
 use crate::kernels::{MAX_MR, Quantised, Test, TileF32, TileI8};
 use crate::queries::Queries;
-use crate::Error;
 
 /// Takes the pairs that the fast pass could not drop, with their exact scores.
 pub trait Sink<I> {
@@ -40,8 +40,10 @@ const INT8_DIM: usize = 64;
 /// Rows of a tile at most, and its bytes: half of a 512 kB second-level cache.
 const TILE_ROWS: usize = 96;
 const TILE_BYTES: usize = 256 * 1024;
-/// The int8 pass gives way to f32 when more than one pair in this many was scored exactly in vain.
-const WASTE: u64 = 32;
+/// The int8 pass gives way to f32 when more than one pair in this many was scored exactly in vain: an exact score costs about sixteen times what
+/// int8 saves on a pair. Looked at each [`WASTE_ROWS`]; the first rows do not count, while the thresholds are low.
+const WASTE: u64 = 16;
+const WASTE_ROWS: u64 = 4096;
 
 fn tile_rows(padded: usize) -> usize {
     (TILE_BYTES / (padded * 4)).clamp(MAX_MR, TILE_ROWS)
@@ -135,7 +137,16 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         } else if pass == Pass::F32 {
             queries.f32_panels()?;
         }
-        let mut scanner = Scanner { queries, sink, pass, tile, thresholds, partial, stats: Stats::default(), looked: Stats::default() };
+        let mut scanner = Scanner {
+            queries,
+            sink,
+            pass,
+            tile,
+            thresholds,
+            partial,
+            stats: Stats::default(),
+            looked: Stats::default(),
+        };
         scanner.refresh_thresholds();
         Ok(scanner)
     }
@@ -164,7 +175,11 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
     pub fn bytes(&self) -> usize {
         let tile = &self.tile;
         let waiting: usize = tile.ids.iter().map(RowId::heap_bytes).sum();
-        size_of::<Self>() + tile.rows.bytes() + tile.bytes.bytes() + waiting + tile.capacity * (24 + size_of::<I>())
+        size_of::<Self>()
+            + tile.rows.bytes()
+            + tile.bytes.bytes()
+            + waiting
+            + tile.capacity * (24 + size_of::<I>())
             + (self.thresholds.len() + self.partial.len()) * 4
     }
 
@@ -330,7 +345,8 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             let row = &tile.rows[r * padded..][..padded];
             let bytes = &mut tile.bytes[r * padded..][..padded];
             // SAFETY: a `Simd` exists only for levels of this CPU.
-            let Quantised { scale, residual2, lane2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_row_max, kernels.i8_row_offset) };
+            let Quantised { scale, residual2, lane2 } =
+                unsafe { (kernels.quantise)(row, bytes, kernels.i8_row_max, kernels.i8_row_offset) };
             tile.lane2[r] = lane2;
             panels.margin.row_i8(tile.norms[r], &row[..dim], scale, residual2)
         });
@@ -383,7 +399,15 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
                     break;
                 }
                 let row = &self.tile.rows[r * padded..][..dim];
-                if offer(&self.queries, &mut self.sink, &mut self.stats, q, row, &mut self.tile.exact_norms[r], &self.tile.ids[r])? {
+                if offer(
+                    &self.queries,
+                    &mut self.sink,
+                    &mut self.stats,
+                    q,
+                    row,
+                    &mut self.tile.exact_norms[r],
+                    &self.tile.ids[r],
+                )? {
                     let (margin, terms) = self.terms();
                     let threshold = margin.threshold(self.sink.limit(q), terms[q]);
                     self.thresholds[q] = threshold;
@@ -395,13 +419,16 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
 
     /// Where rows crowd within int8's error of the thresholds, exact scores cost more than the pass saves: back to f32.
     fn look_at_waste(&mut self) {
-        if self.pass != Pass::Int8 || self.stats.rows - self.looked.rows < 1024 {
+        if self.pass != Pass::Int8 || self.stats.rows - self.looked.rows < WASTE_ROWS {
             return;
         }
         let exact = self.stats.exact - self.looked.exact;
         let vain = exact - (self.stats.taken - self.looked.taken);
         // Without memory for the other panels int8 goes on: slower, never wrong.
-        if vain * WASTE > self.stats.pairs - self.looked.pairs && self.queries.f32_panels().is_ok() {
+        if self.looked.rows > 0
+            && vain * WASTE > self.stats.pairs - self.looked.pairs
+            && self.queries.f32_panels().is_ok()
+        {
             self.pass = Pass::F32;
             self.refresh_thresholds();
         }

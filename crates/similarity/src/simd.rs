@@ -26,14 +26,8 @@ pub enum Level {
 
 impl Level {
     /// Every level of every architecture, worst first.
-    pub const ALL: [Level; 6] = [
-        Level::Scalar,
-        Level::Avx2,
-        Level::Avx512,
-        Level::Avx512Vnni,
-        Level::Neon,
-        Level::NeonDot,
-    ];
+    pub const ALL: [Level; 6] =
+        [Level::Scalar, Level::Avx2, Level::Avx512, Level::Avx512Vnni, Level::Neon, Level::NeonDot];
 
     /// The level's own name. [`level_name`] says more about the CPU.
     pub fn name(self) -> &'static str {

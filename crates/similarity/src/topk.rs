@@ -91,7 +91,9 @@ impl<I: RowId> TopK<I> {
     ///
     /// Errors: [`Error::Mismatch`] when they are not of one search, [`Error::OutOfMemory`].
     pub fn merge(&mut self, other: &TopK<I>) -> Result<(), Error> {
-        if (self.metric, self.k, self.limit, self.heaps.len()) != (other.metric, other.k, other.limit, other.heaps.len()) {
+        if (self.metric, self.k, self.limit, self.heaps.len())
+            != (other.metric, other.k, other.limit, other.heaps.len())
+        {
             return Err(Error::Mismatch("metric, k, limit or number of queries differ"));
         }
         for (q, heap) in other.heaps.iter().enumerate() {

@@ -74,7 +74,17 @@ fn same(a: &[Hit<i64>], b: &[Hit<i64>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.id == b.id && a.score.to_bits() == b.score.to_bits())
 }
 
-fn run(simd: Simd, metric: Metric, dim: usize, queries: &[f32], rows: &[(i64, Vec<f32>)], k: usize, limit: Option<f32>, pass: Pass, tile: usize) -> Vec<Vec<Hit<i64>>> {
+fn run(
+    simd: Simd,
+    metric: Metric,
+    dim: usize,
+    queries: &[f32],
+    rows: &[(i64, Vec<f32>)],
+    k: usize,
+    limit: Option<f32>,
+    pass: Pass,
+    tile: usize,
+) -> Vec<Vec<Hit<i64>>> {
     let packed = Arc::new(Queries::new(simd, metric, dim, queries).unwrap());
     let n = packed.len();
     let mut scan = Scanner::with_pass(packed, TopK::new(metric, n, k, limit).unwrap(), pass, tile).unwrap();
@@ -94,7 +104,10 @@ fn check(what: &str, dim: usize, queries: &[f32], rows: &[(i64, Vec<f32>)], k: u
                 for tile in [1, 40, 96] {
                     let got = run(simd, metric, dim, queries, rows, k, limit, pass, tile);
                     for (q, (got, want)) in got.iter().zip(&want).enumerate() {
-                        assert!(same(got, want), "{what} {metric:?} {simd:?} {pass:?} tile {tile} query {q}: {got:?} instead of {want:?}");
+                        assert!(
+                            same(got, want),
+                            "{what} {metric:?} {simd:?} {pass:?} tile {tile} query {q}: {got:?} instead of {want:?}"
+                        );
                     }
                 }
             }
@@ -182,7 +195,8 @@ fn rows_nearer_than_the_first_pass_can_tell() {
         let centre = rng.vector(dim);
         let rows = (0..500).map(|_| centre.iter().map(|v| v + noise * (rng.unit() - 0.5)).collect()).collect();
         let rows = numbered(rows, &mut rng);
-        let queries: Vec<f32> = (0..20).flat_map(|_| centre.iter().map(|v| v + noise * (rng.unit() - 0.5)).collect::<Vec<_>>()).collect();
+        let queries: Vec<f32> =
+            (0..20).flat_map(|_| centre.iter().map(|v| v + noise * (rng.unit() - 0.5)).collect::<Vec<_>>()).collect();
         check("crowd", dim, &queries, &rows, 10, None);
     }
 }
@@ -197,7 +211,11 @@ fn adversarial_vectors_for_int8() {
             let step = [1.0 / 127.0, 1.0 / 90.0][i % 2];
             let aligned = i % 3 == 0;
             let mut row: Vec<f32> = (0..dim)
-                .map(|_| (rng.below(4) as f32 + 0.4999 + 0.0002 * rng.unit()) * step * if aligned || rng.unit() < 0.5 { 1.0 } else { -1.0 })
+                .map(|_| {
+                    (rng.below(4) as f32 + 0.4999 + 0.0002 * rng.unit())
+                        * step
+                        * if aligned || rng.unit() < 0.5 { 1.0 } else { -1.0 }
+                })
                 .collect();
             row[i % dim] = if i % 5 == 0 { -1.0 } else { 1.0 };
             rows.push(row);
@@ -208,7 +226,8 @@ fn adversarial_vectors_for_int8() {
     }
     // All values at the quantiser's maximum: the 16-bit sums must not be used, or must not overflow.
     let dim = 320;
-    let mut rows: Vec<Vec<f32>> = (0..200).map(|_| (0..dim).map(|_| if rng.unit() < 0.5 { 1.0 } else { -1.0 }).collect()).collect();
+    let mut rows: Vec<Vec<f32>> =
+        (0..200).map(|_| (0..dim).map(|_| if rng.unit() < 0.5 { 1.0 } else { -1.0 }).collect()).collect();
     rows.push(vec![1.0; dim]);
     rows.push(vec![-1.0; dim]);
     let queries: Vec<f32> = rows.iter().rev().take(40).flatten().copied().collect();
@@ -242,7 +261,8 @@ fn more_asked_than_there_is() {
 fn halves_give_what_their_values_give() {
     let mut rng = Rng(9);
     for dim in [1, 3, 17, 384] {
-        let halves: Vec<Vec<f16>> = (0..200).map(|_| rng.vector(dim).iter().map(|&v| f16::from_f32(v)).collect()).collect();
+        let halves: Vec<Vec<f16>> =
+            (0..200).map(|_| rng.vector(dim).iter().map(|&v| f16::from_f32(v)).collect()).collect();
         let rows: Vec<(i64, Vec<f32>)> =
             halves.iter().enumerate().map(|(i, r)| (i as i64, r.iter().map(|v| v.to_f32()).collect())).collect();
         let queries: Vec<f32> = (0..20).flat_map(|_| rng.vector(dim)).collect();
@@ -250,13 +270,17 @@ fn halves_give_what_their_values_give() {
             for simd in levels() {
                 for pass in PASSES {
                     let packed = Arc::new(Queries::new(simd, metric, dim, &queries).unwrap());
-                    let mut scan = Scanner::with_pass(packed, TopK::new(metric, 20, 8, None).unwrap(), pass, 24).unwrap();
+                    let mut scan =
+                        Scanner::with_pass(packed, TopK::new(metric, 20, 8, None).unwrap(), pass, 24).unwrap();
                     for (id, row) in halves.iter().enumerate() {
                         scan.push_f16(id as i64, row).unwrap();
                     }
                     let mut top = scan.finish().unwrap();
                     for (q, query) in queries.chunks(dim).enumerate() {
-                        assert!(same(&top.take(q), &expected(metric, query, &rows, 8, None)), "{metric:?} {simd:?} {pass:?} {dim}");
+                        assert!(
+                            same(&top.take(q), &expected(metric, query, &rows, 8, None)),
+                            "{metric:?} {simd:?} {pass:?} {dim}"
+                        );
                     }
                 }
             }
@@ -274,9 +298,16 @@ fn scores_are_within_1e_5_of_f64() {
             for metric in METRICS {
                 let want = reference(metric, a, b);
                 let scalar = Simd::new(Level::Scalar).unwrap().score(metric, a, b).unwrap();
-                assert!((f64::from(scalar) - want).abs() <= 1e-5 * want.abs() + 1e-12, "{metric:?} {dim}: {scalar} {want}");
+                assert!(
+                    (f64::from(scalar) - want).abs() <= 1e-5 * want.abs() + 1e-12,
+                    "{metric:?} {dim}: {scalar} {want}"
+                );
                 for simd in levels() {
-                    assert_eq!(simd.score(metric, a, b).unwrap().to_bits(), scalar.to_bits(), "{metric:?} {dim} {simd:?}");
+                    assert_eq!(
+                        simd.score(metric, a, b).unwrap().to_bits(),
+                        scalar.to_bits(),
+                        "{metric:?} {dim} {simd:?}"
+                    );
                 }
             }
         }

@@ -36,8 +36,18 @@ fn not_less(a: __m256, b: __m256) -> u32 {
 }
 
 f32_tile!(
-    tile_f32, "avx2,fma,f16c", 6, 2, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps,
-    _mm256_add_ps, not_less
+    tile_f32,
+    "avx2,fma,f16c",
+    6,
+    2,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
+    not_less
 );
 
 /// Four products a 32-bit lane, widened at once: never overflows.
@@ -48,13 +58,46 @@ fn dot4(acc: __m256i, x: __m256i, q: __m256i) -> __m256i {
 }
 
 i8_finish!(
-    finish, "avx2,fma,f16c", 6, 2, 8, __m256i, _mm256_loadu_ps, _mm256_set1_ps, _mm256_cvtepi32_ps, _mm256_mul_ps, _mm256_fmadd_ps,
+    finish,
+    "avx2,fma,f16c",
+    6,
+    2,
+    8,
+    __m256i,
+    _mm256_loadu_ps,
+    _mm256_set1_ps,
+    _mm256_cvtepi32_ps,
+    _mm256_mul_ps,
+    _mm256_fmadd_ps,
     not_less
 );
-i8_tile!(tile_i8_wide, "avx2,fma,f16c", 6, 2, 8, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_set1_epi32, dot4, finish);
+i8_tile!(
+    tile_i8_wide,
+    "avx2,fma,f16c",
+    6,
+    2,
+    8,
+    _mm256_setzero_si256,
+    _mm256_loadu_si256,
+    _mm256_set1_epi32,
+    dot4,
+    finish
+);
 i8_block_tile!(
-    tile_i8_blocks, "avx2,fma,f16c", 6, 2, 8, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_epi16,
-    _mm256_maddubs_epi16, _mm256_madd_epi16, _mm256_add_epi16, _mm256_add_epi32, finish
+    tile_i8_blocks,
+    "avx2,fma,f16c",
+    6,
+    2,
+    8,
+    _mm256_setzero_si256,
+    _mm256_loadu_si256,
+    _mm256_set1_epi32,
+    _mm256_set1_epi16,
+    _mm256_maddubs_epi16,
+    _mm256_madd_epi16,
+    _mm256_add_epi16,
+    _mm256_add_epi32,
+    finish
 );
 
 /// # Safety
@@ -82,9 +125,31 @@ unsafe fn load_f16(p: *const __m128i) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(p) })
 }
 
-dot_norm!(dot_norm_f32, "avx2,fma,f16c", f32, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_loadu_ps, _mm256_fmadd_ps, _mm256_add_ps, sum, |x| x);
 dot_norm!(
-    dot_norm_f16, "avx2,fma,f16c", f16, 8, _mm256_setzero_ps, load_f16, _mm256_loadu_ps, _mm256_fmadd_ps, _mm256_add_ps, sum, f16::to_f32
+    dot_norm_f32,
+    "avx2,fma,f16c",
+    f32,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_loadu_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
+    sum,
+    |x| x
+);
+dot_norm!(
+    dot_norm_f16,
+    "avx2,fma,f16c",
+    f16,
+    8,
+    _mm256_setzero_ps,
+    load_f16,
+    _mm256_loadu_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
+    sum,
+    f16::to_f32
 );
 
 /// # Safety
@@ -104,12 +169,31 @@ pub(super) unsafe fn widen(x: &[f16], out: &mut [f32]) {
 }
 
 exact_sum!(
-    exact_dot, "avx2,fma,f16c", 4, 4, _mm256_setzero_pd, _mm_loadu_ps, _mm256_cvtps_pd, _mm256_storeu_pd,
-    |acc, a, b| _mm256_fmadd_pd(a, b, acc), product
+    exact_dot,
+    "avx2,fma,f16c",
+    4,
+    4,
+    _mm256_setzero_pd,
+    _mm_loadu_ps,
+    _mm256_cvtps_pd,
+    _mm256_storeu_pd,
+    |acc, a, b| _mm256_fmadd_pd(a, b, acc),
+    product
 );
 exact_sum!(
-    exact_l2, "avx2,fma,f16c", 4, 4, _mm256_setzero_pd, _mm_loadu_ps, _mm256_cvtps_pd, _mm256_storeu_pd,
-    |acc, a, b| { let d = _mm256_sub_pd(a, b); _mm256_add_pd(acc, _mm256_mul_pd(d, d)) }, squared_difference
+    exact_l2,
+    "avx2,fma,f16c",
+    4,
+    4,
+    _mm256_setzero_pd,
+    _mm_loadu_ps,
+    _mm256_cvtps_pd,
+    _mm256_storeu_pd,
+    |acc, a, b| {
+        let d = _mm256_sub_pd(a, b);
+        _mm256_add_pd(acc, _mm256_mul_pd(d, d))
+    },
+    squared_difference
 );
 
 /// # Safety
@@ -153,7 +237,8 @@ pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], max: i32, offset: i32) 
         // SAFETY: 32 bytes.
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_add_epi8(bytes, voffset)) };
     }
-    let residual2 = sum(_mm256_add_ps(_mm256_add_ps(residuals[0], residuals[1]), _mm256_add_ps(residuals[2], residuals[3])));
+    let residual2 =
+        sum(_mm256_add_ps(_mm256_add_ps(residuals[0], residuals[1]), _mm256_add_ps(residuals[2], residuals[3])));
     let lane2 = _mm_extract_epi32::<0>(lane2).max(_mm_extract_epi32::<1>(lane2)) as u32;
     Quantised { scale, residual2, lane2 }
 }

@@ -55,8 +55,18 @@ fn not_less(a: __m512, b: __m512) -> u32 {
 }
 
 f32_tile!(
-    tile_f32, "avx512f,avx512bw,avx2,fma,f16c", 12, 2, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps,
-    _mm512_fmadd_ps, _mm512_add_ps, not_less
+    tile_f32,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    not_less
 );
 
 /// Four products a 32-bit lane, widened at once: never overflows.
@@ -67,19 +77,58 @@ fn dot4(acc: __m512i, x: __m512i, q: __m512i) -> __m512i {
 }
 
 i8_finish!(
-    finish, "avx512f,avx512bw,avx2,fma,f16c", 12, 2, 16, __m512i, _mm512_loadu_ps, _mm512_set1_ps, _mm512_cvtepi32_ps, _mm512_mul_ps,
-    _mm512_fmadd_ps, not_less
+    finish,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    __m512i,
+    _mm512_loadu_ps,
+    _mm512_set1_ps,
+    _mm512_cvtepi32_ps,
+    _mm512_mul_ps,
+    _mm512_fmadd_ps,
+    not_less
 );
 i8_tile!(
-    tile_i8_wide, "avx512f,avx512bw,avx2,fma,f16c", 12, 2, 16, _mm512_setzero_si512, _mm512_loadu_si512, _mm512_set1_epi32, dot4, finish
+    tile_i8_wide,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    _mm512_setzero_si512,
+    _mm512_loadu_si512,
+    _mm512_set1_epi32,
+    dot4,
+    finish
 );
 i8_tile!(
-    tile_i8_vnni, "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", 12, 2, 16, _mm512_setzero_si512, _mm512_loadu_si512, _mm512_set1_epi32,
-    _mm512_dpbusd_epi32, finish
+    tile_i8_vnni,
+    "avx512f,avx512bw,avx512vnni,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    _mm512_setzero_si512,
+    _mm512_loadu_si512,
+    _mm512_set1_epi32,
+    _mm512_dpbusd_epi32,
+    finish
 );
 i8_block_tile!(
-    tile_i8_blocks, "avx512f,avx512bw,avx2,fma,f16c", 12, 2, 16, _mm512_setzero_si512, _mm512_loadu_si512, _mm512_set1_epi32,
-    _mm512_set1_epi16, _mm512_maddubs_epi16, _mm512_madd_epi16, _mm512_add_epi16, _mm512_add_epi32, finish
+    tile_i8_blocks,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    _mm512_setzero_si512,
+    _mm512_loadu_si512,
+    _mm512_set1_epi32,
+    _mm512_set1_epi16,
+    _mm512_maddubs_epi16,
+    _mm512_madd_epi16,
+    _mm512_add_epi16,
+    _mm512_add_epi32,
+    finish
 );
 
 /// # Safety
@@ -106,19 +155,56 @@ unsafe fn load_f16(p: *const __m256i) -> __m512 {
 }
 
 dot_norm!(
-    dot_norm_f32, "avx512f,avx512bw,avx2,fma,f16c", f32, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_loadu_ps, _mm512_fmadd_ps,
-    _mm512_add_ps, sum, |x| x
+    dot_norm_f32,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    f32,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_loadu_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    sum,
+    |x| x
 );
 dot_norm!(
-    dot_norm_f16, "avx512f,avx512bw,avx2,fma,f16c", f16, 16, _mm512_setzero_ps, load_f16, _mm512_loadu_ps, _mm512_fmadd_ps, _mm512_add_ps,
-    sum, f16::to_f32
+    dot_norm_f16,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    f16,
+    16,
+    _mm512_setzero_ps,
+    load_f16,
+    _mm512_loadu_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    sum,
+    f16::to_f32
 );
 
 exact_sum!(
-    exact_dot, "avx512f,avx512bw,avx2,fma,f16c", 2, 8, _mm512_setzero_pd, _mm256_loadu_ps, _mm512_cvtps_pd, _mm512_storeu_pd,
-    |acc, a, b| _mm512_fmadd_pd(a, b, acc), product
+    exact_dot,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    2,
+    8,
+    _mm512_setzero_pd,
+    _mm256_loadu_ps,
+    _mm512_cvtps_pd,
+    _mm512_storeu_pd,
+    |acc, a, b| _mm512_fmadd_pd(a, b, acc),
+    product
 );
 exact_sum!(
-    exact_l2, "avx512f,avx512bw,avx2,fma,f16c", 2, 8, _mm512_setzero_pd, _mm256_loadu_ps, _mm512_cvtps_pd, _mm512_storeu_pd,
-    |acc, a, b| { let d = _mm512_sub_pd(a, b); _mm512_add_pd(acc, _mm512_mul_pd(d, d)) }, squared_difference
+    exact_l2,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    2,
+    8,
+    _mm512_setzero_pd,
+    _mm256_loadu_ps,
+    _mm512_cvtps_pd,
+    _mm512_storeu_pd,
+    |acc, a, b| {
+        let d = _mm512_sub_pd(a, b);
+        _mm512_add_pd(acc, _mm512_mul_pd(d, d))
+    },
+    squared_difference
 );

@@ -258,7 +258,9 @@ unsafe fn load_f16(p: *const f16) -> float32x4_t {
     let halves = unsafe { vld1_u16(p.cast()) };
     let out: float32x4_t;
     // SAFETY: registers only.
-    unsafe { asm!("fcvtl {o:v}.4s, {i:v}.4h", o = out(vreg) out, i = in(vreg) halves, options(pure, nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("fcvtl {o:v}.4s, {i:v}.4h", o = out(vreg) out, i = in(vreg) halves, options(pure, nomem, nostack, preserves_flags))
+    };
     out
 }
 
@@ -319,7 +321,8 @@ macro_rules! exact_sum {
             for d in (0..n - n % EXACT_LANES).step_by(EXACT_LANES) {
                 for v in 0..EXACT_LANES / 4 {
                     // SAFETY: d + EXACT_LANES ≤ n, the length of both.
-                    let (x, y) = unsafe { (vld1q_f32(x.as_ptr().add(d + v * 4)), vld1q_f32(y.as_ptr().add(d + v * 4))) };
+                    let (x, y) =
+                        unsafe { (vld1q_f32(x.as_ptr().add(d + v * 4)), vld1q_f32(y.as_ptr().add(d + v * 4))) };
                     let ($acc, $a, $b) = (acc[2 * v], vcvt_f64_f32(vget_low_f32(x)), vcvt_f64_f32(vget_low_f32(y)));
                     acc[2 * v] = $step;
                     let ($acc, $a, $b) = (acc[2 * v + 1], vcvt_high_f64_f32(x), vcvt_high_f64_f32(y));

@@ -208,7 +208,8 @@ macro_rules! exact_sum {
             for d in (0..n - n % EXACT_LANES).step_by(EXACT_LANES) {
                 for (v, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: d + EXACT_LANES ≤ n, the length of both.
-                    let ($a, $b) = unsafe { ($widen($load(xp.add(d + v * $lanes))), $widen($load(yp.add(d + v * $lanes)))) };
+                    let ($a, $b) =
+                        unsafe { ($widen($load(xp.add(d + v * $lanes))), $widen($load(yp.add(d + v * $lanes)))) };
                     let $acc = *acc;
                     *acc = $step;
                 }
@@ -237,7 +238,9 @@ macro_rules! dot_norm {
             while d + 4 * $lanes <= n {
                 for v in 0..4 {
                     // SAFETY: d + 4·lanes ≤ n, the length of both.
-                    let (x, q) = unsafe { ($load_x(x.as_ptr().add(d + v * $lanes).cast()), $load(q.as_ptr().add(d + v * $lanes))) };
+                    let (x, q) = unsafe {
+                        ($load_x(x.as_ptr().add(d + v * $lanes).cast()), $load(q.as_ptr().add(d + v * $lanes)))
+                    };
                     dots[v] = $fma(x, q, dots[v]);
                     norms[v] = $fma(x, x, norms[v]);
                 }
