@@ -44,7 +44,10 @@ fn main() {
         let peak = peak(simd);
         println!("\n{}: multiply-add peak {peak:.1} GFLOP/s", simd.level().name());
         println!("{:>5} {:>7} {:>9} {:>9} {:>7} {:>12}", "Q", "pass", "ms", "GFLOP/s", "peak", "exact/query");
-        let counts = std::env::var("Q").ok().and_then(|q| q.parse().ok()).map_or(vec![1, 3, 10, 32, 100, 1000], |q: usize| vec![q]);
+        let counts = std::env::var("Q")
+            .ok()
+            .and_then(|q| q.parse().ok())
+            .map_or(vec![1, 3, 10, 32, 100, 1000], |q: usize| vec![q]);
         for count in counts {
             if count > 100 && peak == 0.0 {
                 continue;

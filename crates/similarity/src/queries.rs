@@ -10,8 +10,8 @@ use crate::kernels::{I8_BLOCK, Kernels, PAD};
 use crate::metric::Metric;
 use crate::simd::Simd;
 
-/// Dimensions of one pass over a panel: 512 × 16 floats are 32 kB, a first-level cache.
-const BLOCK: usize = 512;
+/// Dimensions of one pass over a panel: 256 × 16 floats are 16 kB, half of a first-level cache.
+const BLOCK: usize = 256;
 
 /// A batch of query vectors and their metric. Immutable, so it can be shared between threads.
 pub struct Queries {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_block_tile, i8_finish, i8_tile};
-use super::{EXACT_LANES, I8_BLOCK, Kernels, Quantised, TileF32, TileI8, exact_finish, product, squared_difference};
+use super::{EXACT_LANES, Kernels, PAD, Quantised, TileF32, TileI8, exact_finish, product, squared_difference};
 
 /// Rows (offset to unsigned) and queries take ±90: two products of at most 180·90 then fit `maddubs`' 16 bits, which saturate.
 const I8_MAX: i32 = 90;
@@ -200,7 +200,7 @@ exact_sum!(
 /// The CPU has the features.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], max: i32, offset: i32) -> Quantised {
-    assert!(x.len() == out.len() && x.len().is_multiple_of(I8_BLOCK));
+    assert!(x.len() == out.len() && x.len().is_multiple_of(PAD));
     let mut largest = [_mm256_setzero_ps(); 4];
     for x in x.as_chunks::<32>().0 {
         for (v, l) in largest.iter_mut().enumerate() {
@@ -229,10 +229,12 @@ pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], max: i32, offset: i32) 
             residuals[v] = _mm256_fmadd_ps(r, r, residuals[v]);
         }
         let (a, b) = (_mm256_packs_epi32(ints[0], ints[1]), _mm256_packs_epi32(ints[2], ints[3]));
-        // Even 32-bit lanes hold the squares of the dimensions 0, 1 modulo 4, odd lanes those of 2, 3, as the 16-bit sums will meet them.
-        let squares = _mm256_add_epi32(_mm256_madd_epi16(a, a), _mm256_madd_epi16(b, b));
-        let squares = _mm_add_epi32(_mm256_castsi256_si128(squares), _mm256_extracti128_si256::<1>(squares));
-        lane2 = _mm_max_epi32(lane2, _mm_add_epi32(squares, _mm_shuffle_epi32::<0b01_00_11_10>(squares)));
+        for block in [a, b] {
+            // Even 32-bit lanes hold the squares of the dimensions 0, 1 modulo 4, odd lanes those of 2, 3, as the 16-bit sums will meet them.
+            let squares = _mm256_madd_epi16(block, block);
+            let squares = _mm_add_epi32(_mm256_castsi256_si128(squares), _mm256_extracti128_si256::<1>(squares));
+            lane2 = _mm_max_epi32(lane2, _mm_add_epi32(squares, _mm_shuffle_epi32::<0b01_00_11_10>(squares)));
+        }
         let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         // SAFETY: 32 bytes.
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_add_epi8(bytes, voffset)) };

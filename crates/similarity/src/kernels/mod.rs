@@ -27,7 +27,7 @@ pub(crate) const EXACT_LANES: usize = 16;
 pub(crate) const PAD: usize = 32;
 
 /// Dimensions of one block of the int8 kernels that sum in 16 bits (see `x86_tile`).
-pub(crate) const I8_BLOCK: usize = 32;
+pub(crate) const I8_BLOCK: usize = 16;
 
 /// No kernel has more rows in a register tile.
 pub(crate) const MAX_MR: usize = 12;
