@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use crate::forms::is_word;
+use crate::slots::is_preposition;
 
 /// Weight at which a slot becomes a wildcard.
 const ENOUGH: u32 = 120;
@@ -18,8 +19,10 @@ const WILD: Value = 0;
 /// What a value looks like: the likelier it is to be a parameter, the fewer different ones are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// Holds a placeholder.
+    /// A placeholder, or nothing between brackets.
     Typed,
+    /// A word with a placeholder in it.
+    Mixed,
     /// A word with digits (`eth0`).
     Digits,
     /// A name made of parts (`syslog-ng`, `rpc.statd`, `fooBar`).
@@ -28,6 +31,8 @@ enum Form {
     Upper,
     /// Any other word.
     Plain,
+    /// One letter.
+    Letter,
     /// Quoted text of several words.
     Phrase,
 }
@@ -36,14 +41,18 @@ fn form(value: &str) -> Form {
     let b = value.as_bytes();
     if value.contains(' ') {
         Form::Phrase
-    } else if b.contains(&b'{') {
+    } else if b.is_empty() || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
         Form::Typed
+    } else if b.contains(&b'{') {
+        Form::Mixed
     } else if b.iter().any(u8::is_ascii_digit) {
         Form::Digits
     } else if b.len() > 1 && b.iter().all(|c| c.is_ascii_uppercase() || *c == b'_') {
         Form::Upper
     } else if b.iter().any(|c| !is_word(*c) || *c == b'_') || b.windows(2).any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase()) {
         Form::Parts
+    } else if b.len() == 1 {
+        Form::Letter
     } else {
         Form::Plain
     }
@@ -229,37 +238,44 @@ impl Bucket {
         let same = pattern
             .iter()
             .enumerate()
-            .filter(|&(i, &v)| i != slot && v != WILD && self.values[v as usize].1 != Form::Typed)
+            .filter(|&(i, &v)| i != slot && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed))
             .count();
         let mut sum = 0;
+        let mut constants = 0;
         let mut typed = 0;
         for &v in values {
             let f = self.values[v as usize].1;
             typed += u32::from(f == Form::Typed);
-            sum += match (f, place) {
+            let part = match (f, place) {
                 (Form::Typed, _) => 80,
+                (Form::Mixed, _) => 60,
                 (Form::Digits, Place::First) => 40,
                 (Form::Digits, _) => 60,
                 (Form::Parts, Place::First) => 10,
                 (Form::Parts, Place::Usual) => 20,
                 (Form::Parts, Place::Likely) => 30,
                 (Form::Parts, Place::Value) => 40,
-                (Form::Upper, Place::Value | Place::Likely) => 20,
+                (Form::Upper, Place::Likely) => 30,
+                (Form::Upper, Place::Value) => 20,
                 (Form::Upper, _) => 5,
                 (Form::Plain, Place::First) => 6,
-                (Form::Plain, Place::Usual) => 15,
+                (Form::Plain, Place::Usual) => 20,
                 (Form::Plain, Place::Likely) => 40,
                 (Form::Plain, Place::Value) => 40,
+                (Form::Letter, _) => 30,
                 (Form::Phrase, _) => 20,
             };
+            *if f == Form::Upper { &mut constants } else { &mut sum } += part;
         }
         if typed >= 2 {
             return ENOUGH;
         }
         match same {
             0 => 0,
-            1 => sum / 2,
-            _ => sum,
+            1 => (constants + sum) / 2,
+            2 | 3 => constants + sum,
+            4 => constants + sum * 3 / 2,
+            _ => constants + sum * 2,
         }
     }
 
@@ -276,11 +292,11 @@ impl Bucket {
         }
         let cue = &*self.values[pattern[slot - 1] as usize].0;
         if before == b' '
-            && matches!(
+            && (is_preposition(cue.as_bytes()) || matches!(
                 cue,
-                "for" | "from" | "to" | "at" | "by" | "on" | "in" | "of" | "user" | "host" | "name" | "file" | "module" | "device" | "interface" | "service" | "process" | "node"
+                "user" | "host" | "name" | "file" | "module" | "device" | "interface" | "service" | "process" | "node"
                     | "server" | "port" | "class"
-            )
+            ))
         {
             return Place::Likely;
         }

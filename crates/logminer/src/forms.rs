@@ -45,6 +45,10 @@ pub(crate) fn ipv4(s: &[u8], a: usize) -> Option<usize> {
         return None;
     }
     if byte(s, i) == b'/' {
+        // Java's `0.0.0.0/0.0.0.0:3888`
+        if let Some(e) = ipv4(s, i + 1) {
+            return Some(e);
+        }
         let n = digits(s, i + 1);
         if (1..=2).contains(&n) && boundary(s, i + 1 + n) && byte(s, i + 1 + n) != b'/' {
             return Some(i + 1 + n);
@@ -429,8 +433,8 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
     }
     if c == b'\\' {
         let e = a + s[a..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
-        let unc = s[a..e].starts_with(b"\\\\") && s[a + 2..e].contains(&b'\\');
-        return unc.then_some((Kind::Path, e));
+        let parts = s[a + 1..e].iter().any(|&c| c == b'\\' || c == b'.') && byte(s, a + 1) != b'.';
+        return (parts && (a == 0 || !is_word(s[a - 1]))).then_some((Kind::Path, e));
     }
     if c.is_ascii_alphabetic() && byte(s, a + 1) == b':' && matches!(byte(s, a + 2), b'\\' | b'/') && a + 3 < b {
         let e = a + 2 + s[a + 2..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
@@ -482,7 +486,7 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
         let last = text.rsplit(|&c| c == b'.').next().unwrap_or(b"");
         if last.len() >= 2 && (last[0].is_ascii_alphabetic() || last[0] == b'_') || !s[a].is_ascii_digit() && !is_version(s, a, run) {
             let mut e = run;
-            while byte(s, e) == b'$' && e + 1 < b && is_word(s[e + 1]) {
+            while matches!(byte(s, e), b'$' | b'.') && e + 1 < b && is_word(s[e + 1]) {
                 e = word_end(s, e + 1);
             }
             return Some((Kind::Name, port(s, e).unwrap_or(e)));
@@ -551,7 +555,11 @@ pub(crate) fn quantity(s: &[u8], d: usize, b: usize) -> Option<(Kind, usize)> {
     if let Some(end) = compound_duration(s, d) {
         return Some((Kind::Time, end));
     }
-    (dots == 1).then_some((Kind::Num, e))
+    if dots == 1 {
+        let suffix = unit.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        return Some(if suffix { (Kind::Ver, u) } else { (Kind::Num, e) });
+    }
+    None
 }
 
 /// `1h2m3.5s`, `1s0ms`.

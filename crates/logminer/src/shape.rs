@@ -152,6 +152,15 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
 
     /// Replaces raw text `a..b` by a placeholder; three or more like values in a row become one `{LIST}`.
     fn emit(&mut self, kind: Kind, a: usize, b: usize) {
+        if kind == Kind::Path && self.path_goes_on(a) {
+            self.out.truncate(self.list.start);
+            if SPANS {
+                self.segments.pop();
+            }
+            self.emit_text(Kind::Path, self.list.raw_start, b);
+            self.list.end = self.out.len();
+            return;
+        }
         self.flush(a);
         let class = match kind {
             Kind::Hex | Kind::Id => Kind::Num,
@@ -159,7 +168,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         };
         let listable = matches!(class, Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac);
         let gap = self.out.get(self.list.end..).unwrap_or(b"#");
-        if listable && self.list.kind == class && matches!(gap, b" " | b"," | b", ") {
+        if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
             self.list.count += 1;
             if self.list.count >= 3 {
                 self.make_list(b);
@@ -170,6 +179,17 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         self.emit_text(kind, a, b);
         self.list.end = if listable { self.out.len() } else { usize::MAX };
+    }
+
+    /// A relative path one blank behind another path goes on with it: a directory's name holds a blank.
+    fn path_goes_on(&self, a: usize) -> bool {
+        self.list.kind == Kind::Path
+            && self.list.count == 1
+            && self.list.end == self.out.len()
+            && self.pending + 1 == a
+            && self.s[self.pending] == b' '
+            && is_word(self.s[a])
+            && self.s.get(a + 1) != Some(&b':')
     }
 
     /// Replaces everything since the start of the run by `{LIST}`, which then ends at raw byte `b`.
@@ -185,8 +205,27 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 last.out.1 = start;
             }
         }
-        self.emit_text(Kind::List, self.list.raw_start, b);
-        self.list.end = self.out.len();
+        self.emit_list(self.list.raw_start, b);
+    }
+
+    /// Writes `{LIST}`; a list right behind another one goes on with it.
+    fn emit_list(&mut self, mut raw_start: usize, b: usize) {
+        for gap in [&b"{LIST} "[..], b"{LIST},", b"{LIST}, "] {
+            if self.out.ends_with(gap) {
+                let start = self.out.len() - gap.len();
+                self.out.truncate(start);
+                if SPANS {
+                    while let Some(last) = self.segments.last().filter(|s| s.out.0 >= start) {
+                        raw_start = last.raw.0;
+                        self.segments.pop();
+                    }
+                }
+                break;
+            }
+        }
+        let start = self.out.len();
+        self.emit_text(Kind::List, raw_start, b);
+        self.list = ListRun { kind: Kind::List, start, end: self.out.len(), raw_start, count: 3 };
     }
 
     /// A run of white space becomes one blank; none at either end.
@@ -358,7 +397,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 self.emit(Kind::Uuid, a, e);
                 return e;
             }
-            if let Some((kind, e)) = forms::hex_groups(s, a).filter(|_| forms::clock(s, a).is_none()) {
+            if let Some((kind, e)) = forms::hex_groups(s, a) {
                 self.emit(kind, a, e);
                 return e;
             }
@@ -403,11 +442,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let s = self.s;
         let piece = forms::word_end(s, a);
         let token = &s[a..run];
-        if forms::is_identifier(token) {
+        let word = &s[a..piece];
+        if forms::is_identifier(token) && !(piece == run && forms::is_hex(word)) {
             self.emit(Kind::Id, a, run);
             return run;
         }
-        let word = &s[a..piece];
         if word.iter().any(u8::is_ascii_digit) {
             if forms::is_hex(word) {
                 self.emit(Kind::Hex, a, piece);
@@ -460,9 +499,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             return false;
         }
         self.flush(w0);
-        let start = self.out.len();
-        self.emit_text(Kind::List, w0, b);
-        self.list = ListRun { kind: Kind::List, start, end: self.out.len(), raw_start: w0, count: 2 };
+        self.emit_list(w0, b);
         true
     }
 

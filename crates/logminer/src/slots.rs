@@ -23,7 +23,13 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             }
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
+            // Empty brackets that stand alone hold a value that is missing.
+            let alone = i > 0 && matches!(s[i - 1], b' ' | b'=') && matches!(s.get(i..i + 2), Some(b"()" | b"[]"));
             i += 1;
+            if alone {
+                found.push((i, i));
+                i += 1;
+            }
             continue;
         }
         let start = i;
@@ -40,10 +46,39 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             }
         }
         if holds {
+            if let Some(end) = attached(s, start, i, &found) {
+                i = end;
+            }
             found.push((start, i));
         }
     }
     found
+}
+
+/// Where a value is expected (behind `=` or a preposition), a word with one placeholder in brackets right behind it is one value:
+/// `LOCAL({NUM})`, `WorkSource{{NUM}}`. Answers its end.
+fn attached(s: &[u8], start: usize, end: usize, before: &[(usize, usize)]) -> Option<usize> {
+    let close = match s.get(end)? {
+        b'(' => b')',
+        b'{' => b'}',
+        _ => return None,
+    };
+    let (_, len) = Kind::at_start(&s[end + 1..])?;
+    let stop = end + 1 + len;
+    if s.get(stop) != Some(&close) || start == 0 {
+        return None;
+    }
+    let expected = match s[start - 1] {
+        b'=' => true,
+        b' ' => before.last().is_some_and(|&(a, b)| b + 1 == start && is_preposition(&s[a..b])),
+        _ => false,
+    };
+    expected.then_some(stop + 1)
+}
+
+/// Prepositions that are followed by the name of a thing.
+pub(crate) fn is_preposition(w: &[u8]) -> bool {
+    matches!(w, b"for" | b"from" | b"to" | b"at" | b"by" | b"on" | b"in" | b"of" | b"via" | b"with")
 }
 
 /// The quote that closes the one at `i`, when the quoted text is not empty and the quotes stand where quotes stand.
