@@ -61,10 +61,28 @@ fn main() -> std::io::Result<()> {
         let last: Vec<String> = shapes.iter().map(|s| patterns.pattern(s).unwrap_or_default()).collect();
         let templates: Vec<String> = last.iter().map(|p| loghub_template(p)).collect();
         fs::write(Path::new(&out).join(format!("{set}.txt")), templates.join("\n") + "\n")?;
+        if debug.is_some() {
+            let mut moved: HashMap<(&str, &str), usize> = HashMap::new();
+            for (a, b) in arrival.iter().zip(&last).filter(|(a, b)| a != b) {
+                *moved.entry((a, b)).or_default() += 1;
+            }
+            let mut moved: Vec<_> = moved.into_iter().collect();
+            moved.sort_by_key(|m| std::cmp::Reverse(m.1));
+            for ((a, b), n) in moved.into_iter().take(6) {
+                println!("   {n}\t{a}\n\t{b}");
+            }
+        }
         let same = arrival.iter().zip(&last).filter(|(a, b)| a == b).count();
-        let share = same as f64 / last.len() as f64;
-        shares.push(share);
-        println!("{set}: {} lines, {} shapes, final on arrival {:.2} %", last.len(), patterns.len(), 100.0 * share);
+        let alike = arrival.iter().zip(&last).filter(|(a, b)| loghub_template(a) == loghub_template(b)).count();
+        let share = |n: usize| n as f64 / last.len() as f64;
+        shares.push(share(alike));
+        println!(
+            "{set}: {} lines, {} shapes, final on arrival {:.2} % ({:.2} % with the types of the placeholders)",
+            last.len(),
+            patterns.len(),
+            100.0 * share(alike),
+            100.0 * share(same)
+        );
         if debug.is_some() {
             // every label with the patterns its lines got, and the reverse
             let mut map: HashMap<(&str, &str), usize> = HashMap::new();

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::forms::is_word;
-use crate::slots::is_preposition;
+use crate::slots::{is_preposition, word_before};
 
 /// Weight at which a slot becomes a wildcard.
 const ENOUGH: u32 = 120;
@@ -60,7 +60,7 @@ fn form(value: &str) -> Form {
 
 /// How strongly the place of a slot suggests a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     First,
     Usual,
     /// Behind a preposition or in brackets.
@@ -83,8 +83,7 @@ pub(crate) struct Bucket {
     shapes: Vec<Vec<Value>>,
     class_of: Vec<u32>,
     classes: Vec<Class>,
-    /// The byte before and after each slot.
-    around: Vec<(u8, u8)>,
+    places: Vec<Place>,
 }
 
 /// What [`Bucket::insert`] changed: for each class whose pattern became another one, the old pattern and the class.
@@ -94,14 +93,14 @@ pub(crate) struct Changes {
 }
 
 impl Bucket {
-    pub(crate) fn new(around: Vec<(u8, u8)>) -> Self {
+    pub(crate) fn new(places: Vec<Place>) -> Self {
         let mut b = Self {
             values: Vec::new(),
             ids: HashMap::new(),
             shapes: Vec::new(),
             class_of: Vec::new(),
             classes: Vec::new(),
-            around,
+            places,
         };
         b.intern("{*}");
         b
@@ -233,7 +232,10 @@ impl Bucket {
     }
 
     fn weight(&self, pattern: &[Value], slot: usize, values: &[Value]) -> u32 {
-        let place = self.place(pattern, slot);
+        let mut place = self.places[slot];
+        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[pattern[slot - 1] as usize].0) {
+            place = Place::Likely;
+        }
         // Words that stay the same are the evidence that it is one statement.
         let same = pattern
             .iter()
@@ -278,30 +280,33 @@ impl Bucket {
             _ => constants + sum * 2,
         }
     }
+}
 
-    fn place(&self, pattern: &[Value], slot: usize) -> Place {
-        let (before, after) = self.around[slot];
-        if matches!(before, b'=' | b'"') {
-            return Place::Value;
-        }
-        if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')) {
-            return Place::Likely;
-        }
-        if slot == 0 {
-            return Place::First;
-        }
-        let cue = &*self.values[pattern[slot - 1] as usize].0;
-        if before == b' '
-            && (is_preposition(cue.as_bytes()) || matches!(
-                cue,
-                "user" | "host" | "name" | "file" | "module" | "device" | "interface" | "service" | "process" | "node"
-                    | "server" | "port" | "class"
-            ))
-        {
-            return Place::Likely;
-        }
+/// The place of the slot `a..b` of a shape: `first` when no slot is before it. Depends on the skeleton and, for cue words, on nothing
+/// that may vary (a cue is part of the key of its bucket).
+pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
+    let s = shape.as_bytes();
+    let before = if a > 0 { s[a - 1] } else { 0 };
+    let after = s.get(b).copied().unwrap_or(0);
+    if matches!(before, b'=' | b'"') {
+        Place::Value
+    } else if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')) {
+        Place::Likely
+    } else if first {
+        Place::First
+    } else if is_preposition(word_before(s, a)) {
+        Place::Likely
+    } else {
         Place::Usual
     }
+}
+
+/// Words that are followed by the name of a thing of their kind.
+fn is_noun_cue(word: &str) -> bool {
+    matches!(
+        word,
+        "user" | "host" | "name" | "file" | "module" | "device" | "interface" | "service" | "process" | "node" | "server" | "port" | "class"
+    )
 }
 
 /// Whether `pattern` agrees with `shape` in every slot.

@@ -327,7 +327,7 @@ pub(crate) fn is_size_unit(u: &[u8]) -> bool {
     ) || u == b"M"
 }
 
-/// Byte classes of the scanner, as bits.
+/// Byte classes of the scanner, as bits. Control characters count as white space.
 pub(crate) const SPACE: u8 = 1;
 /// Ends a chunk.
 pub(crate) const HARD: u8 = 2;
@@ -346,7 +346,7 @@ static CLASS: [u8; 256] = {
     while i < 256 {
         let b = i as u8;
         t[i] = match b {
-            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => SPACE,
+            0..=b' ' | 0x7f => SPACE,
             b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' | b'|' | b'`' | b'!' | b'?' | b'&' | b'^' => HARD,
             b'0'..=b'9' => CHUNK | DIGIT,
             b'.' => CHUNK | DOT,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::closure::Bucket;
+use crate::closure::{Bucket, place};
 use crate::slots::{SLOT, skeleton, slots};
 
 /// A set of shapes, each with its pattern. See the crate documentation.
@@ -57,9 +57,8 @@ impl PatternSet {
         }
         let parts = slots(shape);
         let skeleton = skeleton(shape, &parts);
-        let s = shape.as_bytes();
         let bucket = self.buckets.entry(skeleton.as_str().into()).or_insert_with(|| {
-            Bucket::new(parts.iter().map(|&(a, b)| (if a > 0 { s[a - 1] } else { 0 }, s.get(b).copied().unwrap_or(0))).collect())
+            Bucket::new(parts.iter().enumerate().map(|(i, &(a, b))| place(shape, a, b, i == 0)).collect())
         });
         let number = bucket.len();
         let values: Vec<&str> = parts.iter().map(|&(a, b)| &shape[a..b]).collect();

@@ -9,7 +9,8 @@ pub(crate) const SLOT: u8 = 0x01;
 /// Byte ranges of the slots of `text`, in order.
 ///
 /// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=` or `:`, and that holds at least
-/// one letter, digit or placeholder; text between double quotes is one slot whatever it holds.
+/// one letter, digit or placeholder; text between double quotes is one slot whatever it holds. Prepositions are no slots: lines that
+/// differ in one are different statements.
 pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let s = text.as_bytes();
     let mut found = Vec::with_capacity(16);
@@ -45,8 +46,8 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
                 i += 1;
             }
         }
-        if holds {
-            if let Some(end) = attached(s, start, i, &found) {
+        if holds && !is_preposition(&s[start..i]) {
+            if let Some(end) = attached(s, start, i) {
                 i = end;
             }
             found.push((start, i));
@@ -57,7 +58,7 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
 
 /// Where a value is expected (behind `=` or a preposition), a word with one placeholder in brackets right behind it is one value:
 /// `LOCAL({NUM})`, `WorkSource{{NUM}}`. Answers its end.
-fn attached(s: &[u8], start: usize, end: usize, before: &[(usize, usize)]) -> Option<usize> {
+fn attached(s: &[u8], start: usize, end: usize) -> Option<usize> {
     let close = match s.get(end)? {
         b'(' => b')',
         b'{' => b'}',
@@ -70,10 +71,19 @@ fn attached(s: &[u8], start: usize, end: usize, before: &[(usize, usize)]) -> Op
     }
     let expected = match s[start - 1] {
         b'=' => true,
-        b' ' => before.last().is_some_and(|&(a, b)| b + 1 == start && is_preposition(&s[a..b])),
+        b' ' => is_preposition(word_before(s, start)),
         _ => false,
     };
     expected.then_some(stop + 1)
+}
+
+/// The word one blank before `start`; empty when there is none.
+pub(crate) fn word_before(s: &[u8], start: usize) -> &[u8] {
+    if start == 0 || s[start - 1] != b' ' {
+        return b"";
+    }
+    let n = s[..start - 1].iter().rev().take_while(|&&b| is_word(b)).count();
+    &s[start - 1 - n..start - 1]
 }
 
 /// Prepositions that are followed by the name of a thing.
