@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 ::pgrx::pg_module_magic!(name, version);
 
 mod errors;
+mod events;
 mod pgvector;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
@@ -14,7 +15,14 @@ mod pgvector;
 mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
+extension_sql_file!("../sql/events.sql", name = "events", requires = ["schema", events::_events_as_owner]);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
+
+/// Called by PostgreSQL when the library is loaded: declares the settings.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    events::define_settings();
+}
 
 /// Required by `cargo pgrx test`.
 #[cfg(test)]
