@@ -14,6 +14,7 @@ mod pgvector;
 mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
+extension_sql_file!("../sql/ops.sql", name = "ops", requires = ["schema"]);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
 
 /// Required by `cargo pgrx test`.
