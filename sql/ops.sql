@@ -68,6 +68,34 @@ CREATE VIEW pgedge.slow_queries AS SELECT * FROM pgedge._slow_queries();
 COMMENT ON VIEW pgedge.slow_queries IS
 'pg_stat_statements under the names total_time and mean_time (execution, milliseconds). Empty while that extension is not created or not preloaded: health() says which';
 
+COMMENT ON FUNCTION pgedge.device_temperature() IS
+'The temperature of each thermal zone of the machine in degrees Celsius, from /sys/class/thermal; no row where the kernel shows none';
+COMMENT ON FUNCTION pgedge._device_temperature(text) IS 'internal: device_temperature() below another root, for tests';
+COMMENT ON FUNCTION pgedge._throttling(text) IS 'internal: what a Raspberry Pi''s firmware holds back, now and since boot';
+COMMENT ON FUNCTION pgedge._disk_space() IS 'internal: room in the filesystems of the data directory, pg_wal and shared memory';
+COMMENT ON FUNCTION pgedge._host() IS 'internal: memory, processors and storage as detected';
+COMMENT ON FUNCTION pgedge._recommended_settings(text, integer, text) IS 'internal: settings that follow from memory, processors and storage';
+
+CREATE FUNCTION pgedge.recommended_settings(ram text DEFAULT NULL, cpus integer DEFAULT NULL, storage text DEFAULT NULL)
+RETURNS TABLE (name text, current text, recommended text, reason text)
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT r.name, CASE WHEN s.name IS NOT NULL THEN current_setting(s.name) END, r.recommended, r.reason
+    FROM (
+        SELECT l.* FROM pgedge._recommended_settings(ram, cpus, storage) WITH ORDINALITY l(name, recommended, reason, n)
+        UNION ALL
+        -- A library that is not installed would keep the server from starting, so only those that are; and what is loaded now stays.
+        SELECT 'shared_preload_libraries', string_agg(l.library, ',' ORDER BY l.n), 'pg_net for webhooks and pg_stat_statements for slow_queries, as far as they are installed; needs a restart', 1000
+        FROM (SELECT u.library, min(u.n) AS n
+              FROM (SELECT trim(v, ' "'), 10 + n FROM string_to_table(current_setting('shared_preload_libraries', true), ',') WITH ORDINALITY t(v, n)
+                    UNION ALL SELECT a.name, CASE a.name WHEN 'pg_net' THEN 1 ELSE 2 END FROM pg_available_extensions a WHERE a.name IN ('pg_net', 'pg_stat_statements')) u(library, n)
+              WHERE u.library <> '' GROUP BY u.library) l
+        HAVING count(*) > 0
+    ) r LEFT JOIN pg_settings s ON s.name = r.name
+    ORDER BY r.n
+$$;
+COMMENT ON FUNCTION pgedge.recommended_settings(text, integer, text) IS
+'Settings for this machine, or for the memory (''2GB''), number of processors and storage (ssd, sd, hdd) given, beside the current ones (NULL where the caller may not see them), with reasons. Detected from the cgroup''s limits, /proc and /sys. Errors: 22023 for values that make no sense';
+
 -- Roles ---------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION pgedge._check_role(role name) RETURNS text
@@ -183,7 +211,10 @@ END $$;
 COMMENT ON FUNCTION pgedge.grant_service(name, text[]) IS
 'Lets a role do one service''s work: for a table''s name INSERT and SELECT on it and USAGE on its sequence, for embeddings, analytics, event_producer, event_consumer or log_writer what that service does. Returns the statements it ran. Errors: 22004 NULL role, 42704 no such role, 22023 no table named, 42P01 no such table';
 
+REVOKE ALL ON FUNCTION pgedge._device_temperature(text), pgedge._throttling(text), pgedge._disk_space(), pgedge._host(),
+    pgedge._recommended_settings(text, integer, text), pgedge.recommended_settings(text, integer, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION pgedge._slow_queries(), pgedge._check_role(name), pgedge._function_list(name[]), pgedge._service_grants(text, text), pgedge.grant_reader(name), pgedge.grant_service(name, text[]) FROM PUBLIC;
 GRANT USAGE ON SCHEMA pgedge TO pg_monitor;
 GRANT SELECT ON pgedge.database_size, pgedge.table_sizes, pgedge.index_usage, pgedge.connections, pgedge.blocking, pgedge.slow_queries TO pg_monitor;
-GRANT EXECUTE ON FUNCTION pgedge._slow_queries() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION pgedge._slow_queries(), pgedge._disk_space(), pgedge._host(), pgedge._recommended_settings(text, integer, text),
+    pgedge.recommended_settings(text, integer, text) TO pg_monitor;

@@ -151,6 +151,8 @@ BEGIN
         PERFORM set_config('client_min_messages', messages, true);
         RETURN NEXT format('index %s on %s (%s)', coalesce(i.index_name, i.method), relation, array_to_string(i.columns, ', '));
     END LOOP;
+    -- health() must know on how many rows an IVFFlat index was built.
+    PERFORM pgedge._observe();
 END $$;
 COMMENT ON FUNCTION pgedge._create_tables(boolean) IS 'internal: creates missing tables; alters existing ones only when told to';
 

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 ::pgrx::pg_module_magic!(name, version);
 
 mod errors;
+mod ops;
 mod pgvector;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
@@ -14,7 +15,12 @@ mod pgvector;
 mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
-extension_sql_file!("../sql/ops.sql", name = "ops", requires = ["schema"]);
+extension_sql_file!(
+    "../sql/ops.sql",
+    name = "ops",
+    requires = ["schema", ops::device_temperature, ops::device_temperature_at, ops::throttling, ops::disk_space, ops::host, ops::recommended]
+);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops"]);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
 
 /// Required by `cargo pgrx test`.
