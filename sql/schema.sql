@@ -189,6 +189,8 @@ BEGIN
         EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION pgedge', i.trigger_name, relation);
         RETURN NEXT format('trigger %I on %s', i.trigger_name, relation);
     END LOOP;
+    -- health() must know on how many rows an IVFFlat index was built.
+    PERFORM pgedge._observe();
 END $$;
 COMMENT ON FUNCTION pgedge._create_tables(boolean) IS 'internal: creates missing tables; alters existing ones only when told to';
 

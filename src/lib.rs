@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 mod errors;
 mod events;
+mod ops;
 mod pgvector;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
@@ -16,6 +17,12 @@ mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
 extension_sql_file!("../sql/events.sql", name = "events", requires = ["schema", events::_events_as_owner]);
+extension_sql_file!(
+    "../sql/ops.sql",
+    name = "ops",
+    requires = ["schema", ops::device_temperature, ops::device_temperature_at, ops::throttling, ops::disk_space, ops::host, ops::recommended]
+);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops"]);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
 
 /// Called by PostgreSQL when the library is loaded: declares the settings.
