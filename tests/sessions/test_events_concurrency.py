@@ -224,7 +224,7 @@ def reconnect(cluster, deadline=30):
 def test_crashes_keep_leases_and_lose_nothing(fresh_cluster):
     """kill -9 of a busy backend, then of the postmaster: what is leased stays leased until it expires, all else can be claimed, and all get done."""
     fresh_cluster.psql("CREATE EXTENSION pgedge CASCADE")
-    fresh_cluster.psql("SELECT pgedge.enqueue_events('t', array_fill('{}'::jsonb, ARRAY[400]), max_attempts => 100)")
+    fresh_cluster.psql("SELECT pgedge.enqueue_events('t', array_fill('{}'::jsonb, ARRAY[3000]), max_attempts => 100)")
     rounds = 0
     for crash in ("backend", "postmaster"):
         live, leases, completed = Live(), {}, set()
@@ -280,4 +280,4 @@ def test_crashes_keep_leases_and_lose_nothing(fresh_cluster):
                 break
             else:
                 time.sleep(0.1)
-        assert conn.execute("SELECT status, count(*) FROM claude_events GROUP BY 1").fetchall() == [("processed", 400)]
+        assert conn.execute("SELECT status, count(*) FROM claude_events GROUP BY 1").fetchall() == [("processed", 3000)]
