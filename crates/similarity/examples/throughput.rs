@@ -49,7 +49,7 @@ fn main() {
             "\n{}, medians of 5; the peak is that of multiply-adds in registers, measured before and after each",
             simd.level().name()
         );
-        let tile = median_rate(25, || bench::tile_f32(simd, 384, 16, 200));
+        let tile = median_rate(25, || bench::tile_f32(simd, 384, 16, 1, 200));
         println!(
             "f32 tile in cache: {tile:.1} GFLOP/s, peak {:.1}",
             median_rate(25, || bench::fma_peak(black_box(simd), 500_000))
