@@ -54,7 +54,7 @@ fn main() -> std::io::Result<()> {
         let rows = csv_rows(&text);
         let column = |name: &str| rows[0].iter().position(|c| c == name).unwrap_or(0);
         let (content, label) = (column("Content"), column("EventTemplate"));
-        let mut patterns = PatternSet::new();
+        let mut patterns = PatternSet::default();
         let lines: Vec<&str> = rows[1..].iter().map(|r| r[content].as_str()).collect();
         let shapes: Vec<String> = lines.iter().map(|l| shape(l)).collect();
         let arrival: Vec<String> = shapes.iter().map(|s| patterns.insert(s).pattern).collect();
