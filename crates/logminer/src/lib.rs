@@ -1,15 +1,21 @@
 //! Mines stable patterns from log lines: a pure function of the set of lines, without PostgreSQL.
 mod closure;
+mod event;
 mod forms;
 mod hash;
 mod kind;
+mod mask;
+mod matching;
 mod patterns;
 mod render;
 mod shape;
 mod sketch;
 mod slots;
 pub use kind::Kind;
+pub use event::{Event, Level, log_pattern, message_of, parse, shape_of_message, strip_ansi};
 pub use hash::stable_hash;
+pub use mask::mask_secrets;
+pub use matching::{parameter_kinds, parameters, parameters_of, pattern_regex};
 pub use patterns::{DEFAULT_LIMIT, Inserted, OTHER, PatternSet, structure};
 pub use sketch::{MAX_SAMPLES, MAX_VALUES, Samples, Values, truncated};
 pub use render::loghub_template;
