@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use crate::forms::{self, digits, is_word};
-use crate::shape::shape;
+use crate::shape::{Segment, shape, shape_spans};
 
 /// Severity as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +78,33 @@ pub fn shape_of_message(message: &str) -> String {
         Some((head, tail)) => shape(head) + " {STACK} " + &shape(tail),
         None => shape(message),
     }
+}
+
+/// [`shape_of_message`] with its segments.
+pub(crate) fn message_spans(message: &str) -> (String, Vec<Segment>) {
+    let Some((head, tail)) = stack_head(message) else { return shape_spans(message) };
+    let offset = |part: &str| part.as_ptr() as usize - message.as_ptr() as usize;
+    let (head_at, mut end) = (offset(head), message.len());
+    let (mut text, mut segments) = shape_spans(head);
+    for s in &mut segments {
+        s.raw = (s.raw.0 + head_at, s.raw.1 + head_at);
+    }
+    if !tail.is_empty() {
+        end = offset(tail);
+    }
+    let from = text.len();
+    text += " {STACK}";
+    segments.push(Segment { out: (from, from + 1), raw: (head_at + head.len(), head_at + head.len() + 1) });
+    segments.push(Segment { out: (from + 1, text.len()), raw: (head_at + head.len() + 1, end) });
+    if !tail.is_empty() {
+        let (more, of_tail) = shape_spans(tail);
+        text.push(' ');
+        segments.push(Segment { out: (text.len() - 1, text.len()), raw: (end, end) });
+        let at = text.len();
+        segments.extend(of_tail.into_iter().map(|s| Segment { out: (s.out.0 + at, s.out.1 + at), raw: (s.raw.0 + end, s.raw.1 + end) }));
+        text += &more;
+    }
+    (text, segments)
 }
 
 /// The message of a raw line: [`parse`] without the rest.

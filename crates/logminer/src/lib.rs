@@ -6,6 +6,7 @@ mod hash;
 mod kind;
 mod mask;
 mod matching;
+mod miner;
 mod patterns;
 mod render;
 mod shape;
@@ -16,6 +17,7 @@ pub use event::{Event, Level, log_pattern, message_of, parse, shape_of_message, 
 pub use hash::stable_hash;
 pub use mask::mask_secrets;
 pub use matching::{parameter_kinds, parameters, parameters_of, pattern_regex};
+pub use miner::{Miner, Parameter, PatternSummary, STATE_VERSION, ShapeCounts, ValueCount};
 pub use patterns::{DEFAULT_LIMIT, Inserted, OTHER, PatternSet, structure};
 pub use sketch::{MAX_SAMPLES, MAX_VALUES, Samples, Values, truncated};
 pub use render::loghub_template;

@@ -1,8 +1,8 @@
 //! From patterns back to lines: parameters and regular expressions.
 
-use crate::event::message_of;
+use crate::event::{message_of, message_spans};
 use crate::kind::Kind;
-use crate::shape::{Segment, shape_spans};
+use crate::shape::Segment;
 use crate::slots::{skeleton, slots};
 
 /// One variable part of a pattern: its placeholder and where it stands in the pattern.
@@ -56,7 +56,7 @@ pub fn parameters(line: &str, pattern: &str) -> Option<Vec<String>> {
 
 /// [`parameters`] of a bare message.
 pub fn parameters_of<'a>(message: &'a str, pattern: &str) -> Option<Vec<&'a str>> {
-    let (shape, segments) = shape_spans(message);
+    let (shape, segments) = message_spans(message);
     if pattern == crate::patterns::OTHER && shape != pattern {
         return Some(vec![message]);
     }
