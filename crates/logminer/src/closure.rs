@@ -139,11 +139,6 @@ impl Bucket {
         self.text(&self.classes[class as usize].pattern)
     }
 
-    /// The text of the slots of a shape.
-    pub(crate) fn shape(&self, shape: u32) -> Vec<&str> {
-        self.text(&self.shapes[shape as usize])
-    }
-
     /// The number of shapes.
     pub(crate) fn len(&self) -> u32 {
         self.shapes.len() as u32

@@ -339,6 +339,10 @@ pub(crate) const DIGIT: u8 = 8;
 pub(crate) const DOT: u8 = 16;
 /// Joins the parts of paths, addresses and the like.
 pub(crate) const MARK: u8 = 32;
+/// `/` or `\`
+pub(crate) const SLASH: u8 = 64;
+/// `:`
+pub(crate) const COLON: u8 = 128;
 
 static CLASS: [u8; 256] = {
     let mut t = [CHUNK; 256];
@@ -350,7 +354,9 @@ static CLASS: [u8; 256] = {
             b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' | b'|' | b'`' | b'!' | b'?' | b'&' | b'^' => HARD,
             b'0'..=b'9' => CHUNK | DIGIT,
             b'.' => CHUNK | DOT,
-            b'/' | b'\\' | b'@' | b':' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
+            b'/' | b'\\' => CHUNK | MARK | SLASH,
+            b':' => CHUNK | MARK | COLON,
+            b'@' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
             _ => CHUNK,
         };
         i += 1;

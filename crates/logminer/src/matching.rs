@@ -131,11 +131,12 @@ fn expression(kind: Kind) -> String {
 /// What an open slot stands for: a word, or anything that has a form of its own.
 fn any_value() -> String {
     let word = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
+    let long = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^]{129,}"#;
     let placeholder = r"\{[*A-Z]+\}";
     let time = expression(Kind::Time);
     let forms = [Kind::Hex, Kind::Url, Kind::List, Kind::Path, Kind::Name].map(expression).join("|");
     let attached = format!(r"(?:\([^()\x01-\x20]*\)|\{{[^{{}}\x01-\x20]*\}})?");
-    format!(r"(?:(?:{word}|{IPV4}:[0-9]+|[0-9A-Fa-f]*(?::+[0-9A-Fa-f]+)+|(?:{W}|[-.])+:[0-9]+|{time}|{placeholder}|{forms})+{attached})")
+    format!(r"(?:(?:{word}|{long}|{IPV4}:[0-9]+|[0-9A-Fa-f]*(?::+[0-9A-Fa-f]+)+|(?:{W}|[-.])+:[0-9]+|{time}|{placeholder}|{forms})+{attached})")
 }
 
 /// A POSIX (ARE) regular expression, anchored at both ends, that matches the raw lines of a pattern with PostgreSQL's `~`.

@@ -29,9 +29,26 @@ pub fn truncated(text: &str, max: usize) -> &str {
 
 /// Values with their counts: those with the smallest hashes, [`MAX_VALUES`] at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredValues", into = "StoredValues")]
 pub struct Values {
     kept: BTreeMap<(u64, String), u64>,
     full: bool,
+}
+
+/// Serialised form of [`Values`]: the values with their counts, and whether some were dropped.
+#[derive(Serialize, Deserialize)]
+struct StoredValues(Vec<(String, u64)>, bool);
+
+impl From<Values> for StoredValues {
+    fn from(v: Values) -> Self {
+        Self(v.kept.into_iter().map(|((_, value), n)| (value, n)).collect(), v.full)
+    }
+}
+
+impl From<StoredValues> for Values {
+    fn from(v: StoredValues) -> Self {
+        Self { kept: v.0.into_iter().map(|(value, n)| ((stable_hash(value.as_bytes()), value), n)).collect(), full: v.1 }
+    }
 }
 
 impl Values {
