@@ -109,7 +109,12 @@ impl Default for Miner {
 impl Miner {
     /// A miner that keeps at most `limit` shapes.
     pub fn new(limit: usize) -> Self {
-        Self { set: PatternSet::new(limit), tallies: HashMap::default(), lumped: BTreeMap::new(), other: Tally::default() }
+        Self {
+            set: PatternSet::new(limit),
+            tallies: HashMap::default(),
+            lumped: BTreeMap::new(),
+            other: Tally::default(),
+        }
     }
 
     /// Counts a raw line.
@@ -122,7 +127,10 @@ impl Miner {
             record(tally, &shape, &message, &segments);
             return;
         }
-        let mut tally = Tally { count: 1, ..Tally::default() };
+        let mut tally = Tally {
+            count: 1,
+            ..Tally::default()
+        };
         tally.samples.add(line);
         record(&mut tally, &shape, &message, &segments);
         self.put(&shape, &tally);
@@ -148,7 +156,10 @@ impl Miner {
 
     fn lump(&mut self, structure: &str, tally: &Tally) {
         if self.set.has_structure(structure) {
-            self.lumped.entry(structure.to_owned()).or_default().lump(tally);
+            self.lumped
+                .entry(structure.to_owned())
+                .or_default()
+                .lump(tally);
             return;
         }
         self.other.lump(tally);
@@ -176,7 +187,12 @@ impl Miner {
 
     /// Lines counted.
     pub fn lines(&self) -> u64 {
-        self.tallies.values().chain(self.lumped.values()).map(|t| t.count).sum::<u64>() + self.other.count
+        self.tallies
+            .values()
+            .chain(self.lumped.values())
+            .map(|t| t.count)
+            .sum::<u64>()
+            + self.other.count
     }
 
     /// The shapes and their patterns.
@@ -188,19 +204,34 @@ impl Miner {
     pub fn summaries(&self, top: usize) -> Vec<PatternSummary> {
         let mut found: BTreeMap<String, Tally> = BTreeMap::new();
         for (shape, pattern) in self.set.patterns() {
-            let Some(tally) = self.tallies.get(shape) else { continue };
-            let mut of_pattern = Tally { values: pattern_values(shape, &pattern, tally), ..Tally::default() };
+            let Some(tally) = self.tallies.get(shape) else {
+                continue;
+            };
+            let mut of_pattern = Tally {
+                values: pattern_values(shape, &pattern, tally),
+                ..Tally::default()
+            };
             of_pattern.lump(tally);
             found.entry(pattern).or_default().merge(&of_pattern);
         }
         for (structure, tally) in &self.lumped {
-            found.entry(self.set.open_structure(structure)).or_default().lump(tally);
+            found
+                .entry(self.set.open_structure(structure))
+                .or_default()
+                .lump(tally);
         }
         if self.other.count > 0 {
             found.entry(OTHER.to_owned()).or_default().lump(&self.other);
         }
-        let mut all: Vec<PatternSummary> = found.into_iter().map(|(pattern, tally)| summary(pattern, tally, top)).collect();
-        all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.pattern.cmp(&b.pattern)));
+        let mut all: Vec<PatternSummary> = found
+            .into_iter()
+            .map(|(pattern, tally)| summary(pattern, tally, top))
+            .collect();
+        all.sort_by(|a, b| {
+            b.count
+                .cmp(&a.count)
+                .then_with(|| a.pattern.cmp(&b.pattern))
+        });
         all
     }
 
@@ -208,7 +239,11 @@ impl Miner {
         State {
             version: STATE_VERSION,
             limit: self.set.limit(),
-            shapes: self.tallies.iter().map(|(s, t)| (s.to_string(), t.clone())).collect(),
+            shapes: self
+                .tallies
+                .iter()
+                .map(|(s, t)| (s.to_string(), t.clone()))
+                .collect(),
             lumped: self.lumped.clone(),
             other: self.other.clone(),
         }
@@ -238,7 +273,10 @@ fn pattern_values(shape: &str, pattern: &str, tally: &Tally) -> Vec<Values> {
     for (&(a, b), &(p, q)) in slots(shape).iter().zip(&slots(pattern)) {
         let (have, want) = (&shape[a..b], &pattern[p..q]);
         let inside = placeholders(have);
-        let values: Vec<Values> = inside.iter().map(|_| of_shape.next().cloned().unwrap_or_default()).collect();
+        let values: Vec<Values> = inside
+            .iter()
+            .map(|_| of_shape.next().cloned().unwrap_or_default())
+            .collect();
         if want != Kind::Any.placeholder() || have == want {
             found.extend(values);
             continue;
@@ -268,12 +306,23 @@ fn summary(pattern: String, tally: Tally, top: usize) -> PatternSummary {
                 kind: kind.name(),
                 distinct: values.map_or(0, Values::distinct),
                 top: values.map_or_else(Vec::new, |v| {
-                    v.top(top).into_iter().map(|(value, count)| ValueCount { value: value.to_owned(), count }).collect()
+                    v.top(top)
+                        .into_iter()
+                        .map(|(value, count)| ValueCount {
+                            value: value.to_owned(),
+                            count,
+                        })
+                        .collect()
                 }),
             }
         })
         .collect();
-    PatternSummary { count: tally.count, samples: tally.samples.lines().map(str::to_owned).collect(), parameters, pattern }
+    PatternSummary {
+        count: tally.count,
+        samples: tally.samples.lines().map(str::to_owned).collect(),
+        parameters,
+        pattern,
+    }
 }
 
 impl Serialize for Miner {
@@ -286,7 +335,10 @@ impl<'de> Deserialize<'de> for Miner {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let state = State::deserialize(deserializer)?;
         if state.version != STATE_VERSION {
-            return Err(serde::de::Error::custom(format!("miner state has version {}, this is version {STATE_VERSION}", state.version)));
+            return Err(serde::de::Error::custom(format!(
+                "miner state has version {}, this is version {STATE_VERSION}",
+                state.version
+            )));
         }
         let mut miner = Miner::new(state.limit);
         for (shape, tally) in &state.shapes {
@@ -328,8 +380,17 @@ impl ShapeCounts {
 
     /// The shapes with their counts, by the shape's bytes.
     pub fn into_counts(self) -> Vec<(String, u64)> {
-        let mut all: Vec<(String, u64)> =
-            self.counts.into_iter().map(|(s, n)| (String::from_utf8(s.into_vec()).unwrap_or_else(|e| shape(&String::from_utf8_lossy(e.as_bytes()))), n)).collect();
+        let mut all: Vec<(String, u64)> = self
+            .counts
+            .into_iter()
+            .map(|(s, n)| {
+                (
+                    String::from_utf8(s.into_vec())
+                        .unwrap_or_else(|e| shape(&String::from_utf8_lossy(e.as_bytes()))),
+                    n,
+                )
+            })
+            .collect();
         all.sort();
         all
     }

@@ -1,6 +1,8 @@
 //! The shape pass: one walk over a line, tokens recognised by form and replaced by typed placeholders.
 
-use crate::forms::{self, byte_class, digits, is_word, CHUNK, COLON, DIGIT, DOT, HARD, MARK, SLASH, SPACE};
+use crate::forms::{
+    self, CHUNK, COLON, DIGIT, DOT, HARD, MARK, SLASH, SPACE, byte_class, digits, is_word,
+};
 use crate::kind::Kind;
 
 /// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
@@ -76,7 +78,13 @@ fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
         pending: 0,
         word: (0, 0),
         word_before: (0, 0),
-        list: ListRun { kind: Kind::Any, start: 0, end: usize::MAX, raw_start: 0, count: 0 },
+        list: ListRun {
+            kind: Kind::Any,
+            start: 0,
+            end: usize::MAX,
+            raw_start: 0,
+            count: 0,
+        },
         segments: Vec::new(),
     };
     let reached = w.run();
@@ -138,7 +146,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             let from = self.out.len();
             self.out.extend_from_slice(&self.s[self.pending..to]);
             if SPANS {
-                self.segments.push(Segment { out: (from, self.out.len()), raw: (self.pending, to) });
+                self.segments.push(Segment {
+                    out: (from, self.out.len()),
+                    raw: (self.pending, to),
+                });
             }
             self.pending = to;
         }
@@ -148,7 +159,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let from = self.out.len();
         self.out.extend_from_slice(kind.placeholder().as_bytes());
         if SPANS {
-            self.segments.push(Segment { out: (from, self.out.len()), raw: (a, b) });
+            self.segments.push(Segment {
+                out: (from, self.out.len()),
+                raw: (a, b),
+            });
         }
         self.pending = b;
     }
@@ -169,16 +183,35 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             Kind::Hex | Kind::Id => Kind::Num,
             k => k,
         };
-        let listable = matches!(class, Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac);
+        let listable = matches!(
+            class,
+            Kind::Num
+                | Kind::Name
+                | Kind::Path
+                | Kind::Ip
+                | Kind::Size
+                | Kind::Ver
+                | Kind::Uuid
+                | Kind::Mac
+        );
         let gap = self.out.get(self.list.end..).unwrap_or(b"#");
-        if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
+        if listable
+            && (self.list.kind == class || self.list.kind == Kind::List)
+            && matches!(gap, b" " | b"," | b", ")
+        {
             self.list.count += 1;
             if self.list.count >= 3 {
                 self.make_list(b);
                 return;
             }
         } else {
-            self.list = ListRun { kind: class, start: self.out.len(), end: 0, raw_start: a, count: usize::from(listable) };
+            self.list = ListRun {
+                kind: class,
+                start: self.out.len(),
+                end: 0,
+                raw_start: a,
+                count: usize::from(listable),
+            };
         }
         self.emit_text(kind, a, b);
         self.list.end = if listable { self.out.len() } else { usize::MAX };
@@ -228,7 +261,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         let start = self.out.len();
         self.emit_text(Kind::List, raw_start, b);
-        self.list = ListRun { kind: Kind::List, start, end: self.out.len(), raw_start, count: 3 };
+        self.list = ListRun {
+            kind: Kind::List,
+            start,
+            end: self.out.len(),
+            raw_start,
+            count: 3,
+        };
     }
 
     /// A run of white space becomes one blank; none at either end.
@@ -246,7 +285,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             let from = self.out.len();
             self.out.push(b' ');
             if SPANS {
-                self.segments.push(Segment { out: (from, from + 1), raw: (i, j) });
+                self.segments.push(Segment {
+                    out: (from, from + 1),
+                    raw: (i, j),
+                });
             }
             self.pending = j;
         }
@@ -325,7 +367,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 let two = if a > 1 { self.s[a - 2] } else { 0 };
                 let valued = matches!(before, b'=' | b':' | b'(' | b'|' | b'[' | b',')
                     || before == b' ' && matches!(two, b'=' | b':')
-                    || before == b' ' && matches!(&self.s[self.word.0..self.word.1], b"is" | b"was" | b"for" | b"config" | b"to");
+                    || before == b' '
+                        && matches!(
+                            &self.s[self.word.0..self.word.1],
+                            b"is" | b"was" | b"for" | b"config" | b"to"
+                        );
                 valued.then(|| {
                     self.emit(Kind::Any, a, b);
                     b
@@ -350,7 +396,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 let before = &self.s[self.word_before.0..self.word_before.1];
                 let ends = b == self.s.len() || {
                     let tail = &self.s[b..];
-                    [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("].iter().any(|t| tail.starts_with(t))
+                    [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("]
+                        .iter()
+                        .any(|t| tail.starts_with(t))
                         || tail.iter().all(|c| byte_class(*c) & SPACE != 0)
                 };
                 ends && matches!(before, b"for" | b"of" | b"by" | b"to" | b"as" | b"invalid")
@@ -365,13 +413,22 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             // nothing but digits, letters, underscores and dashes; mostly a plain number
             let signed = usize::from(matches!(self.s[start], b'-' | b'+') && end > start + 1);
             if digits(self.s, start + signed) == end - start - signed {
-                let kind = if self.cued(start) { Kind::Id } else { Kind::Num };
+                let kind = if self.cued(start) {
+                    Kind::Id
+                } else {
+                    Kind::Num
+                };
                 self.emit(kind, start, end);
                 return end;
             }
         }
         let mut b = end;
-        while b > start && matches!(self.s[b - 1], b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$') {
+        while b > start
+            && matches!(
+                self.s[b - 1],
+                b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$'
+            )
+        {
             b -= 1;
         }
         if seen & SLASH != 0
@@ -384,7 +441,12 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let mut a = start;
         while a < b {
             let c = self.s[a];
-            if is_word(c) || matches!(c, b'/' | b'\\') || self.starts_signed(a, start) || c < b'/' && forms::dotted_path(self.s, a) || c == b'~' && forms::dotted_path(self.s, a) {
+            if is_word(c)
+                || matches!(c, b'/' | b'\\')
+                || self.starts_signed(a, start)
+                || c < b'/' && forms::dotted_path(self.s, a)
+                || c == b'~' && forms::dotted_path(self.s, a)
+            {
                 let e = self.one(a, b, seen);
                 if e > b {
                     return e;
@@ -398,7 +460,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     fn starts_signed(&self, a: usize, start: usize) -> bool {
-        matches!(self.s[a], b'-' | b'+') && (a == start || !is_word(self.s[a - 1])) && digits(self.s, a + 1) > 0
+        matches!(self.s[a], b'-' | b'+')
+            && (a == start || !is_word(self.s[a - 1]))
+            && digits(self.s, a + 1) > 0
     }
 
     /// Recognises what begins at `a`; the chunk ends at `b`. Answers the end of what was read, always past `a`.
@@ -441,7 +505,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(kind, a, e);
             return e;
         }
-        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run) }
+        if c.is_ascii_digit() {
+            self.number(a, signed, run, b)
+        } else {
+            self.letters(a, run)
+        }
     }
 
     /// A token that begins with a digit (at `a + signed`).
@@ -459,10 +527,18 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             return e;
         }
         if let Some((kind, e)) = forms::quantity(s, d, b) {
-            let kind = if kind == Kind::Num && self.cued(a) { Kind::Id } else { kind };
+            let kind = if kind == Kind::Num && self.cued(a) {
+                Kind::Id
+            } else {
+                kind
+            };
             self.emit(kind, a, e);
             // what stays behind a duration is its unit
-            return if kind == Kind::Time { forms::word_end(s, e) } else { e };
+            return if kind == Kind::Time {
+                forms::word_end(s, e)
+            } else {
+                e
+            };
         }
         let e = forms::word_end(s, d).min(run.max(d + 1));
         self.emit(Kind::Id, a, e);
@@ -504,7 +580,12 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 return e;
             }
         }
-        if piece == run && self.word.1 + 1 == a && a > 0 && self.s[a - 1] == b'=' && is_identity_key(&s[self.word.0..self.word.1]) {
+        if piece == run
+            && self.word.1 + 1 == a
+            && a > 0
+            && self.s[a - 1] == b'='
+            && is_identity_key(&s[self.word.0..self.word.1])
+        {
             self.emit(Kind::Id, a, piece);
         }
         self.remember(a, piece);
@@ -516,7 +597,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let (w0, w1) = self.word;
         let stem = |w: &[u8]| w.len() - w.iter().rev().take_while(|c| c.is_ascii_digit()).count();
         let (last, this) = (&self.s[w0..w1], &self.s[a..b]);
-        let like = stem(last) < last.len() && stem(this) < this.len() && last[..stem(last)] == this[..stem(this)];
+        let like = stem(last) < last.len()
+            && stem(this) < this.len()
+            && last[..stem(last)] == this[..stem(this)];
         if !like || a < w1 || !matches!(&self.s[w1..a], b" " | b"," | b", ") {
             return false;
         }
@@ -541,28 +624,68 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         if w1 == w0 || a < w1 || a - w1 > 3 || a == w1 {
             return false;
         }
-        self.s[w1..a].iter().all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'[')) && is_cue(&self.s[w0..w1])
+        self.s[w1..a]
+            .iter()
+            .all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'['))
+            && is_cue(&self.s[w0..w1])
     }
 }
 
 fn is_identity_key(key: &[u8]) -> bool {
     matches!(
         key,
-        b"user" | b"username" | b"login" | b"account" | b"host" | b"hostname" | b"rhost" | b"name" | b"email" | b"from" | b"to" | b"ctladdr"
+        b"user"
+            | b"username"
+            | b"login"
+            | b"account"
+            | b"host"
+            | b"hostname"
+            | b"rhost"
+            | b"name"
+            | b"email"
+            | b"from"
+            | b"to"
+            | b"ctladdr"
     )
 }
 
 /// Words after which a number is an identifier.
 fn is_cue(word: &[u8]) -> bool {
     let mut low = [0u8; 16];
-    let Some(low) = low.get_mut(..word.len()) else { return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id") };
+    let Some(low) = low.get_mut(..word.len()) else {
+        return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id");
+    };
     low.copy_from_slice(word);
     low.make_ascii_lowercase();
     matches!(
         &*low,
-        b"user" | b"id" | b"uid" | b"gid" | b"pid" | b"tid" | b"euid" | b"ppid" | b"session" | b"process" | b"thread" | b"job" | b"task" | b"order"
-            | b"request" | b"customer" | b"account" | b"transaction" | b"txn" | b"client" | b"device" | b"userid" | b"sessionid" | b"child"
-            | b"worker" | b"container" | b"caller"
+        b"user"
+            | b"id"
+            | b"uid"
+            | b"gid"
+            | b"pid"
+            | b"tid"
+            | b"euid"
+            | b"ppid"
+            | b"session"
+            | b"process"
+            | b"thread"
+            | b"job"
+            | b"task"
+            | b"order"
+            | b"request"
+            | b"customer"
+            | b"account"
+            | b"transaction"
+            | b"txn"
+            | b"client"
+            | b"device"
+            | b"userid"
+            | b"sessionid"
+            | b"child"
+            | b"worker"
+            | b"container"
+            | b"caller"
     ) || word.ends_with(b"Id")
         || word.ends_with(b"ID")
         || word.ends_with(b"_id")
