@@ -1,6 +1,6 @@
 \set SHOW_CONTEXT never
 -- The event queue, in one session. What several sessions and crashes do is in tests/sessions/test_events_*.py.
-CREATE EXTENSION IF NOT EXISTS pgedge CASCADE;
+CREATE EXTENSION pgedge CASCADE;
 TRUNCATE claude_events RESTART IDENTITY;
 SET client_min_messages = warning;
 
