@@ -353,3 +353,21 @@ def test_other_schema(empty_db):
     empty_db.sql('CREATE EXTENSION pgedge SCHEMA "Odd Name"')
     event = empty_db.value("SELECT pgedge.enqueue_event('t', '{}')")
     assert empty_db.value("SELECT id FROM pgedge.claim_events()") == event == empty_db.value('SELECT id FROM "Odd Name".claude_events')
+
+
+def test_dump_and_restore(cluster, db, empty_db):
+    """Leases, attempts, keys and the trigger come back; DROP EXTENSION still works there without CASCADE."""
+    db.sql("SELECT pgedge.enqueue_event('t', '{}', dedup_key => 'd', ordering_key => 'o')")
+    db.sql("SELECT pgedge.enqueue_event('t', '{}')")
+    token = db.value("SELECT lease_token FROM pgedge.claim_events()")
+    dump = cluster.tool("pg_dump", "-d", db.name, capture_output=True).stdout
+    cluster.tool("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-d", empty_db.name, input=dump, capture_output=True)
+    trigger = "SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgrelid = 'claude_events'::regclass"
+    assert empty_db.sql(trigger) == db.sql(trigger) == [("pgedge_events_wake", "A")]
+    assert empty_db.sql("SELECT * FROM claude_events ORDER BY id") == db.sql("SELECT * FROM claude_events ORDER BY id")
+    assert empty_db.sql("SELECT pgedge.create_tables()") == []
+    assert empty_db.sql("SELECT id, attempt FROM pgedge.claim_events(5)") == [(2, 1)]
+    assert empty_db.value("SELECT pgedge.enqueue_event('t', '{}', dedup_key => 'd')") == 1
+    assert empty_db.sql("SELECT pgedge.complete_events('{1}', %s)", (token,)) == [(1,)]
+    empty_db.sql("DROP EXTENSION pgedge")
+    empty_db.sql("INSERT INTO claude_events (event_type, payload) VALUES ('plain', '{}')")
