@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 ::pgrx::pg_module_magic!(name, version);
 
 mod errors;
+mod events;
 mod ops;
 mod pgvector;
 
@@ -15,13 +16,20 @@ mod pgvector;
 mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
+extension_sql_file!("../sql/events.sql", name = "events", requires = ["schema", events::_events_as_owner]);
 extension_sql_file!(
     "../sql/ops.sql",
     name = "ops",
     requires = ["schema", ops::device_temperature, ops::device_temperature_at, ops::throttling, ops::disk_space, ops::host, ops::recommended]
 );
-extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops"]);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops", "events"]);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
+
+/// Called by PostgreSQL when the library is loaded: declares the settings.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    events::define_settings();
+}
 
 /// Required by `cargo pgrx test`.
 #[cfg(test)]

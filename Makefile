@@ -1,0 +1,29 @@
+# The commands of this house; each sets up what it needs first (scripts/setup.sh) and is safe to repeat.
+.PHONY: help setup bench-logs bench-events bench-similarity demo install test test-unit test-regress test-sessions lint bench package clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo:            ## set everything up and run pgedge on real logs, events and embeddings (KEEP=1 leaves the server running)
+	@scripts/demo.sh
+
+test:            ## set everything up and run all tests
+	@scripts/test.sh
+
+lint test-unit test-pgrx test-regress test-sessions:  ## one part of the tests
+	@scripts/test.sh $@
+
+bench:           ## run the benchmarks (bench-logs, bench-events, bench-similarity for one); results go to docs/benchmarks
+	@scripts/bench.sh
+
+bench-logs bench-events bench-similarity:
+	@scripts/bench.sh $(@:bench-%=%)
+
+setup:           ## only set up: system packages, Python tools, PostgreSQL 16 with pgvector, cargo-pgrx
+	@scripts/setup.sh
+
+install:         ## build and install the extension into the PostgreSQL that setup found (PG_CONFIG=… to choose)
+	@scripts/setup.sh && scripts/install.sh
+
+clean:           ## remove everything that was built or fetched
+	rm -rf target .build tests/regress/output

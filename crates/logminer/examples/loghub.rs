@@ -1,0 +1,103 @@
+//! Writes predicted templates for labelled Loghub sets: `loghub SUITE_DIR PRED_DIR`, for an evaluator of GA, FGA, PA and FTA.
+//! SUITE_DIR defaults to the environment variable PGEDGE_LOGHUB; without either there is nothing to do, and it says so.
+//! Also prints the share of lines whose final pattern was known when they arrived.
+
+use pgedge_logminer::{PatternSet, loghub_template, shape};
+use std::{collections::HashMap, env, fs, path::Path};
+
+/// The rows of a CSV file with quoted fields (RFC 4180).
+fn csv_rows(text: &str) -> Vec<Vec<String>> {
+    let (mut rows, mut row, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, quoted) {
+            ('"', true) if chars.peek() == Some(&'"') => {
+                chars.next();
+                field.push('"');
+            }
+            ('"', _) => quoted = !quoted,
+            (',', false) => row.push(std::mem::take(&mut field)),
+            ('\r', false) => {}
+            ('\n', false) => {
+                row.push(std::mem::take(&mut field));
+                rows.push(std::mem::take(&mut row));
+            }
+            _ => field.push(c),
+        }
+    }
+    if !field.is_empty() || !row.is_empty() {
+        row.push(field);
+        rows.push(row);
+    }
+    rows
+}
+
+fn main() -> std::io::Result<()> {
+    let mut args = env::args().skip(1);
+    let Some(suite) = args.next().or_else(|| env::var("PGEDGE_LOGHUB").ok()) else {
+        println!("skipped: give the directory of the labelled sets as an argument or in PGEDGE_LOGHUB");
+        return Ok(());
+    };
+    let out = args.next().unwrap_or_else(|| "pred".into());
+    let debug = args.next();
+    fs::create_dir_all(&out)?;
+    let mut sets: Vec<String> = fs::read_dir(&suite)?
+        .flatten()
+        .filter(|e| e.path().is_dir())
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    sets.sort();
+    let mut shares = Vec::new();
+    for set in sets {
+        let file = Path::new(&suite).join(&set).join(format!("{set}_2k.log_structured.csv"));
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        let rows = csv_rows(&text);
+        let column = |name: &str| rows[0].iter().position(|c| c == name).unwrap_or(0);
+        let (content, label) = (column("Content"), column("EventTemplate"));
+        let mut patterns = PatternSet::new();
+        let lines: Vec<&str> = rows[1..].iter().map(|r| r[content].as_str()).collect();
+        let shapes: Vec<String> = lines.iter().map(|l| shape(l)).collect();
+        let arrival: Vec<String> = shapes.iter().map(|s| patterns.insert(s).pattern).collect();
+        let last: Vec<String> = shapes.iter().map(|s| patterns.pattern(s).unwrap_or_default()).collect();
+        let templates: Vec<String> = last.iter().map(|p| loghub_template(p)).collect();
+        fs::write(Path::new(&out).join(format!("{set}.txt")), templates.join("\n") + "\n")?;
+        if debug.is_some() {
+            let mut moved: HashMap<(&str, &str), usize> = HashMap::new();
+            for (a, b) in arrival.iter().zip(&last).filter(|(a, b)| a != b) {
+                *moved.entry((a, b)).or_default() += 1;
+            }
+            let mut moved: Vec<_> = moved.into_iter().collect();
+            moved.sort_by_key(|m| std::cmp::Reverse(m.1));
+            for ((a, b), n) in moved.into_iter().take(6) {
+                println!("   {n}\t{a}\n\t{b}");
+            }
+        }
+        let same = arrival.iter().zip(&last).filter(|(a, b)| a == b).count();
+        let alike = arrival.iter().zip(&last).filter(|(a, b)| loghub_template(a) == loghub_template(b)).count();
+        let share = |n: usize| n as f64 / last.len() as f64;
+        shares.push(share(alike));
+        println!(
+            "{set}: {} lines, {} shapes, final on arrival {:.2} % ({:.2} % with the types of the placeholders)",
+            last.len(),
+            patterns.len(),
+            100.0 * share(alike),
+            100.0 * share(same)
+        );
+        if debug.is_some() {
+            // every label with the patterns its lines got, and the reverse
+            let mut map: HashMap<(&str, &str), usize> = HashMap::new();
+            for (r, p) in rows[1..].iter().zip(&last) {
+                *map.entry((r[label].as_str(), p)).or_default() += 1;
+            }
+            let mut pairs: Vec<_> = map.into_iter().collect();
+            pairs.sort();
+            let mut report = String::new();
+            for ((l, p), n) in pairs {
+                report += &format!("{}{n}\t{l}\n\t{p}\n", if loghub_template(p) == l { " " } else { "!" });
+            }
+            fs::write(Path::new(&out).join(format!("{set}.report")), report)?;
+        }
+    }
+    println!("final on arrival, average: {:.2} %", 100.0 * shares.iter().sum::<f64>() / shares.len().max(1) as f64);
+    Ok(())
+}

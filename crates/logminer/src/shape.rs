@@ -1,0 +1,537 @@
+//! The shape pass: one walk over a line, tokens recognised by form and replaced by typed placeholders.
+
+use crate::forms::{self, byte_class, digits, is_word, CHUNK, DIGIT, DOT, HARD, MARK, SPACE};
+use crate::kind::Kind;
+
+/// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
+pub const MAX_SCANNED: usize = 16 * 1024;
+/// Bytes of shape text after which the rest of a line becomes `{REST}`.
+pub const MAX_SHAPE: usize = 1500;
+
+/// A piece of shape text and the bytes of the line that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub out: (usize, usize),
+    pub raw: (usize, usize),
+}
+
+struct ListRun {
+    kind: Kind,
+    start: usize,
+    end: usize,
+    raw_start: usize,
+    count: usize,
+}
+
+/// The state of one walk. `SPANS` records segments as well (for parameters); without it nothing is recorded.
+struct Walk<'a, const SPANS: bool> {
+    s: &'a [u8],
+    out: &'a mut Vec<u8>,
+    /// Raw text from here on is literal and not yet written.
+    pending: usize,
+    /// The last word that stayed in the text.
+    word: (usize, usize),
+    /// The word before that.
+    word_before: (usize, usize),
+    list: ListRun,
+    segments: Vec<Segment>,
+}
+
+/// The shape of `line`: see the crate documentation. A pure function of its bytes.
+pub fn shape(line: &str) -> String {
+    let mut out = Vec::with_capacity(line.len() + 16);
+    shape_into(line, &mut out);
+    into_string(out)
+}
+
+/// [`shape`] into a buffer that is cleared first: no allocation once the buffer has grown.
+pub fn shape_into(line: &str, out: &mut Vec<u8>) {
+    walk::<false>(line, out);
+}
+
+/// The shape and its segments.
+pub(crate) fn shape_spans(line: &str) -> (String, Vec<Segment>) {
+    let mut out = Vec::new();
+    let segments = walk::<true>(line, &mut out);
+    (into_string(out), segments)
+}
+
+fn into_string(out: Vec<u8>) -> String {
+    // Pieces are cut at ASCII bytes and at character boundaries only, so this never replaces anything.
+    String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
+    out.clear();
+    let mut cut = line.len().min(MAX_SCANNED);
+    while !line.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    let mut w = Walk::<SPANS> {
+        s: &line.as_bytes()[..cut],
+        out,
+        pending: 0,
+        word: (0, 0),
+        word_before: (0, 0),
+        list: ListRun { kind: Kind::Any, start: 0, end: usize::MAX, raw_start: 0, count: 0 },
+        segments: Vec::new(),
+    };
+    let reached = w.run();
+    if reached < line.len() {
+        w.rest(reached, line.len());
+    }
+    w.segments
+}
+
+impl<const SPANS: bool> Walk<'_, SPANS> {
+    fn run(&mut self) -> usize {
+        let n = self.s.len();
+        let mut i = 0;
+        while i < n {
+            let class = byte_class(self.s[i]);
+            if class & SPACE != 0 {
+                i = self.space(i);
+            } else if class & HARD != 0 {
+                i = self.delimiter(i);
+            } else {
+                let start = i;
+                let mut seen = 0;
+                while i < n {
+                    let c = byte_class(self.s[i]);
+                    if c & CHUNK == 0 {
+                        break;
+                    }
+                    seen |= c;
+                    i += 1;
+                }
+                if seen & (DIGIT | DOT | MARK) == 0 {
+                    i = self.plain(start, i);
+                } else {
+                    i = self.chunk(start, i);
+                }
+            }
+            if self.out.len() > MAX_SHAPE && i < n {
+                break;
+            }
+        }
+        let end = i;
+        while i > self.pending && byte_class(self.s[i - 1]) & SPACE != 0 {
+            i -= 1;
+        }
+        self.flush(i);
+        self.pending = end;
+        end
+    }
+
+    fn rest(&mut self, from: usize, to: usize) {
+        self.out.push(b' ');
+        self.emit_text(Kind::Rest, from, to);
+    }
+
+    /// Writes the pending literal text up to `to`.
+    #[inline]
+    fn flush(&mut self, to: usize) {
+        if self.pending < to {
+            let from = self.out.len();
+            self.out.extend_from_slice(&self.s[self.pending..to]);
+            if SPANS {
+                self.segments.push(Segment { out: (from, self.out.len()), raw: (self.pending, to) });
+            }
+            self.pending = to;
+        }
+    }
+
+    fn emit_text(&mut self, kind: Kind, a: usize, b: usize) {
+        let from = self.out.len();
+        self.out.extend_from_slice(kind.placeholder().as_bytes());
+        if SPANS {
+            self.segments.push(Segment { out: (from, self.out.len()), raw: (a, b) });
+        }
+        self.pending = b;
+    }
+
+    /// Replaces raw text `a..b` by a placeholder; three or more like values in a row become one `{LIST}`.
+    fn emit(&mut self, kind: Kind, a: usize, b: usize) {
+        if kind == Kind::Path && self.path_goes_on(a) {
+            self.out.truncate(self.list.start);
+            if SPANS {
+                self.segments.pop();
+            }
+            self.emit_text(Kind::Path, self.list.raw_start, b);
+            self.list.end = self.out.len();
+            return;
+        }
+        self.flush(a);
+        let class = match kind {
+            Kind::Hex | Kind::Id => Kind::Num,
+            k => k,
+        };
+        let listable = matches!(class, Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac);
+        let gap = self.out.get(self.list.end..).unwrap_or(b"#");
+        if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
+            self.list.count += 1;
+            if self.list.count >= 3 {
+                self.make_list(b);
+                return;
+            }
+        } else {
+            self.list = ListRun { kind: class, start: self.out.len(), end: 0, raw_start: a, count: usize::from(listable) };
+        }
+        self.emit_text(kind, a, b);
+        self.list.end = if listable { self.out.len() } else { usize::MAX };
+    }
+
+    /// A relative path one blank behind another path goes on with it: a directory's name holds a blank.
+    fn path_goes_on(&self, a: usize) -> bool {
+        self.list.kind == Kind::Path
+            && self.list.count == 1
+            && self.list.end == self.out.len()
+            && self.pending + 1 == a
+            && self.s[self.pending] == b' '
+            && is_word(self.s[a])
+            && self.s.get(a + 1) != Some(&b':')
+    }
+
+    /// Replaces everything since the start of the run by `{LIST}`, which then ends at raw byte `b`.
+    fn make_list(&mut self, b: usize) {
+        let start = self.list.start;
+        self.out.truncate(start);
+        if SPANS {
+            while self.segments.last().is_some_and(|s| s.out.0 >= start) {
+                self.segments.pop();
+            }
+            if let Some(last) = self.segments.last_mut().filter(|s| s.out.1 > start) {
+                last.raw.1 -= last.out.1 - start;
+                last.out.1 = start;
+            }
+        }
+        self.emit_list(self.list.raw_start, b);
+    }
+
+    /// Writes `{LIST}`; a list right behind another one goes on with it.
+    fn emit_list(&mut self, mut raw_start: usize, b: usize) {
+        for gap in [&b"{LIST} "[..], b"{LIST},", b"{LIST}, "] {
+            if self.out.ends_with(gap) {
+                let start = self.out.len() - gap.len();
+                self.out.truncate(start);
+                if SPANS {
+                    while let Some(last) = self.segments.last().filter(|s| s.out.0 >= start) {
+                        raw_start = last.raw.0;
+                        self.segments.pop();
+                    }
+                }
+                break;
+            }
+        }
+        let start = self.out.len();
+        self.emit_text(Kind::List, raw_start, b);
+        self.list = ListRun { kind: Kind::List, start, end: self.out.len(), raw_start, count: 3 };
+    }
+
+    /// A run of white space becomes one blank; none at either end.
+    fn space(&mut self, i: usize) -> usize {
+        let n = self.s.len();
+        let mut j = i + 1;
+        while j < n && byte_class(self.s[j]) & SPACE != 0 {
+            j += 1;
+        }
+        if j == n || i == 0 || self.out.is_empty() && self.pending == i {
+            self.flush(i);
+            self.pending = j;
+        } else if j > i + 1 || self.s[i] != b' ' {
+            self.flush(i);
+            let from = self.out.len();
+            self.out.push(b' ');
+            if SPANS {
+                self.segments.push(Segment { out: (from, from + 1), raw: (i, j) });
+            }
+            self.pending = j;
+        }
+        j
+    }
+
+    fn delimiter(&mut self, i: usize) -> usize {
+        let n = self.s.len();
+        match self.s[i] {
+            // Text that looks like a placeholder would be read as one: it is somebody's value.
+            b'{' => {
+                if let Some((_, len)) = Kind::at_start(&self.s[i..]) {
+                    self.emit(Kind::Any, i, i + len);
+                    return i + len;
+                }
+            }
+            // The quoted value of a key.
+            b'"' if i > 0 && self.s[i - 1] == b'=' => {
+                let mut j = i + 1;
+                while j < n && self.s[j] != b'"' {
+                    j += 1 + usize::from(self.s[j] == b'\\' && j + 1 < n);
+                }
+                if j < n && j > i + 1 {
+                    self.emit(Kind::Text, i + 1, j);
+                    return j + 1;
+                }
+            }
+            // A closing tag is not a path.
+            b'<' if i + 1 < n && self.s[i + 1] == b'/' => return i + 2,
+            _ => {}
+        }
+        i + 1
+    }
+
+    /// A chunk without digits, dots or marks.
+    #[inline]
+    fn plain(&mut self, a: usize, b: usize) -> usize {
+        let len = b - a;
+        if (3..=5).contains(&len) {
+            if let Some(end) = self.short_word(a, b) {
+                return end;
+            }
+        }
+        if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
+            self.emit(Kind::Id, a, b);
+        } else if len >= 8 && self.s[a].is_ascii_hexdigit() && forms::is_hex(&self.s[a..b]) {
+            self.emit(Kind::Hex, a, b);
+        }
+        self.remember(a, b);
+        b
+    }
+
+    #[inline]
+    fn remember(&mut self, a: usize, b: usize) {
+        self.word_before = self.word;
+        self.word = (a, b);
+    }
+
+    /// Booleans, null and dates that begin with a name.
+    fn short_word(&mut self, a: usize, b: usize) -> Option<usize> {
+        let w = &self.s[a..b];
+        match w {
+            b"true" | b"false" | b"True" | b"False" | b"TRUE" | b"FALSE" => {
+                self.emit(Kind::Bool, a, b);
+                Some(b)
+            }
+            b"null" | b"NULL" | b"nil" => {
+                let before = if a > 0 { self.s[a - 1] } else { 0 };
+                let two = if a > 1 { self.s[a - 2] } else { 0 };
+                let valued = matches!(before, b'=' | b':' | b'(' | b'|' | b'[' | b',')
+                    || before == b' ' && matches!(two, b'=' | b':')
+                    || before == b' ' && matches!(&self.s[self.word.0..self.word.1], b"is" | b"was" | b"for" | b"config" | b"to");
+                valued.then(|| {
+                    self.emit(Kind::Any, a, b);
+                    b
+                })
+            }
+            _ if w.len() == 3 && w[0].is_ascii_uppercase() => {
+                let e = forms::named_date(self.s, a)?;
+                self.emit(Kind::Time, a, e);
+                Some(e)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the word is the value of a key that names an identity (`user=root`), or stands where a user's name stands
+    /// (`for user root by`).
+    fn identity(&self, a: usize, b: usize) -> bool {
+        let key = &self.s[self.word.0..self.word.1];
+        match self.s[a - 1] {
+            b'=' => is_identity_key(key),
+            b' ' if key == b"user" => {
+                let before = &self.s[self.word_before.0..self.word_before.1];
+                let ends = b == self.s.len() || {
+                    let tail = &self.s[b..];
+                    [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("].iter().any(|t| tail.starts_with(t))
+                        || tail.iter().all(|c| byte_class(*c) & SPACE != 0)
+                };
+                ends && matches!(before, b"for" | b"of" | b"by" | b"to" | b"as" | b"invalid")
+            }
+            _ => false,
+        }
+    }
+
+    /// A chunk with digits, dots or marks. Answers where reading goes on (a date may run past the chunk).
+    fn chunk(&mut self, start: usize, end: usize) -> usize {
+        let mut b = end;
+        while b > start && matches!(self.s[b - 1], b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$') {
+            b -= 1;
+        }
+        let mut a = start;
+        if let Some((u, e)) = forms::url(self.s, a, b) {
+            self.emit(Kind::Url, u, e);
+            return e;
+        }
+        while a < b {
+            let c = self.s[a];
+            if is_word(c) || matches!(c, b'/' | b'\\') || self.starts_signed(a, start) || forms::dotted_path(self.s, a) {
+                let e = self.one(a, b);
+                if e > b {
+                    return e;
+                }
+                a = e;
+            } else {
+                a += 1;
+            }
+        }
+        end
+    }
+
+    fn starts_signed(&self, a: usize, start: usize) -> bool {
+        matches!(self.s[a], b'-' | b'+') && (a == start || !is_word(self.s[a - 1])) && digits(self.s, a + 1) > 0
+    }
+
+    /// Recognises what begins at `a`; the chunk ends at `b`. Answers the end of what was read, always past `a`.
+    fn one(&mut self, a: usize, b: usize) -> usize {
+        let s = self.s;
+        if let Some((kind, e)) = forms::path(s, a, b) {
+            self.emit(kind, a, e);
+            return e;
+        }
+        let signed = usize::from(matches!(s[a], b'-' | b'+'));
+        let c = s[a + signed];
+        if !is_word(c) {
+            return a + 1;
+        }
+        // hexadecimal groups and identifiers may begin with a letter or a digit
+        if signed == 0 && c.is_ascii_hexdigit() {
+            if let Some(e) = forms::uuid(s, a) {
+                self.emit(Kind::Uuid, a, e);
+                return e;
+            }
+            if let Some((kind, e)) = forms::hex_groups(s, a) {
+                self.emit(kind, a, e);
+                return e;
+            }
+        }
+        let run = forms::joined_run(s, a + signed, b);
+        if signed == 0
+            && let Some((kind, e)) = forms::named(s, a, run, b)
+        {
+            self.emit(kind, a, e);
+            return e;
+        }
+        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run) }
+    }
+
+    /// A token that begins with a digit (at `a + signed`).
+    fn number(&mut self, a: usize, signed: usize, run: usize, b: usize) -> usize {
+        let s = self.s;
+        let d = a + signed;
+        for form in [forms::date, forms::clock] {
+            if let Some(e) = form(s, d) {
+                self.emit(Kind::Time, a, e);
+                return e;
+            }
+        }
+        if let Some(e) = forms::ipv4(s, d) {
+            self.emit(Kind::Ip, a, e);
+            return e;
+        }
+        if let Some((kind, e)) = forms::quantity(s, d, b) {
+            let kind = if kind == Kind::Num && self.cued(a) { Kind::Id } else { kind };
+            self.emit(kind, a, e);
+            // what stays behind a duration is its unit
+            return if kind == Kind::Time { forms::word_end(s, e) } else { e };
+        }
+        let e = forms::word_end(s, d).min(run.max(d + 1));
+        self.emit(Kind::Id, a, e);
+        e
+    }
+
+    /// A token of letters, digits, dots, dashes and underscores that begins with a letter.
+    fn letters(&mut self, a: usize, run: usize) -> usize {
+        let s = self.s;
+        let piece = forms::word_end(s, a);
+        let token = &s[a..run];
+        let word = &s[a..piece];
+        if forms::is_identifier(token) && !(piece == run && forms::is_hex(word)) {
+            self.emit(Kind::Id, a, run);
+            return run;
+        }
+        if word.iter().any(u8::is_ascii_digit) {
+            if forms::is_hex(word) {
+                self.emit(Kind::Hex, a, piece);
+                return piece;
+            }
+            if forms::is_version(s, a, run) {
+                self.emit(Kind::Ver, a, run);
+                return run;
+            }
+            if forms::is_identifier(word) {
+                self.emit(Kind::Id, a, piece);
+                return piece;
+            }
+            if self.continues_list(a, piece) {
+                self.remember(a, piece);
+                return piece;
+            }
+        } else if forms::is_hex(word) {
+            self.emit(Kind::Hex, a, piece);
+            return piece;
+        } else if (3..=5).contains(&word.len()) {
+            if let Some(e) = self.short_word(a, piece) {
+                return e;
+            }
+        }
+        if piece == run && self.word.1 + 1 == a && a > 0 && self.s[a - 1] == b'=' && is_identity_key(&s[self.word.0..self.word.1]) {
+            self.emit(Kind::Id, a, piece);
+        }
+        self.remember(a, piece);
+        piece
+    }
+
+    /// When the word `a..b` repeats the word before it up to its digits (`an14 an15`), both become a `{LIST}`.
+    fn continues_list(&mut self, a: usize, b: usize) -> bool {
+        let (w0, w1) = self.word;
+        let stem = |w: &[u8]| w.len() - w.iter().rev().take_while(|c| c.is_ascii_digit()).count();
+        let (last, this) = (&self.s[w0..w1], &self.s[a..b]);
+        let like = stem(last) < last.len() && stem(this) < this.len() && last[..stem(last)] == this[..stem(this)];
+        if !like || a < w1 || !matches!(&self.s[w1..a], b" " | b"," | b", ") {
+            return false;
+        }
+        if self.list.kind == Kind::List && self.list.end == self.out.len() && self.pending == w1 {
+            self.pending = b;
+            if SPANS && let Some(last) = self.segments.last_mut() {
+                last.raw.1 = b;
+            }
+            return true;
+        }
+        if self.pending > w0 {
+            return false;
+        }
+        self.flush(w0);
+        self.emit_list(w0, b);
+        true
+    }
+
+    /// Whether the word before the number at `a` makes it an identifier.
+    fn cued(&self, a: usize) -> bool {
+        let (w0, w1) = self.word;
+        if w1 == w0 || a < w1 || a - w1 > 3 || a == w1 {
+            return false;
+        }
+        self.s[w1..a].iter().all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'[')) && is_cue(&self.s[w0..w1])
+    }
+}
+
+fn is_identity_key(key: &[u8]) -> bool {
+    matches!(
+        key,
+        b"user" | b"username" | b"login" | b"account" | b"host" | b"hostname" | b"rhost" | b"name" | b"email" | b"from" | b"to" | b"ctladdr"
+    )
+}
+
+/// Words after which a number is an identifier.
+fn is_cue(word: &[u8]) -> bool {
+    let mut low = [0u8; 16];
+    let Some(low) = low.get_mut(..word.len()) else { return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id") };
+    low.copy_from_slice(word);
+    low.make_ascii_lowercase();
+    matches!(
+        &*low,
+        b"user" | b"id" | b"uid" | b"gid" | b"pid" | b"tid" | b"euid" | b"ppid" | b"session" | b"process" | b"thread" | b"job" | b"task" | b"order"
+            | b"request" | b"customer" | b"account" | b"transaction" | b"txn" | b"client" | b"device" | b"userid" | b"sessionid" | b"child"
+            | b"worker" | b"container" | b"caller"
+    ) || word.ends_with(b"Id")
+        || word.ends_with(b"ID")
+        || word.ends_with(b"_id")
+}

@@ -1,0 +1,118 @@
+//! A shape or pattern cut into slots (what may vary) and the skeleton around them (what may not).
+
+use crate::forms::{HARD, SPACE, byte_class, is_word};
+use crate::kind::Kind;
+
+/// Byte that stands for a slot in a skeleton; it cannot come from a shape that begins there, since it is no word byte.
+pub(crate) const SLOT: u8 = 0x01;
+
+/// Byte ranges of the slots of `text`, in order.
+///
+/// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=` or `:`, and that holds at least
+/// one letter, digit or placeholder; text between double quotes is one slot whatever it holds. Prepositions are no slots: lines that
+/// differ in one are different statements.
+pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
+    let s = text.as_bytes();
+    let mut found = Vec::with_capacity(16);
+    let mut i = 0;
+    while i < s.len() {
+        if s[i] == b'"' && i + 1 < s.len() {
+            if let Some(close) = closing_quote(s, i) {
+                found.push((i + 1, close));
+                i = close + 1;
+                continue;
+            }
+        }
+        if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
+            // Empty brackets that stand alone hold a value that is missing.
+            let alone = i > 0 && matches!(s[i - 1], b' ' | b'=') && matches!(s.get(i..i + 2), Some(b"()" | b"[]"));
+            i += 1;
+            if alone {
+                found.push((i, i));
+                i += 1;
+            }
+            continue;
+        }
+        let start = i;
+        let mut holds = false;
+        while i < s.len() {
+            if let Some((_, len)) = Kind::at_start(&s[i..]) {
+                i += len;
+                holds = true;
+            } else if is_delimiter(s[i]) {
+                break;
+            } else {
+                holds |= is_word(s[i]);
+                i += 1;
+            }
+        }
+        if holds && !is_preposition(&s[start..i]) {
+            if let Some(end) = attached(s, start, i) {
+                i = end;
+            }
+            found.push((start, i));
+        }
+    }
+    found
+}
+
+/// Where a value is expected (behind `=` or a preposition), a word with one placeholder in brackets right behind it is one value:
+/// `LOCAL({NUM})`, `WorkSource{{NUM}}`. Answers its end.
+fn attached(s: &[u8], start: usize, end: usize) -> Option<usize> {
+    let close = match s.get(end)? {
+        b'(' => b')',
+        b'{' => b'}',
+        _ => return None,
+    };
+    let (_, len) = Kind::at_start(&s[end + 1..])?;
+    let stop = end + 1 + len;
+    if s.get(stop) != Some(&close) || start == 0 {
+        return None;
+    }
+    let expected = match s[start - 1] {
+        b'=' => true,
+        b' ' => is_preposition(word_before(s, start)),
+        _ => false,
+    };
+    expected.then_some(stop + 1)
+}
+
+/// The word one blank before `start`; empty when there is none.
+pub(crate) fn word_before(s: &[u8], start: usize) -> &[u8] {
+    if start == 0 || s[start - 1] != b' ' {
+        return b"";
+    }
+    let n = s[..start - 1].iter().rev().take_while(|&&b| is_word(b)).count();
+    &s[start - 1 - n..start - 1]
+}
+
+/// Prepositions that are followed by the name of a thing.
+pub(crate) fn is_preposition(w: &[u8]) -> bool {
+    matches!(w, b"for" | b"from" | b"to" | b"at" | b"by" | b"on" | b"in" | b"of" | b"via" | b"with")
+}
+
+/// The quote that closes the one at `i`, when the quoted text is not empty and the quotes stand where quotes stand.
+fn closing_quote(s: &[u8], i: usize) -> Option<usize> {
+    if i > 0 && is_word(s[i - 1]) {
+        return None;
+    }
+    let close = i + 1 + s[i + 1..].iter().position(|&b| b == b'"')?;
+    (close > i + 1 && !s.get(close + 1).is_some_and(|&b| is_word(b))).then_some(close)
+}
+
+pub(crate) fn is_delimiter(b: u8) -> bool {
+    byte_class(b) & (SPACE | HARD) != 0 || b == b':'
+}
+
+/// The text around the slots, each slot replaced by [`SLOT`].
+pub(crate) fn skeleton(text: &str, slots: &[(usize, usize)]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    for &(a, b) in slots {
+        out.push_str(&text[at..a]);
+        out.push(SLOT as char);
+        at = b;
+    }
+    out.push_str(&text[at..]);
+    out
+}

@@ -1,0 +1,86 @@
+//! Time of the engine over 100,000 × 384 random unit vectors (or `throughput N DIM`), for 1 to 1000 queries, beside the multiply-add peak
+//! of the same core in the same run: `cargo run --release -p pgedge-similarity --example throughput`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pgedge_similarity::{Metric, Pass, Queries, Scanner, Simd, TopK, bench, level_name};
+
+/// Unit vectors of nearly normal values.
+fn vectors(n: usize, dim: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5
+    };
+    let mut flat: Vec<f32> = (0..n * dim).map(|_| next() + next() + next() + next()).collect();
+    for row in flat.chunks_mut(dim) {
+        let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|v| *v /= norm);
+    }
+    flat
+}
+
+fn peak(simd: Simd) -> f64 {
+    let rates = (0..5).map(|_| {
+        let start = Instant::now();
+        let done = bench::fma_peak(black_box(simd), 2_000_000);
+        done as f64 / start.elapsed().as_secs_f64() / 1e9
+    });
+    rates.fold(0.0, f64::max)
+}
+
+fn main() {
+    let args: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let (n, dim) = (args.first().copied().unwrap_or(100_000), args.get(1).copied().unwrap_or(384));
+    let rows = vectors(n, dim, 1);
+    println!("{} | {n} rows x {dim}, top 10, cosine", level_name());
+    let only = std::env::var("LEVEL").ok();
+    for simd in Simd::available() {
+        if only.as_deref().is_some_and(|o| o != simd.level().name()) {
+            continue;
+        }
+        let peak = peak(simd);
+        println!("\n{}: multiply-add peak {peak:.1} GFLOP/s", simd.level().name());
+        println!("{:>5} {:>7} {:>9} {:>9} {:>7} {:>12}", "Q", "pass", "ms", "GFLOP/s", "peak", "exact/query");
+        let counts = std::env::var("Q")
+            .ok()
+            .and_then(|q| q.parse().ok())
+            .map_or(vec![1, 3, 10, 32, 100, 1000], |q: usize| vec![q]);
+        for count in counts {
+            if count > 100 && peak == 0.0 {
+                continue;
+            }
+            let flat = vectors(count, dim, 2);
+            for pass in [Pass::Direct, Pass::F32, Pass::Int8] {
+                if (pass == Pass::Direct) && count > 10 {
+                    continue;
+                }
+                let mut best = f64::INFINITY;
+                let mut exact = 0;
+                for _ in 0..3 {
+                    let queries = Arc::new(Queries::new(simd, Metric::Cosine, dim, &flat).unwrap());
+                    let start = Instant::now();
+                    let top = TopK::<i64>::new(Metric::Cosine, count, 10, None).unwrap();
+                    let mut scan = Scanner::with_pass(queries, top, pass, 96).unwrap();
+                    for (id, row) in rows.chunks_exact(dim).enumerate() {
+                        scan.push(id as i64, row).unwrap();
+                    }
+                    scan.flush().unwrap();
+                    best = best.min(start.elapsed().as_secs_f64());
+                    exact = scan.stats().exact;
+                    black_box(scan.sink_mut().take(0));
+                }
+                let rate = 2.0 * (n * dim * count) as f64 / best / 1e9;
+                let share = if peak > 0.0 { format!("{:.0} %", 100.0 * rate / peak) } else { "-".into() };
+                println!(
+                    "{count:>5} {:>7} {:>9.1} {rate:>9.1} {share:>7} {:>12}",
+                    format!("{pass:?}"),
+                    best * 1e3,
+                    exact / count as u64
+                );
+            }
+        }
+    }
+}

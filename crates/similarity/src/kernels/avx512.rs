@@ -1,0 +1,210 @@
+//! AVX-512 F + BW, and VNNI where present: tiles of 12 rows × 32 queries, twenty-four sums in the thirty-two registers.
+//!
+//! The tiles are the macros of `x86_tile`, which the AVX2 tests exercise; the helpers below mirror those of `avx2` one for one.
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_block_tile, i8_finish, i8_tile};
+use super::{EXACT_LANES, Kernels, TileF32, TileI8, avx2, exact_finish, product, squared_difference};
+
+pub(super) static KERNELS: Kernels = Kernels {
+    mr: 12,
+    nr: 32,
+    // As for AVX2: `maddubs` saturates at 16 bits.
+    i8_row_max: 90,
+    i8_query_max: 90,
+    i8_row_offset: 90,
+    i8_blocks: true,
+    i8_gains: true,
+    tile_f32,
+    tile_i8,
+    dot_norm: dot_norm_f32,
+    dot_norm_f16,
+    widen: avx2::widen,
+    quantise: avx2::quantise,
+    exact_dot,
+    exact_l2,
+};
+
+pub(super) static KERNELS_VNNI: Kernels = Kernels {
+    mr: 12,
+    nr: 32,
+    // `vpdpbusd` adds four products into 32 bits without saturating: the whole of int8 can be used.
+    i8_row_max: 127,
+    i8_query_max: 127,
+    i8_row_offset: 128,
+    i8_blocks: false,
+    i8_gains: true,
+    tile_f32,
+    tile_i8: tile_i8_vnni,
+    dot_norm: dot_norm_f32,
+    dot_norm_f16,
+    widen: avx2::widen,
+    quantise: avx2::quantise,
+    exact_dot,
+    exact_l2,
+};
+
+/// Mask of the lanes where `a` is not less than `b`; NaN counts as not less.
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+#[inline]
+fn not_less(a: __m512, b: __m512) -> u32 {
+    u32::from(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b))
+}
+
+f32_tile!(
+    tile_f32,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    not_less
+);
+
+/// Four products a 32-bit lane, widened at once: never overflows.
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+#[inline]
+fn dot4(acc: __m512i, x: __m512i, q: __m512i) -> __m512i {
+    _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(x, q), _mm512_set1_epi16(1)))
+}
+
+i8_finish!(
+    finish,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    __m512i,
+    _mm512_loadu_ps,
+    _mm512_set1_ps,
+    _mm512_cvtepi32_ps,
+    _mm512_mul_ps,
+    _mm512_fmadd_ps,
+    not_less
+);
+i8_tile!(
+    tile_i8_wide,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    _mm512_setzero_si512,
+    _mm512_loadu_si512,
+    _mm512_set1_epi32,
+    dot4,
+    finish
+);
+i8_tile!(
+    tile_i8_vnni,
+    "avx512f,avx512bw,avx512vnni,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    _mm512_setzero_si512,
+    _mm512_loadu_si512,
+    _mm512_set1_epi32,
+    _mm512_dpbusd_epi32,
+    finish
+);
+i8_block_tile!(
+    tile_i8_blocks,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    12,
+    2,
+    16,
+    _mm512_setzero_si512,
+    _mm512_loadu_si512,
+    _mm512_set1_epi32,
+    _mm512_set1_epi16,
+    _mm512_maddubs_epi16,
+    _mm512_madd_epi16,
+    _mm512_add_epi16,
+    _mm512_add_epi32,
+    finish
+);
+
+/// # Safety
+/// The CPU has the features, and the pointers of `t` are valid as [`TileI8`] says.
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+unsafe fn tile_i8(t: &TileI8) -> bool {
+    // SAFETY: passed on; the block form only when its sums fit.
+    unsafe { if t.fits16 { tile_i8_blocks(t) } else { tile_i8_wide(t) } }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+#[inline]
+fn sum(v: __m512) -> f32 {
+    _mm512_reduce_add_ps(v)
+}
+
+/// # Safety
+/// Sixteen halves can be read at `p`.
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+#[inline]
+unsafe fn load_f16(p: *const __m256i) -> __m512 {
+    // SAFETY: by the contract.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(p) })
+}
+
+dot_norm!(
+    dot_norm_f32,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    f32,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_loadu_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    sum,
+    |x| x
+);
+dot_norm!(
+    dot_norm_f16,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    f16,
+    16,
+    _mm512_setzero_ps,
+    load_f16,
+    _mm512_loadu_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    sum,
+    f16::to_f32
+);
+
+exact_sum!(
+    exact_dot,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    2,
+    8,
+    _mm512_setzero_pd,
+    _mm256_loadu_ps,
+    _mm512_cvtps_pd,
+    _mm512_storeu_pd,
+    |acc, a, b| _mm512_fmadd_pd(a, b, acc),
+    product
+);
+exact_sum!(
+    exact_l2,
+    "avx512f,avx512bw,avx2,fma,f16c",
+    2,
+    8,
+    _mm512_setzero_pd,
+    _mm256_loadu_ps,
+    _mm512_cvtps_pd,
+    _mm512_storeu_pd,
+    |acc, a, b| {
+        let d = _mm512_sub_pd(a, b);
+        _mm512_add_pd(acc, _mm512_mul_pd(d, d))
+    },
+    squared_difference
+);

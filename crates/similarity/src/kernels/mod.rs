@@ -1,0 +1,161 @@
+//! The inner loops, one module per instruction set, behind one table of functions.
+//!
+//! Three kinds:
+//! - *tile* kernels: `mr` rows × `nr` packed queries, which test a threshold in registers and report only which pairs passed;
+//! - *pair* kernels in f32, for scans with too few queries for a tile, and for the norms;
+//! - *exact* kernels in f64, which give every final score. They are defined so that each level returns the same bits.
+
+use half::f16;
+
+use crate::simd::Level;
+
+pub(crate) mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86_tile;
+
+/// Lanes of the exact sums: element `i` is added to lane `i % EXACT_LANES`, whatever the width of the registers.
+pub(crate) const EXACT_LANES: usize = 16;
+
+/// Rows and packed panels are padded with zeros to a multiple of this many dimensions.
+pub(crate) const PAD: usize = 32;
+
+/// Dimensions of one block of the int8 kernels that sum in 16 bits (see `x86_tile`).
+pub(crate) const I8_BLOCK: usize = 16;
+
+/// No kernel has more rows in a register tile.
+pub(crate) const MAX_MR: usize = 12;
+
+/// One call of an f32 tile kernel.
+pub(crate) struct TileF32 {
+    /// `mr` rows, `stride` floats apart.
+    pub rows: *const f32,
+    pub stride: usize,
+    /// `k × nr` floats: for each dimension the values of `nr` queries.
+    pub panel: *const f32,
+    /// Dimensions of this call, a multiple of 4.
+    pub k: usize,
+    /// `mr × nr` partial sums, used when `first` and `last` are not both set.
+    pub partial: *mut f32,
+    pub first: bool,
+    pub last: bool,
+    pub test: Test,
+}
+
+/// The test at the end of a tile: pair (r, j) is a hit unless `sum·scale[r] + bias[r] < threshold[j]`.
+/// Written as "unless less", so that NaN is a hit.
+pub(crate) struct Test {
+    pub scale: *const f32,
+    pub bias: *const f32,
+    pub threshold: *const f32,
+    /// `mr` masks, bit j for query j; written only when there is a hit.
+    pub hits: *mut u32,
+}
+
+/// One call of an int8 tile kernel. `sum` is the integer product times `query_scale[j]`.
+pub(crate) struct TileI8 {
+    /// `mr` rows of bytes, `stride` apart, with the level's offset added.
+    pub rows: *const u8,
+    pub stride: usize,
+    /// `k/4 × nr × 4` bytes: for each four dimensions the values of `nr` queries.
+    pub panel: *const i8,
+    /// Dimensions, a multiple of [`PAD`].
+    pub k: usize,
+    /// `nr` integers: minus the offset times the sum of the query.
+    pub init: *const i32,
+    /// For the 16-bit blocks: for each block `2·nr` integers, minus the offset times the sums of each 16-bit lane.
+    pub block_init: *const i16,
+    /// The 16-bit sums cannot overflow (checked by the caller).
+    pub fits16: bool,
+    pub query_scale: *const f32,
+    pub test: Test,
+}
+
+/// What quantising a row gives besides the bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Quantised {
+    /// `x ≈ scale · X`.
+    pub scale: f32,
+    /// Σ (x − scale·X)², computed in f32.
+    pub residual2: f32,
+    /// The largest sum of squares of X over the dimensions that share a 16-bit lane in a block.
+    pub lane2: u32,
+}
+
+/// The functions of one level. All are unsafe because the CPU must have the level; [`crate::Simd`] is the proof.
+pub(crate) struct Kernels {
+    /// Rows and queries in a register tile.
+    pub mr: usize,
+    pub nr: usize,
+    /// Largest magnitudes of quantised rows and queries, and what is added to the bytes of rows.
+    pub i8_row_max: i32,
+    pub i8_query_max: i32,
+    pub i8_row_offset: i32,
+    /// Whether `tile_i8` has a 16-bit form.
+    pub i8_blocks: bool,
+    /// Whether the int8 pass is faster than f32 at this level.
+    pub i8_gains: bool,
+    pub tile_f32: unsafe fn(&TileF32) -> bool,
+    pub tile_i8: unsafe fn(&TileI8) -> bool,
+    /// (x·q, x·x) in f32.
+    pub dot_norm: unsafe fn(&[f32], &[f32]) -> (f32, f32),
+    pub dot_norm_f16: unsafe fn(&[f16], &[f32]) -> (f32, f32),
+    pub widen: unsafe fn(&[f16], &mut [f32]),
+    /// Quantises a row (padded with zeros to `PAD`) into bytes.
+    pub quantise: unsafe fn(&[f32], &mut [u8], max: i32, offset: i32) -> Quantised,
+    pub exact_dot: unsafe fn(&[f32], &[f32]) -> f64,
+    pub exact_l2: unsafe fn(&[f32], &[f32]) -> f64,
+}
+
+/// The table of `level`, which the build must have.
+pub(crate) fn of(level: Level) -> &'static Kernels {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => &avx2::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => &avx512::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => &avx512::KERNELS_VNNI,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => &neon::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonDot => &neon::KERNELS_DOT,
+        _ => &scalar::KERNELS,
+    }
+}
+
+/// Adds the last `x.len() % EXACT_LANES` elements and sums the lanes in the one order all levels use. NaN is given one bit pattern.
+#[inline(always)]
+pub(crate) fn exact_finish(mut lanes: [f64; EXACT_LANES], x: &[f32], y: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
+    let done = x.len() - x.len() % EXACT_LANES;
+    for (lane, (&a, &b)) in lanes.iter_mut().zip(x[done..].iter().zip(&y[done..])) {
+        *lane += term(f64::from(a), f64::from(b));
+    }
+    let mut width = EXACT_LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    if lanes[0].is_nan() { f64::NAN } else { lanes[0] }
+}
+
+/// The term of an inner product. The product of two f32 is exact in f64, so fused and unfused sums agree.
+#[inline(always)]
+pub(crate) fn product(a: f64, b: f64) -> f64 {
+    a * b
+}
+
+/// The term of a squared distance, rounded after each operation on every level (never fused).
+#[inline(always)]
+pub(crate) fn squared_difference(a: f64, b: f64) -> f64 {
+    let d = a - b;
+    d * d
+}

@@ -1,0 +1,177 @@
+//! Portable kernels: always compiled, always tested, and the definition of what the others compute.
+
+use half::f16;
+
+use super::{EXACT_LANES, I8_BLOCK, Kernels, Quantised, TileF32, TileI8, exact_finish, product, squared_difference};
+
+const MR: usize = 4;
+const NR: usize = 8;
+/// Lanes of the f32 pair sums; the error bound in `bound.rs` counts on at least sixteen.
+const LANES: usize = 16;
+
+pub(crate) static KERNELS: Kernels = Kernels {
+    mr: MR,
+    nr: NR,
+    i8_row_max: 127,
+    i8_query_max: 127,
+    i8_row_offset: 0,
+    i8_blocks: false,
+    i8_gains: false,
+    tile_f32,
+    tile_i8,
+    dot_norm,
+    dot_norm_f16,
+    widen,
+    quantise,
+    exact_dot,
+    exact_l2,
+};
+
+/// # Safety
+/// The pointers of `t` are valid as [`TileF32`] says.
+unsafe fn tile_f32(t: &TileF32) -> bool {
+    let mut acc = [[0f32; NR]; MR];
+    for d in 0..t.k {
+        // SAFETY: `panel` holds k × nr floats, each row at least k.
+        let q = unsafe { &*t.panel.add(d * NR).cast::<[f32; NR]>() };
+        for (r, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let x = unsafe { *t.rows.add(r * t.stride + d) };
+            for j in 0..NR {
+                acc[j] += x * q[j];
+            }
+        }
+    }
+    if !(t.first && t.last) {
+        // SAFETY: `partial` holds mr × nr floats when not both flags are set.
+        let partial = unsafe { std::slice::from_raw_parts_mut(t.partial, MR * NR) };
+        for (p, a) in partial.iter_mut().zip(acc.as_flattened_mut()) {
+            if !t.first {
+                *a += *p;
+            }
+            *p = *a;
+        }
+    }
+    // SAFETY: the arrays of `test` hold mr and nr values.
+    t.last && unsafe { test(&acc, &t.test) }
+}
+
+/// # Safety
+/// The arrays of `t` hold MR and NR values.
+unsafe fn test(acc: &[[f32; NR]; MR], t: &super::Test) -> bool {
+    let mut masks = [0u32; MR];
+    for (r, mask) in masks.iter_mut().enumerate() {
+        // SAFETY: by the contract.
+        let (scale, bias) = unsafe { (*t.scale.add(r), *t.bias.add(r)) };
+        for j in 0..NR {
+            let value = acc[r][j] * scale + bias;
+            // SAFETY: by the contract.
+            let below = value < unsafe { *t.threshold.add(j) };
+            *mask |= u32::from(!below) << j;
+        }
+    }
+    let any = masks.iter().any(|&m| m != 0);
+    if any {
+        // SAFETY: `hits` holds mr masks.
+        unsafe { std::slice::from_raw_parts_mut(t.hits, MR) }.copy_from_slice(&masks);
+    }
+    any
+}
+
+/// # Safety
+/// The pointers of `t` are valid as [`TileI8`] says.
+unsafe fn tile_i8(t: &TileI8) -> bool {
+    let mut acc = [[0i32; NR]; MR];
+    for group in 0..t.k / 4 {
+        // SAFETY: `panel` holds k × nr bytes, each row at least k.
+        let q = unsafe { &*t.panel.add(group * NR * 4).cast::<[[i8; 4]; NR]>() };
+        for (r, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let x = unsafe { *t.rows.add(r * t.stride + group * 4).cast::<[i8; 4]>() };
+            for j in 0..NR {
+                for i in 0..4 {
+                    acc[j] += i32::from(x[i]) * i32::from(q[j][i]);
+                }
+            }
+        }
+    }
+    let mut values = [[0f32; NR]; MR];
+    for r in 0..MR {
+        for j in 0..NR {
+            // SAFETY: `query_scale` holds nr values. The offset is 0 at this level, so `init` is too.
+            values[r][j] = acc[r][j] as f32 * unsafe { *t.query_scale.add(j) };
+        }
+    }
+    // SAFETY: the arrays of `test` hold mr and nr values.
+    unsafe { test(&values, &t.test) }
+}
+
+fn dot_norm(x: &[f32], q: &[f32]) -> (f32, f32) {
+    let (mut dots, mut norms) = ([0f32; LANES], [0f32; LANES]);
+    for (x, q) in x.chunks(LANES).zip(q.chunks(LANES)) {
+        for (i, (&x, &q)) in x.iter().zip(q).enumerate() {
+            dots[i] += x * q;
+            norms[i] += x * x;
+        }
+    }
+    (dots.iter().sum(), norms.iter().sum())
+}
+
+fn dot_norm_f16(x: &[f16], q: &[f32]) -> (f32, f32) {
+    let (mut dots, mut norms) = ([0f32; LANES], [0f32; LANES]);
+    for (x, q) in x.chunks(LANES).zip(q.chunks(LANES)) {
+        for (i, (x, &q)) in x.iter().zip(q).enumerate() {
+            let x = x.to_f32();
+            dots[i] += x * q;
+            norms[i] += x * x;
+        }
+    }
+    (dots.iter().sum(), norms.iter().sum())
+}
+
+fn widen(x: &[f16], out: &mut [f32]) {
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = x.to_f32();
+    }
+}
+
+pub(crate) fn quantise(x: &[f32], out: &mut [u8], max: i32, offset: i32) -> Quantised {
+    let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let scale = largest / max as f32;
+    let inverse = if largest > 0.0 { max as f32 / largest } else { 0.0 };
+    let mut residuals = [0f32; LANES];
+    let mut lane2 = 0;
+    for (x, out) in x.chunks(I8_BLOCK).zip(out.chunks_mut(I8_BLOCK)) {
+        let mut lanes = [0i32; 2];
+        for (i, (&x, out)) in x.iter().zip(out).enumerate() {
+            let v = (x * inverse).round_ties_even() as i32;
+            // Only a row the bounds call irregular can be out of range.
+            let v = v.clamp(-max, max);
+            *out = (v + offset) as u8;
+            let r = x - scale * v as f32;
+            residuals[i % LANES] += r * r;
+            lanes[i / 2 % 2] += v * v;
+        }
+        lane2 = lane2.max(lanes[0]).max(lanes[1]);
+    }
+    Quantised { scale, residual2: residuals.iter().sum(), lane2: lane2 as u32 }
+}
+
+fn exact_dot(x: &[f32], y: &[f32]) -> f64 {
+    exact(x, y, product)
+}
+
+fn exact_l2(x: &[f32], y: &[f32]) -> f64 {
+    exact(x, y, squared_difference)
+}
+
+#[inline(always)]
+fn exact(x: &[f32], y: &[f32], term: impl Fn(f64, f64) -> f64 + Copy) -> f64 {
+    let mut lanes = [0f64; EXACT_LANES];
+    for (x, y) in x.as_chunks::<EXACT_LANES>().0.iter().zip(y.as_chunks::<EXACT_LANES>().0) {
+        for i in 0..EXACT_LANES {
+            lanes[i] += term(f64::from(x[i]), f64::from(y[i]));
+        }
+    }
+    exact_finish(lanes, x, y, term)
+}
