@@ -126,26 +126,28 @@ BEGIN
     -- Keys are inserted in one order by everybody, so that two callers with the same keys cannot deadlock; ids follow the payloads all the same.
     id_sequence := pg_get_serial_sequence('@extschema@.claude_events', 'id')::regclass;
     ids := ARRAY(SELECT nextval(id_sequence) FROM generate_series(1, cardinality($2)));
-    open_ids := array_fill(NULL::bigint, ARRAY[cardinality($2)]);
-    WHILE array_position(open_ids, NULL) IS NOT NULL LOOP
-        WITH wanted AS (
-            SELECT p.*, ids[p.n] AS id FROM ROWS FROM (unnest($2), unnest($6), unnest($7)) WITH ORDINALITY p(payload, dedup_key, ordering_key, n)
-            WHERE open_ids[p.n] IS NULL
-        ), added AS (
-            INSERT INTO @extschema@.claude_events (id, event_type, payload, priority, run_at, max_attempts, dedup_key, ordering_key)
-            OVERRIDING SYSTEM VALUE
-            SELECT w.id, $1, w.payload, $3, due, $5, w.dedup_key, w.ordering_key FROM wanted w ORDER BY w.dedup_key, w.n
-            ON CONFLICT (event_type, dedup_key) WHERE dedup_key IS NOT NULL AND status IN ('pending', 'processing') DO NOTHING
-            RETURNING id::bigint, dedup_key
-        )
-        SELECT array_agg(coalesce(open_ids[p.n], a.id, b.id) ORDER BY p.n) INTO open_ids
-        FROM unnest($6) WITH ORDINALITY p(dedup_key, n)
-        LEFT JOIN added a ON a.id = ids[p.n]
-        LEFT JOIN added b ON b.dedup_key = p.dedup_key;
-        -- What was there already, seen by a new snapshot.
-        SELECT array_agg(coalesce(open_ids[p.n], (SELECT e.id FROM @extschema@.claude_events e
-                WHERE e.event_type = $1 AND e.dedup_key = p.dedup_key AND e.status IN ('pending', 'processing'))) ORDER BY p.n) INTO open_ids
-        FROM unnest($6) WITH ORDINALITY p(dedup_key, n);
+    LOOP
+        BEGIN
+            WITH added AS (
+                INSERT INTO @extschema@.claude_events (id, event_type, payload, priority, run_at, max_attempts, dedup_key, ordering_key)
+                OVERRIDING SYSTEM VALUE
+                SELECT ids[p.n], $1, p.payload, $3, due, $5, p.dedup_key, p.ordering_key
+                FROM ROWS FROM (unnest($2), unnest($6), unnest($7)) WITH ORDINALITY p(payload, dedup_key, ordering_key, n) ORDER BY p.dedup_key, p.n
+                ON CONFLICT (event_type, dedup_key) WHERE dedup_key IS NOT NULL AND status IN ('pending', 'processing') DO NOTHING
+                RETURNING id::bigint, dedup_key
+            )
+            SELECT array_agg(CASE WHEN p.dedup_key IS NULL THEN ids[p.n] ELSE (SELECT a.id FROM added a WHERE a.dedup_key = p.dedup_key) END ORDER BY p.n)
+            INTO open_ids FROM unnest($6) WITH ORDINALITY p(dedup_key, n);
+            -- What was there already, seen by a new snapshot.
+            SELECT array_agg(coalesce(open_ids[p.n], (SELECT e.id FROM @extschema@.claude_events e
+                    WHERE e.event_type = $1 AND e.dedup_key = p.dedup_key AND e.status IN ('pending', 'processing'))) ORDER BY p.n) INTO open_ids
+            FROM unnest($6) WITH ORDINALITY p(dedup_key, n);
+            EXIT WHEN array_position(open_ids, NULL) IS NULL;
+            -- One that was there has been finished in between. Adding it now would break the order of keys, so all is done again.
+            RAISE EXCEPTION USING ERRCODE = 'PE001';
+        EXCEPTION WHEN SQLSTATE 'PE001' THEN
+            NULL;
+        END;
     END LOOP;
     RETURN QUERY SELECT unnest(open_ids);
 END $$;

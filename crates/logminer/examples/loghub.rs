@@ -50,11 +50,13 @@ fn main() -> std::io::Result<()> {
     let mut shares = Vec::new();
     for set in sets {
         let file = Path::new(&suite).join(&set).join(format!("{set}_2k.log_structured.csv"));
-        let Ok(text) = fs::read_to_string(&file) else { continue };
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
         let rows = csv_rows(&text);
         let column = |name: &str| rows[0].iter().position(|c| c == name).unwrap_or(0);
         let (content, label) = (column("Content"), column("EventTemplate"));
-        let mut patterns = PatternSet::new();
+        let mut patterns = PatternSet::default();
         let lines: Vec<&str> = rows[1..].iter().map(|r| r[content].as_str()).collect();
         let shapes: Vec<String> = lines.iter().map(|l| shape(l)).collect();
         let arrival: Vec<String> = shapes.iter().map(|s| patterns.insert(s).pattern).collect();

@@ -264,7 +264,9 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             let (dot, norm2) = dot_norm(self, self.queries.query(q));
             let (scale, bias) = self.queries.margin.row(norm2, || row);
             let value = dot * self.queries.direct_factor(q) * scale + bias;
-            if !(value < self.thresholds[q]) {
+            // As in the tiles: NaN is not less than anything.
+            let below = value < self.thresholds[q];
+            if !below {
                 offer(&self.queries, &mut self.sink, &mut self.stats, q, row, &mut self.tile.exact_norms[0], id)?;
                 self.thresholds[q] = self.queries.margin.threshold(self.sink.limit(q), self.queries.terms[q]);
             }

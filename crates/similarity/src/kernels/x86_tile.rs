@@ -208,8 +208,8 @@ macro_rules! exact_sum {
             for d in (0..n - n % EXACT_LANES).step_by(EXACT_LANES) {
                 for (v, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: d + EXACT_LANES ≤ n, the length of both.
-                    let ($a, $b) =
-                        unsafe { ($widen($load(xp.add(d + v * $lanes))), $widen($load(yp.add(d + v * $lanes)))) };
+                    let (x, y) = unsafe { ($load(xp.add(d + v * $lanes)), $load(yp.add(d + v * $lanes))) };
+                    let ($a, $b) = ($widen(x), $widen(y));
                     let $acc = *acc;
                     *acc = $step;
                 }
