@@ -14,21 +14,21 @@ CREATE TABLE pgedge.index_builds (
     seen_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE pgedge.index_builds IS
-'Each IVFFlat index''s file and its rows when that file was first seen: the rows it was built on, when create_tables() or health() looked soon after CREATE INDEX or REINDEX. Another file means it was rebuilt';
+'Each IVFFlat index''s file and its rows when that file was first seen: the rows it was built on, when create_tables() or health() looked soon after CREATE INDEX or REINDEX. Another file means it was rebuilt (not dumped: a restore builds its indexes anew)';
 
 CREATE TABLE pgedge.sequence_positions (
     sequence_oid oid PRIMARY KEY,
     reached bigint NOT NULL,
     seen_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-COMMENT ON TABLE pgedge.sequence_positions IS 'Where each sequence stood up to 30 days ago, to tell when it will end';
+COMMENT ON TABLE pgedge.sequence_positions IS 'Where each sequence stood up to 30 days ago, to tell when it will end (not dumped: a restore starts to measure anew)';
 
 CREATE TABLE pgedge.backups (
     finished_at timestamptz PRIMARY KEY DEFAULT pg_catalog.clock_timestamp(),
     kind text NOT NULL CHECK (kind IN ('dump', 'base')),
     location text
 );
-COMMENT ON TABLE pgedge.backups IS 'The last 100 backups that record_backup() was told of';
+COMMENT ON TABLE pgedge.backups IS 'The last 100 backups that record_backup() was told of (not dumped: they are those of another server)';
 
 CREATE FUNCTION pgedge.record_backup(kind text, location text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -103,15 +103,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT 2, format('column %s.%s', t.table_name, c.column_name) FROM tables t JOIN pgedge._columns() c USING (table_name)
         WHERE t.relation IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.relation AND a.attname = c.column_name AND NOT a.attisdropped)
         UNION ALL
-        SELECT 3, format('%s index on %s (%s)', i.method, t.table_name, array_to_string(i.columns, ', ')) FROM tables t JOIN pgedge._indexes() i USING (table_name)
-        WHERE t.relation IS NOT NULL AND NOT pgedge._has_index(t.relation, i.method, i.columns, i.opclass)
+        SELECT 3, format('index %s on %s (%s)', coalesce(i.index_name, i.method), t.table_name, array_to_string(i.columns, ', ')) FROM tables t JOIN pgedge._indexes() i USING (table_name)
+        WHERE t.relation IS NOT NULL AND NOT pgedge._has_index(t.relation, i.method, i.columns, i.opclass, i.is_unique, i.predicate IS NOT NULL)
+        UNION ALL
+        SELECT 4, format('trigger %s on %s', g.trigger_name, t.table_name) FROM tables t JOIN pgedge._triggers() g USING (table_name)
+        WHERE t.relation IS NOT NULL AND NOT EXISTS (SELECT FROM pg_trigger x WHERE x.tgrelid = t.relation AND x.tgname = g.trigger_name)
     )
-    SELECT 'tables', CASE min(n) WHEN 1 THEN 'critical' WHEN 2 THEN 'warning' WHEN 3 THEN 'warning' ELSE 'ok' END,
-           CASE WHEN count(*) = 0 THEN 'all tables, columns and indexes are there' ELSE 'missing: ' || string_agg(what, '; ' ORDER BY n, what) END,
+    SELECT 'tables', CASE WHEN min(n) = 1 THEN 'critical' WHEN count(*) > 0 THEN 'warning' ELSE 'ok' END,
+           CASE WHEN count(*) = 0 THEN 'all tables, columns, indexes and triggers are there' ELSE 'missing: ' || string_agg(what, '; ' ORDER BY n, what) END,
            CASE WHEN count(*) > 0 THEN 'SELECT pgedge.create_tables();' END
     FROM missing
 $$;
-COMMENT ON FUNCTION pgedge._health_01_tables() IS 'internal: tables, columns or indexes that are missing';
+COMMENT ON FUNCTION pgedge._health_01_tables() IS 'internal: tables, columns, indexes or triggers that are missing';
 
 CREATE FUNCTION pgedge._health_02_pgvector() RETURNS SETOF pgedge._health_line
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -274,10 +277,6 @@ DECLARE
     expired bigint; dead bigint; ready bigint; age interval;
 BEGIN
     IF to_regclass('pgedge.queue_stats') IS NULL OR to_regclass(format('%I.claude_events', pgedge._schema())) IS NULL THEN RETURN; END IF;
-    IF NOT has_table_privilege('pgedge.queue_stats', 'SELECT') THEN
-        RETURN QUERY SELECT 'events', 'ok', format('not checked: role %I may not read pgedge.queue_stats', current_user), format('SELECT pgedge.grant_reader(%L);', current_user);
-        RETURN;
-    END IF;
     EXECUTE 'SELECT coalesce(sum(s.expired), 0), coalesce(sum(s.dead), 0), coalesce(sum(s.ready), 0), max(s.oldest_ready_age) FROM pgedge.queue_stats s'
         INTO expired, dead, ready, age;
     RETURN QUERY SELECT 'expired_leases', CASE WHEN expired > 0 THEN 'warning' ELSE 'ok' END,
@@ -452,4 +451,5 @@ BEGIN
     END LOOP;
 END $$;
 REVOKE ALL ON FUNCTION pgedge.record_backup(text, text) FROM PUBLIC;
-GRANT SELECT ON pgedge.index_builds, pgedge.sequence_positions, pgedge.backups TO pg_monitor;
+GRANT SELECT ON pgedge.index_builds, pgedge.sequence_positions, pgedge.backups, pgedge.queue_stats TO pg_monitor;
+GRANT EXECUTE ON FUNCTION pgedge._queue_stats() TO pg_monitor;

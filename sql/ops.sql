@@ -130,7 +130,7 @@ BEGIN
         format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', pgedge._schema(), grantee),
         (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
          FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'),
-        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries}'), grantee)]
+        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
     LOOP
         EXECUTE statement;
         RETURN NEXT statement;
@@ -152,6 +152,7 @@ BEGIN ATOMIC
     ('aggregated_logs', 'aggregated_logs', 'INSERT, SELECT, UPDATE', '{aggregate_logs,match_log,log_anomalies}'),
     ('event_producer', 'claude_events',    'INSERT, SELECT',         '{enqueue_event,enqueue_events}'),
     ('event_consumer', 'claude_events',    'SELECT, UPDATE',         '{claim_events,extend_lease,complete_events,fail_events,release_events}'),
+    ('event_admin', 'claude_events',       'SELECT, UPDATE, DELETE', '{cancel_events,redrive_events,purge_events}'),
     ('claude_events', 'claude_events',     'INSERT, SELECT, UPDATE', '{enqueue_event,enqueue_events,claim_events,extend_lease,complete_events,fail_events,release_events}');
 END;
 COMMENT ON FUNCTION pgedge._service_kinds() IS 'internal: what grant_service() gives for each word it knows';

@@ -20,9 +20,17 @@ extension_sql_file!("../sql/events.sql", name = "events", requires = ["schema", 
 extension_sql_file!(
     "../sql/ops.sql",
     name = "ops",
-    requires = ["schema", ops::device_temperature, ops::device_temperature_at, ops::throttling, ops::disk_space, ops::host, ops::recommended]
+    requires = [
+        "schema",
+        ops::device_temperature,
+        ops::device_temperature_at,
+        ops::throttling,
+        ops::disk_space,
+        ops::host,
+        ops::recommended
+    ]
 );
-extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops"]);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops", "events"]);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
 
 /// Called by PostgreSQL when the library is loaded: declares the settings.

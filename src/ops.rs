@@ -29,15 +29,19 @@ fn temperatures(host: &Host) -> TableIterator<'static, (name!(zone, String), nam
 
 /// What a Raspberry Pi's firmware holds back now and has held back since boot; no row on other machines.
 #[pg_extern(schema = "pgedge", name = "_throttling", volatile, strict)]
-fn throttling(root: default!(&str, "'/'")) -> TableIterator<'static, (name!(now, Vec<String>), name!(since_boot, Vec<String>))> {
+fn throttling(
+    root: default!(&str, "'/'"),
+) -> TableIterator<'static, (name!(now, Vec<String>), name!(since_boot, Vec<String>))> {
     let words = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
     TableIterator::new(Host::at(root).throttling().map(|t| (words(t.now), words(t.since_boot))))
 }
 
 /// Room in the filesystems of the data directory, of pg_wal and of shared memory.
 #[pg_extern(schema = "pgedge", name = "_disk_space", volatile)]
-fn disk_space()
--> TableIterator<'static, (name!(place, String), name!(total_bytes, i64), name!(free_bytes, i64), name!(filesystem, i64))> {
+fn disk_space() -> TableIterator<
+    'static,
+    (name!(place, String), name!(total_bytes, i64), name!(free_bytes, i64), name!(filesystem, i64)),
+> {
     // A server process works in its data directory.
     let places = [("data directory", "."), ("pg_wal", "pg_wal"), ("/dev/shm", "/dev/shm")];
     let clamp = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -82,14 +86,25 @@ fn recommended(
     let host = Host::default();
     let ram = match ram {
         Some(text) => parse_ram(text),
-        None => host.memory().map_or_else(|| invalid("cannot detect the memory of this machine", "Give it: recommended_settings('2GB')."), |m| m.bytes),
+        None => host.memory().map_or_else(
+            || invalid("cannot detect the memory of this machine", "Give it: recommended_settings('2GB')."),
+            |m| m.bytes,
+        ),
     };
     let cpus = cpus.unwrap_or_else(|| i32::try_from(hostinfo::processors()).unwrap_or(i32::MAX));
     if !CPU_BOUNDS.contains(&cpus) {
-        invalid(&format!("cpus must be between {} and {}, got {cpus}", CPU_BOUNDS.start(), CPU_BOUNDS.end()), "Leave it out to use the number of this machine.");
+        invalid(
+            &format!("cpus must be between {} and {}, got {cpus}", CPU_BOUNDS.start(), CPU_BOUNDS.end()),
+            "Leave it out to use the number of this machine.",
+        );
     }
     let storage = match storage {
-        Some(text) => StorageKind::parse(text).unwrap_or_else(|| invalid(&format!("unknown storage \"{text}\""), "Use ssd, sd (SD card or eMMC) or hdd, or leave it out to detect it.")),
+        Some(text) => StorageKind::parse(text).unwrap_or_else(|| {
+            invalid(
+                &format!("unknown storage \"{text}\""),
+                "Use ssd, sd (SD card or eMMC) or hdd, or leave it out to detect it.",
+            )
+        }),
         None => host.storage(Path::new(".")).kind,
     };
     let list = hostinfo::recommend(ram, cpus.unsigned_abs(), storage);

@@ -17,7 +17,10 @@ impl Host {
         let groups = self.read("/proc/self/cgroup").unwrap_or_default();
         let machine = Memory { bytes: self.meminfo("MemTotal")?, source: "the machine's memory" };
         let limit = |folder: &str, file: &str, group: &str, source| {
-            ancestors(group).filter_map(|g| self.read(&format!("{folder}{g}/{file}"))?.parse().ok()).min().map(|bytes| Memory { bytes, source })
+            ancestors(group)
+                .filter_map(|g| self.read(&format!("{folder}{g}/{file}"))?.parse().ok())
+                .min()
+                .map(|bytes| Memory { bytes, source })
         };
         let mut limits = vec![];
         for line in groups.lines() {
@@ -71,15 +74,32 @@ mod tests {
         assert_eq!(memory(&[]), None);
         assert_eq!(memory(&[meminfo]), Some((8_245_900 << 10, "the machine's memory")));
         // A container with a cgroup namespace: its own group is the root.
-        assert_eq!(memory(&[meminfo, ("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "2147483648\n")]), Some((2 << 30, "cgroup v2 limit")));
-        assert_eq!(memory(&[meminfo, ("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "max\n")]), Some((8_245_900 << 10, "the machine's memory")));
+        assert_eq!(
+            memory(&[meminfo, ("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "2147483648\n")]),
+            Some((2 << 30, "cgroup v2 limit"))
+        );
+        assert_eq!(
+            memory(&[meminfo, ("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "max\n")]),
+            Some((8_245_900 << 10, "the machine's memory"))
+        );
         // A parent's limit binds as well.
         assert_eq!(
-            memory(&[meminfo, ("proc/self/cgroup", "0::/a/b\n"), ("sys/fs/cgroup/a/b/memory.max", "max"), ("sys/fs/cgroup/a/memory.max", "1073741824")]),
+            memory(&[
+                meminfo,
+                ("proc/self/cgroup", "0::/a/b\n"),
+                ("sys/fs/cgroup/a/b/memory.max", "max"),
+                ("sys/fs/cgroup/a/memory.max", "1073741824")
+            ]),
             Some((1 << 30, "cgroup v2 limit"))
         );
         let v1 = ("proc/self/cgroup", "5:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n0::/\n");
-        assert_eq!(memory(&[meminfo, v1, ("sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n")]), Some((512 << 20, "cgroup v1 limit")));
-        assert_eq!(memory(&[meminfo, v1, ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")]), Some((8_245_900 << 10, "the machine's memory")));
+        assert_eq!(
+            memory(&[meminfo, v1, ("sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n")]),
+            Some((512 << 20, "cgroup v1 limit"))
+        );
+        assert_eq!(
+            memory(&[meminfo, v1, ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")]),
+            Some((8_245_900 << 10, "the machine's memory"))
+        );
     }
 }

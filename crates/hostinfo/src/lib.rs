@@ -8,9 +8,9 @@ mod cgroup;
 mod settings;
 mod size;
 mod storage;
-mod thermal;
 #[cfg(test)]
 mod tests_support;
+mod thermal;
 
 pub use cgroup::Memory;
 pub use settings::{Setting, recommend};

@@ -43,11 +43,31 @@ fn memory(ram: u64) -> Vec<Setting> {
     let connections = (ram / (20 * MB) / 10 * 10).clamp(20, 100);
     let all = format_size(ram / MB * MB);
     vec![
-        setting("shared_buffers", share(ram, 4, 32, 16 << 10), format!("a quarter of the {all} that the server has; the kernel's cache takes the rest")),
-        setting("effective_cache_size", share(ram, 1, 64, 1 << 20), format!("the planner may count on {all} of cache, the server's own and the kernel's; allocates nothing")),
-        setting("work_mem", share(ram, 128, 4, 256), "for each sort or hash of each query: many can run at once, so a small part of the memory"),
-        setting("maintenance_work_mem", share(ram, 16, 32, 2048), "for index builds and vacuum, few at a time; an HNSW build is several times slower once its graph outgrows it"),
-        setting("max_connections", connections.to_string(), "enough for the services of a box; each costs memory, so pool in the clients before raising it"),
+        setting(
+            "shared_buffers",
+            share(ram, 4, 32, 16 << 10),
+            format!("a quarter of the {all} that the server has; the kernel's cache takes the rest"),
+        ),
+        setting(
+            "effective_cache_size",
+            share(ram, 1, 64, 1 << 20),
+            format!("the planner may count on {all} of cache, the server's own and the kernel's; allocates nothing"),
+        ),
+        setting(
+            "work_mem",
+            share(ram, 128, 4, 256),
+            "for each sort or hash of each query: many can run at once, so a small part of the memory",
+        ),
+        setting(
+            "maintenance_work_mem",
+            share(ram, 16, 32, 2048),
+            "for index builds and vacuum, few at a time; an HNSW build is several times slower once its graph outgrows it",
+        ),
+        setting(
+            "max_connections",
+            connections.to_string(),
+            "enough for the services of a box; each costs memory, so pool in the clients before raising it",
+        ),
     ]
 }
 
@@ -55,22 +75,38 @@ fn parallelism(cpus: u32) -> Vec<Setting> {
     let half = (cpus / 2).clamp(1, 4).to_string();
     let why = format!("for {cpus} processors");
     vec![
-        setting("max_worker_processes", (cpus + 4).max(8).to_string(), format!("{why}, and background workers such as pg_net's")),
-        setting("max_parallel_workers", cpus.max(2).to_string(), format!("{why}: no more parallel workers than processors")),
-        setting("max_parallel_workers_per_gather", half.clone(), format!("{why}: one query may take half of them, other services share the box")),
+        setting(
+            "max_worker_processes",
+            (cpus + 4).max(8).to_string(),
+            format!("{why}, and background workers such as pg_net's"),
+        ),
+        setting(
+            "max_parallel_workers",
+            cpus.max(2).to_string(),
+            format!("{why}: no more parallel workers than processors"),
+        ),
+        setting(
+            "max_parallel_workers_per_gather",
+            half.clone(),
+            format!("{why}: one query may take half of them, other services share the box"),
+        ),
         setting("max_parallel_maintenance_workers", half, format!("{why}: an index build may take half of them")),
     ]
 }
 
 fn disk(storage: StorageKind) -> Vec<Setting> {
     let (page_cost, concurrency, checkpoint, why) = match storage {
-        StorageKind::Ssd => ("1.1", "200", "5min", "solid state: a random read costs about as much as a sequential one"),
+        StorageKind::Ssd => {
+            ("1.1", "200", "5min", "solid state: a random read costs about as much as a sequential one")
+        }
         StorageKind::Sd => ("1.5", "16", "15min", "SD card or eMMC: random reads are cheap but few run at once"),
         StorageKind::Hdd => ("4", "2", "15min", "a turning disk: a random read costs a seek"),
     };
     let checkpoint_why = match storage {
         StorageKind::Ssd => "after a crash at most some minutes of WAL are replayed",
-        _ => "the first change of a page after each checkpoint writes the whole page to WAL: rarer checkpoints write less, at the price of a longer recovery",
+        _ => {
+            "the first change of a page after each checkpoint writes the whole page to WAL: rarer checkpoints write less, at the price of a longer recovery"
+        }
     };
     vec![
         setting("random_page_cost", page_cost, why),
@@ -79,8 +115,16 @@ fn disk(storage: StorageKind) -> Vec<Setting> {
         setting("checkpoint_completion_target", "0.9", "spreads a checkpoint's writes over the time to the next"),
         setting("max_wal_size", "1GB", "room for WAL between checkpoints"),
         setting("min_wal_size", "80MB", "keeps five segments for reuse, no more: storage is small"),
-        setting("wal_compression", "on", "whole-page images shrink to about a half: less flash wear for little processor time"),
-        setting("max_slot_wal_keep_size", "4GB", "a forgotten replication slot loses its WAL instead of filling the disk and stopping the server"),
+        setting(
+            "wal_compression",
+            "on",
+            "whole-page images shrink to about a half: less flash wear for little processor time",
+        ),
+        setting(
+            "max_slot_wal_keep_size",
+            "4GB",
+            "a forgotten replication slot loses its WAL instead of filling the disk and stopping the server",
+        ),
     ]
 }
 
@@ -88,7 +132,11 @@ fn durability() -> Vec<Setting> {
     vec![
         setting("fsync", "on", "without it a power cut can destroy the whole database"),
         setting("full_page_writes", "on", "without it a power cut in the middle of a page write destroys the page"),
-        setting("synchronous_commit", "on", "a commit that was confirmed survives a power cut, for one fsync each (shared by commits at the same time); a session whose last half second may be lost, such as a log writer, can set it off for itself"),
+        setting(
+            "synchronous_commit",
+            "on",
+            "a commit that was confirmed survives a power cut, for one fsync each (shared by commits at the same time); a session whose last half second may be lost, such as a log writer, can set it off for itself",
+        ),
         setting("autovacuum", "on", "without it tables bloat and the server stops at transaction id wraparound"),
     ]
 }
@@ -119,10 +167,21 @@ mod tests {
         for cpus in [1, 4, 64] {
             let list = recommend(2 << 30, cpus, StorageKind::Ssd);
             for (name, wanted) in [
-                ("shared_buffers", "512MB"), ("effective_cache_size", "2GB"), ("work_mem", "16MB"), ("maintenance_work_mem", "128MB"),
-                ("max_connections", "100"), ("log_min_duration_statement", "1000"), ("log_statement", "ddl"), ("logging_collector", "on"),
-                ("log_directory", "pg_log"), ("checkpoint_timeout", "5min"), ("max_wal_size", "1GB"), ("min_wal_size", "80MB"),
-                ("wal_compression", "on"), ("random_page_cost", "1.1"), ("effective_io_concurrency", "200"),
+                ("shared_buffers", "512MB"),
+                ("effective_cache_size", "2GB"),
+                ("work_mem", "16MB"),
+                ("maintenance_work_mem", "128MB"),
+                ("max_connections", "100"),
+                ("log_min_duration_statement", "1000"),
+                ("log_statement", "ddl"),
+                ("logging_collector", "on"),
+                ("log_directory", "pg_log"),
+                ("checkpoint_timeout", "5min"),
+                ("max_wal_size", "1GB"),
+                ("min_wal_size", "80MB"),
+                ("wal_compression", "on"),
+                ("random_page_cost", "1.1"),
+                ("effective_io_concurrency", "200"),
             ] {
                 assert_eq!(value(&list, name), wanted, "{name}");
             }

@@ -1,8 +1,20 @@
 //! Sizes of memory as people and PostgreSQL write them.
 
 const UNITS: [(&str, u32); 14] = [
-    ("b", 0), ("bytes", 0), ("k", 10), ("kb", 10), ("kib", 10), ("m", 20), ("mb", 20), ("mib", 20),
-    ("g", 30), ("gb", 30), ("gib", 30), ("t", 40), ("tb", 40), ("tib", 40),
+    ("b", 0),
+    ("bytes", 0),
+    ("k", 10),
+    ("kb", 10),
+    ("kib", 10),
+    ("m", 20),
+    ("mb", 20),
+    ("mib", 20),
+    ("g", 30),
+    ("gb", 30),
+    ("gib", 30),
+    ("t", 40),
+    ("tb", 40),
+    ("tib", 40),
 ];
 
 /// Bytes of a size such as `2GB`, `1.7 GB`, `512m` or `2147483648`; powers of 1024, letter case ignored. `None` for anything else.
@@ -37,7 +49,16 @@ mod tests {
 
     #[test]
     fn sizes_are_read() {
-        for (text, bytes) in [("2GB", 2 << 30), ("2g", 2 << 30), (" 1.5 GiB ", 3 << 29), ("512MB", 512 << 20), ("80kB", 80 << 10), ("4096", 4096), ("0", 0), ("1TB", 1 << 40)] {
+        for (text, bytes) in [
+            ("2GB", 2 << 30),
+            ("2g", 2 << 30),
+            (" 1.5 GiB ", 3 << 29),
+            ("512MB", 512 << 20),
+            ("80kB", 80 << 10),
+            ("4096", 4096),
+            ("0", 0),
+            ("1TB", 1 << 40),
+        ] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
         for text in ["", "GB", "-2GB", "2XB", "two", "1..5GB", "1e9", "NaN", "inf", "99999999999TB", "2GB 3"] {
@@ -47,7 +68,14 @@ mod tests {
 
     #[test]
     fn sizes_are_written_as_postgresql_does() {
-        for (bytes, text) in [(2 << 30, "2GB"), (512 << 20, "512MB"), (1536 << 20, "1536MB"), (80 << 10, "80kB"), (0, "0kB"), (1 << 40, "1TB")] {
+        for (bytes, text) in [
+            (2 << 30, "2GB"),
+            (512 << 20, "512MB"),
+            (1536 << 20, "1536MB"),
+            (80 << 10, "80kB"),
+            (0, "0kB"),
+            (1 << 40, "1TB"),
+        ] {
             assert_eq!(format_size(bytes), text);
         }
     }

@@ -88,14 +88,19 @@ mod tests {
 
     #[test]
     fn disks_are_told_apart() {
-        for (disk, partition, rotational, kind) in
-            [("mmcblk0", "mmcblk0p2", "0", StorageKind::Sd), ("nvme0n1", "nvme0n1p1", "0", StorageKind::Ssd), ("sda", "sda1", "1", StorageKind::Hdd), ("vda", "vda1", "1", StorageKind::Ssd), ("usb2/sdb", "sdb1", "1", StorageKind::Ssd)]
-        {
+        for (disk, partition, rotational, kind) in [
+            ("mmcblk0", "mmcblk0p2", "0", StorageKind::Sd),
+            ("nvme0n1", "nvme0n1p1", "0", StorageKind::Ssd),
+            ("sda", "sda1", "1", StorageKind::Hdd),
+            ("vda", "vda1", "1", StorageKind::Ssd),
+            ("usb2/sdb", "sdb1", "1", StorageKind::Ssd),
+        ] {
             let m = Machine::new();
             m.write(&format!("sys/devices/{disk}/queue/rotational"), rotational);
             m.write(&format!("sys/devices/{disk}/{partition}/partition"), "1");
             m.write("sys/dev/block/.keep", "");
-            symlink(m.root().join(format!("sys/devices/{disk}/{partition}")), m.root().join("sys/dev/block/8:1")).unwrap();
+            symlink(m.root().join(format!("sys/devices/{disk}/{partition}")), m.root().join("sys/dev/block/8:1"))
+                .unwrap();
             assert_eq!(m.host().disk(8, 1), Some(Storage { kind, device: disk.rsplit('/').next().map(str::to_owned) }));
             assert_eq!(m.host().disk(8, 2), None);
         }

@@ -55,7 +55,9 @@ impl Host {
             .filter(|p| p.to_string_lossy().ends_with("firmware"))
             .find_map(|p| read_trimmed(&p.join("get_throttled")))?;
         let bits = u32::from_str_radix(bits.trim_start_matches("0x"), 16).ok()?;
-        let named = |shift: usize| (0..CONDITIONS.len()).filter(|i| bits >> (i + shift) & 1 == 1).map(|i| CONDITIONS[i]).collect();
+        let named = |shift: usize| {
+            (0..CONDITIONS.len()).filter(|i| bits >> (i + shift) & 1 == 1).map(|i| CONDITIONS[i]).collect()
+        };
         Some(Throttling { now: named(0), since_boot: named(16) })
     }
 }
@@ -67,7 +69,9 @@ mod tests {
     #[test]
     fn zones_are_named_by_type_and_told_apart() {
         let m = Machine::new();
-        for (n, kind, temp) in [(0, "cpu-thermal", "48750\n"), (10, "nvme", "40000"), (2, "nvme", "-5000"), (3, "off", "")] {
+        for (n, kind, temp) in
+            [(0, "cpu-thermal", "48750\n"), (10, "nvme", "40000"), (2, "nvme", "-5000"), (3, "off", "")]
+        {
             m.write(&format!("sys/class/thermal/thermal_zone{n}/type"), kind);
             m.write(&format!("sys/class/thermal/thermal_zone{n}/temp"), temp);
         }

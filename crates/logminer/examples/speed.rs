@@ -17,35 +17,18 @@ fn median(rounds: usize, mut f: impl FnMut()) -> f64 {
 }
 
 fn main() -> std::io::Result<()> {
-    let Some(suite) = env::args()
-        .nth(1)
-        .or_else(|| env::var("PGEDGE_LOGHUB").ok())
-    else {
+    let Some(suite) = env::args().nth(1).or_else(|| env::var("PGEDGE_LOGHUB").ok()) else {
         println!("skipped: give the directory of the log sets as an argument or in PGEDGE_LOGHUB");
         return Ok(());
     };
     let mut lines: Vec<String> = Vec::new();
-    for set in fs::read_dir(&suite)?
-        .flatten()
-        .filter(|e| e.path().is_dir())
-    {
-        for file in fs::read_dir(set.path())?
-            .flatten()
-            .filter(|f| f.path().extension().is_some_and(|e| e == "log"))
-        {
-            lines.extend(
-                String::from_utf8_lossy(&fs::read(file.path())?)
-                    .lines()
-                    .map(str::to_owned),
-            );
+    for set in fs::read_dir(&suite)?.flatten().filter(|e| e.path().is_dir()) {
+        for file in fs::read_dir(set.path())?.flatten().filter(|f| f.path().extension().is_some_and(|e| e == "log")) {
+            lines.extend(String::from_utf8_lossy(&fs::read(file.path())?).lines().map(str::to_owned));
         }
     }
     let bytes: usize = lines.iter().map(String::len).sum();
-    println!(
-        "{} lines, {} bytes each on average",
-        lines.len(),
-        bytes / lines.len().max(1)
-    );
+    println!("{} lines, {} bytes each on average", lines.len(), bytes / lines.len().max(1));
     let n = lines.len() as f64;
     let mut buffer = Vec::new();
     let shapes = median(21, || {
@@ -57,17 +40,9 @@ fn main() -> std::io::Result<()> {
     println!("shape            {:>10.0} lines/s", n / shapes);
     let mut counts = ShapeCounts::default();
     let counted = median(21, || lines.iter().for_each(|l| counts.add(l)));
-    println!(
-        "shape and count  {:>10.0} lines/s ({} shapes)",
-        n / counted,
-        counts.len()
-    );
+    println!("shape and count  {:>10.0} lines/s ({} shapes)", n / counted, counts.len());
     let mut miner = Miner::default();
     let mined = median(7, || lines.iter().for_each(|l| miner.add(l)));
-    println!(
-        "miner            {:>10.0} lines/s ({} shapes)",
-        n / mined,
-        miner.pattern_set().len()
-    );
+    println!("miner            {:>10.0} lines/s ({} shapes)", n / mined, miner.pattern_set().len());
     Ok(())
 }

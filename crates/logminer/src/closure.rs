@@ -46,9 +46,7 @@ fn form(value: &str) -> Form {
     let b = value.as_bytes();
     if value.contains(' ') {
         Form::Phrase
-    } else if b.is_empty()
-        || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3
-    {
+    } else if b.is_empty() || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
         Form::Typed
     } else if b.contains(&b'{') {
         Form::Mixed
@@ -57,8 +55,7 @@ fn form(value: &str) -> Form {
     } else if b.len() > 1 && b.iter().all(|c| c.is_ascii_uppercase() || *c == b'_') {
         Form::Upper
     } else if b.iter().any(|c| !is_word(*c) || *c == b'_')
-        || b.windows(2)
-            .any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase())
+        || b.windows(2).any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase())
     {
         Form::Parts
     } else if b.len() == 1 {
@@ -133,17 +130,11 @@ impl Bucket {
     /// Text of the slots of the pattern of a shape (by the number `insert` gave it).
     pub(crate) fn pattern(&self, shape: u32) -> impl Iterator<Item = &str> {
         let class = self.class_of[shape as usize];
-        self.classes[class as usize]
-            .pattern
-            .iter()
-            .map(|&v| &*self.values[v as usize].0)
+        self.classes[class as usize].pattern.iter().map(|&v| &*self.values[v as usize].0)
     }
 
     pub(crate) fn text(&self, pattern: &[Value]) -> Vec<&str> {
-        pattern
-            .iter()
-            .map(|&v| &*self.values[v as usize].0)
-            .collect()
+        pattern.iter().map(|&v| &*self.values[v as usize].0).collect()
     }
 
     pub(crate) fn class_pattern(&self, class: u32) -> Vec<&str> {
@@ -157,9 +148,7 @@ impl Bucket {
 
     /// The class whose pattern covers a shape that was not inserted.
     pub(crate) fn covering<'a>(&self, slots: impl Iterator<Item = &'a str>) -> Option<u32> {
-        let shape: Vec<Value> = slots
-            .map(|t| self.ids.get(t).copied().unwrap_or(Value::MAX))
-            .collect();
+        let shape: Vec<Value> = slots.map(|t| self.ids.get(t).copied().unwrap_or(Value::MAX)).collect();
         let live = |c: &Class| !c.members.is_empty() && covers(&c.pattern, &shape);
         self.classes.iter().position(live).map(|c| c as u32)
     }
@@ -181,10 +170,7 @@ impl Bucket {
             }
         }
         let own = self.classes.len() as u32;
-        self.classes.push(Class {
-            pattern: shape.clone(),
-            members: vec![number],
-        });
+        self.classes.push(Class { pattern: shape.clone(), members: vec![number] });
         self.is_derived.insert(shape.clone());
         self.derived.push(shape.clone());
         self.shapes.push(shape);
@@ -212,12 +198,7 @@ impl Bucket {
 
     /// Different values that the shapes agreeing with `open` show in `slot`.
     fn values_in(&self, open: &[Value], slot: usize) -> Vec<Value> {
-        let mut values: Vec<Value> = self
-            .shapes
-            .iter()
-            .filter(|s| covers(open, s))
-            .map(|s| s[slot])
-            .collect();
+        let mut values: Vec<Value> = self.shapes.iter().filter(|s| covers(open, s)).map(|s| s[slot]).collect();
         values.sort_unstable();
         values.dedup();
         values
@@ -313,8 +294,7 @@ impl Bucket {
     /// Sum of the weights of the values in the slot that `open` opens; never less for more values.
     fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
         let mut place = self.places[slot];
-        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0)
-        {
+        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0) {
             place = Place::Likely;
         }
         // Words that stay the same are the evidence that it is one statement.
@@ -322,9 +302,7 @@ impl Bucket {
             .iter()
             .enumerate()
             .filter(|&(i, &v)| {
-                i != slot
-                    && v != WILD
-                    && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
+                i != slot && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
             })
             .count();
         let mut sum = 0;
@@ -352,11 +330,7 @@ impl Bucket {
                 (Form::Letter, _) => 30,
                 (Form::Phrase, _) => 20,
             };
-            *if f == Form::Upper {
-                &mut constants
-            } else {
-                &mut sum
-            } += part;
+            *if f == Form::Upper { &mut constants } else { &mut sum } += part;
         }
         if typed >= 2 {
             return ENOUGH;
@@ -379,10 +353,7 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
     let after = s.get(b).copied().unwrap_or(0);
     if matches!(before, b'=' | b'"') {
         Place::Value
-    } else if matches!(
-        (before, after),
-        (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')
-    ) {
+    } else if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')) {
         Place::Likely
     } else if first {
         Place::First
@@ -415,18 +386,12 @@ fn is_noun_cue(word: &str) -> bool {
 
 /// Whether `pattern` agrees with `shape` in every slot.
 fn covers(pattern: &[Value], shape: &[Value]) -> bool {
-    pattern
-        .iter()
-        .zip(shape)
-        .all(|(&p, &s)| p == WILD || p == s)
+    pattern.iter().zip(shape).all(|(&p, &s)| p == WILD || p == s)
 }
 
 /// Slot by slot: the value that both have, or the wildcard.
 fn join(a: &[Value], b: &[Value]) -> Vec<Value> {
-    a.iter()
-        .zip(b)
-        .map(|(&x, &y)| if x == y { x } else { WILD })
-        .collect()
+    a.iter().zip(b).map(|(&x, &y)| if x == y { x } else { WILD }).collect()
 }
 
 enum Mismatch {
