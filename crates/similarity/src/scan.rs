@@ -35,7 +35,7 @@ pub enum Pass {
 /// Up to this many queries a row is cheaper to read in place than to copy into a tile.
 const DIRECT_QUERIES: usize = 3;
 /// From here on int8 repays the quantising of each row.
-const INT8_QUERIES: usize = 40;
+const INT8_QUERIES: usize = 48;
 const INT8_DIM: usize = 64;
 /// Rows of a tile at most, and its bytes: half of a 512 kB second-level cache.
 const TILE_ROWS: usize = 96;
