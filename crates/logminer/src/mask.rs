@@ -213,7 +213,7 @@ fn card(s: &[u8], i: usize) -> Option<(usize, usize)> {
             }
         })
         .sum();
-    (sum % 10 == 0).then_some((i, end))
+    sum.is_multiple_of(10).then_some((i, end))
 }
 
 /// Tokens that are known by how they begin.

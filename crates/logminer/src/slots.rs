@@ -16,12 +16,13 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::with_capacity(16);
     let mut i = 0;
     while i < s.len() {
-        if s[i] == b'"' && i + 1 < s.len() {
-            if let Some(close) = closing_quote(s, i) {
-                found.push((i + 1, close));
-                i = close + 1;
-                continue;
-            }
+        if s[i] == b'"'
+            && i + 1 < s.len()
+            && let Some(close) = closing_quote(s, i)
+        {
+            found.push((i + 1, close));
+            i = close + 1;
+            continue;
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
             // Empty brackets that stand alone hold a value that is missing.
