@@ -8,7 +8,7 @@ pub(crate) const SLOT: u8 = 0x01;
 
 /// Byte ranges of the slots of `text`, in order.
 ///
-/// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=` or `:`, and that holds at least
+/// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=`, `:` or `/`, and that holds at least
 /// one letter, digit or placeholder; text between double quotes is one slot whatever it holds. Prepositions are no slots: lines that
 /// differ in one are different statements.
 pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
@@ -111,7 +111,7 @@ fn closing_quote(s: &[u8], i: usize) -> Option<usize> {
 }
 
 pub(crate) fn is_delimiter(b: u8) -> bool {
-    byte_class(b) & (SPACE | HARD) != 0 || b == b':'
+    byte_class(b) & (SPACE | HARD) != 0 || matches!(b, b':' | b'/')
 }
 
 /// The text around the slots, each slot replaced by [`SLOT`].
