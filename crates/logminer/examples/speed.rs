@@ -1,15 +1,27 @@
-//! Lines per second of the shape pass, of shape and count, and of the whole miner: `speed SUITE_DIR` (or PGEDGE_LOGHUB), which holds
-//! `*/*_2k.log`. Prints the median of several rounds over all lines.
+//! Lines per second of one core for the shape pass, shape and count, and the whole miner: `speed SUITE_DIR` (or PGEDGE_LOGHUB), which holds
+//! `*/*_2k.log_structured.csv`; the messages of all sets, one after another. Prints the median of several rounds, in CPU time of the
+//! thread where the system tells it (so that other work on the machine does not count), else in elapsed time.
+
+mod csv;
 
 use pgedge_logminer::{Miner, ShapeCounts, shape_into};
 use std::{env, fs, hint::black_box, time::Instant};
 
+/// Seconds that this thread ran; `None` where the kernel does not tell.
+fn cpu_time() -> Option<f64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(text.split(' ').next()?.parse::<u64>().ok()? as f64 / 1e9)
+}
+
 fn median(rounds: usize, mut f: impl FnMut()) -> f64 {
     let mut times: Vec<f64> = (0..rounds)
         .map(|_| {
-            let start = Instant::now();
+            let (start, cpu) = (Instant::now(), cpu_time());
             f();
-            start.elapsed().as_secs_f64()
+            match (cpu, cpu_time()) {
+                (Some(a), Some(b)) => b - a,
+                _ => start.elapsed().as_secs_f64(),
+            }
         })
         .collect();
     times.sort_by(f64::total_cmp);
@@ -23,9 +35,15 @@ fn main() -> std::io::Result<()> {
     };
     let mut lines: Vec<String> = Vec::new();
     for set in fs::read_dir(&suite)?.flatten().filter(|e| e.path().is_dir()) {
-        for file in fs::read_dir(set.path())?.flatten().filter(|f| f.path().extension().is_some_and(|e| e == "log")) {
-            lines.extend(String::from_utf8_lossy(&fs::read(file.path())?).lines().map(str::to_owned));
-        }
+        let name = set.file_name().to_string_lossy().into_owned();
+        let Ok(text) = fs::read_to_string(set.path().join(format!("{name}_2k.log_structured.csv"))) else {
+            continue;
+        };
+        let rows = csv::rows(&text);
+        let Some(content) = rows[0].iter().position(|c| c == "Content") else {
+            continue;
+        };
+        lines.extend(rows[1..].iter().map(|r| r[content].clone()));
     }
     let bytes: usize = lines.iter().map(String::len).sum();
     println!("{} lines, {} bytes each on average", lines.len(), bytes / lines.len().max(1));

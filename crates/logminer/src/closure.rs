@@ -1,7 +1,8 @@
 //! The closure over a set of shapes with one skeleton.
 //!
 //! Derived elements: every shape is one; and when the shapes that agree with an element in all slots but one show enough different
-//! values in that slot, the element with the slot opened is one as well. How many values are enough depends on the element alone, and
+//! values in that slot, the element with the slot opened is one as well. (Several slots count as one when they always hold the same word,
+//! and when they hold nothing but placeholders of different types.) How many values are enough depends on the element alone, and
 //! a larger set of shapes only shows more of them, so the derived elements are the least fixpoint of a monotone operator: unique,
 //! whatever the order in which shapes arrive, and never fewer when shapes are added. The pattern of a shape is the join (slot by slot:
 //! equal or wildcard) of all elements that cover it, and of all that cover a shape which that join covers.
@@ -158,15 +159,15 @@ impl Bucket {
         let shape: Vec<Value> = slots.iter().map(|t| self.intern(t)).collect();
         let number = self.shapes.len() as u32;
         let mut changes = Changes::default();
-        let mut tried: HashSet<(Vec<Value>, usize)> = HashSet::new();
-        let mut opened: Vec<(Vec<Value>, usize)> = Vec::new();
+        let mut tried: HashSet<(Vec<Value>, Vec<usize>)> = HashSet::new();
         for element in &self.derived {
-            if let Some(slot) = single_mismatch(element, &shape) {
-                let mut open = element.clone();
-                open[slot] = WILD;
-                if !self.is_derived.contains(&open) && tried.insert((open.clone(), slot)) {
-                    opened.push((open, slot));
-                }
+            let slots = match self.mismatches(element, &shape) {
+                Mismatch::Slots(slots) | Mismatch::Typed(slots) => slots,
+                Mismatch::None | Mismatch::Many => continue,
+            };
+            let open = opened(element, &slots);
+            if !self.is_derived.contains(&open) {
+                tried.insert((open, slots));
             }
         }
         let own = self.classes.len() as u32;
@@ -177,9 +178,9 @@ impl Bucket {
         self.class_of.push(own);
         self.absorb(own, &mut changes);
         let mut fresh: Vec<Vec<Value>> = Vec::new();
-        for (open, slot) in opened {
-            let values = self.values_in(&open, slot);
-            if self.weight(&open, slot, &values) >= ENOUGH {
+        for (open, slots) in tried {
+            let values = self.values_in(&open, &slots);
+            if self.weight(&open, &slots, &values) >= ENOUGH {
                 fresh.push(open);
             }
         }
@@ -196,12 +197,27 @@ impl Bucket {
         changes
     }
 
-    /// Different values that the shapes agreeing with `open` show in `slot`.
-    fn values_in(&self, open: &[Value], slot: usize) -> Vec<Value> {
-        let mut values: Vec<Value> = self.shapes.iter().filter(|s| covers(open, s)).map(|s| s[slot]).collect();
+    /// Different values that the shapes agreeing with `open` show in `slots`: the same one in each of them, or of a type in each.
+    fn values_in(&self, open: &[Value], slots: &[usize]) -> Vec<Value> {
+        let first = slots[0];
+        let mut values: Vec<Value> = self
+            .shapes
+            .iter()
+            .filter(|s| covers(open, s))
+            .filter(|s| slots.iter().all(|&i| s[i] == s[first] || self.is_typed(s[i]) && self.is_typed(s[first])))
+            .map(|s| s[first])
+            .collect();
+        if slots.len() > 1 && values.iter().any(|&v| self.is_typed(v)) {
+            // which types does not matter where all slots have one
+            return values.into_iter().filter(|&v| self.is_typed(v)).take(2).collect();
+        }
         values.sort_unstable();
         values.dedup();
         values
+    }
+
+    fn is_typed(&self, v: Value) -> bool {
+        self.values[v as usize].1 == Form::Typed
     }
 
     /// Joins the classes of all shapes that a new element covers.
@@ -264,35 +280,52 @@ impl Bucket {
 
     /// The elements that follow from a new element: one for each slot that shows enough values.
     fn fire(&self, element: &[Value]) -> Vec<Vec<Value>> {
-        let mut seen: Vec<Vec<Value>> = vec![Vec::new(); element.len()];
+        let mut tried: HashSet<Vec<usize>> = HashSet::new();
         for shape in &self.shapes {
-            match mismatches(element, shape) {
-                Mismatch::None => {
-                    for (values, &v) in seen.iter_mut().zip(shape) {
-                        values.push(v);
-                    }
-                }
-                Mismatch::One(slot) => seen[slot].push(shape[slot]),
-                Mismatch::Many => {}
+            if let Mismatch::Slots(slots) | Mismatch::Typed(slots) = self.mismatches(element, shape) {
+                tried.insert(slots);
             }
         }
         let mut found = Vec::new();
-        for (slot, values) in seen.iter_mut().enumerate() {
-            values.sort_unstable();
-            values.dedup();
-            if element[slot] != WILD && values.len() > 1 {
-                let mut open = element.to_vec();
-                open[slot] = WILD;
-                if self.weight(&open, slot, values) >= ENOUGH {
-                    found.push(open);
-                }
+        for slots in tried {
+            let open = opened(element, &slots);
+            if !self.is_derived.contains(&open) && self.weight(&open, &slots, &self.values_in(&open, &slots)) >= ENOUGH
+            {
+                found.push(open);
             }
         }
         found
     }
 
-    /// Sum of the weights of the values in the slot that `open` opens; never less for more values.
-    fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
+    /// In which slots a shape disagrees with an element.
+    fn mismatches(&self, element: &[Value], shape: &[Value]) -> Mismatch {
+        let mut slots: Vec<usize> = Vec::new();
+        let mut typed = 0;
+        for (i, (&e, &s)) in element.iter().zip(shape).enumerate() {
+            if e == WILD || e == s {
+                continue;
+            }
+            let both = self.is_typed(e) && self.is_typed(s);
+            typed += usize::from(both);
+            // beyond the first slot: types everywhere, or the same word in all of them on either side
+            if let Some(&first) = slots.first()
+                && !(both && typed > slots.len())
+                && (typed > 0 || e != element[first] || s != shape[first])
+            {
+                return Mismatch::Many;
+            }
+            slots.push(i);
+        }
+        match slots.len() {
+            0 => Mismatch::None,
+            n if n == typed => Mismatch::Typed(slots),
+            _ => Mismatch::Slots(slots),
+        }
+    }
+
+    /// Sum of the weights of the values in the slots that `open` opens; never less for more values.
+    fn weight(&self, open: &[Value], slots: &[usize], values: &[Value]) -> u32 {
+        let slot = slots[0];
         let mut place = self.places[slot];
         if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0) {
             place = Place::Likely;
@@ -302,7 +335,7 @@ impl Bucket {
             .iter()
             .enumerate()
             .filter(|&(i, &v)| {
-                i != slot && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
+                !slots.contains(&i) && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
             })
             .count();
         let mut sum = 0;
@@ -332,7 +365,7 @@ impl Bucket {
             };
             *if f == Form::Upper { &mut constants } else { &mut sum } += part;
         }
-        if typed >= 2 {
+        if typed >= 2 && (same > 0 || slots.len() == 1) {
             return ENOUGH;
         }
         match same {
@@ -394,29 +427,20 @@ fn join(a: &[Value], b: &[Value]) -> Vec<Value> {
     a.iter().zip(b).map(|(&x, &y)| if x == y { x } else { WILD }).collect()
 }
 
+/// How a shape disagrees with an element.
 enum Mismatch {
     None,
-    One(usize),
+    /// In one slot, or in several that hold one word each time (a host named twice).
+    Slots(Vec<usize>),
+    /// In slots that hold a placeholder of another type.
+    Typed(Vec<usize>),
     Many,
 }
 
-/// The slots in which `shape` disagrees with `pattern`.
-fn mismatches(pattern: &[Value], shape: &[Value]) -> Mismatch {
-    let mut found = Mismatch::None;
-    for (i, (&p, &s)) in pattern.iter().zip(shape).enumerate() {
-        if p != WILD && p != s {
-            if matches!(found, Mismatch::One(_)) {
-                return Mismatch::Many;
-            }
-            found = Mismatch::One(i);
-        }
+fn opened(element: &[Value], slots: &[usize]) -> Vec<Value> {
+    let mut open = element.to_vec();
+    for &i in slots {
+        open[i] = WILD;
     }
-    found
-}
-
-fn single_mismatch(pattern: &[Value], shape: &[Value]) -> Option<usize> {
-    match mismatches(pattern, shape) {
-        Mismatch::One(slot) => Some(slot),
-        _ => None,
-    }
+    open
 }

@@ -74,7 +74,7 @@ pub fn log_pattern(line: &str) -> String {
 /// The shape of a message; the frames of a stack trace become `{STACK}`.
 pub fn shape_of_message(message: &str) -> String {
     match stack_head(message) {
-        Some((head, tail)) if tail.is_empty() => shape(head) + " {STACK}",
+        Some((head, "")) => shape(head) + " {STACK}",
         Some((head, tail)) => shape(head) + " {STACK} " + &shape(tail),
         None => shape(message),
     }

@@ -528,10 +528,11 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
     if s[first] != b'/' || !(is_word(c) || dotted_path(s, a)) {
         return None;
     }
-    if let Some(e) = ipv4(s, first + 1) {
-        if ipv4(s, a).is_none() && byte(s, e) != b'/' {
-            return Some((Kind::Ip, e));
-        }
+    if let Some(e) = ipv4(s, first + 1)
+        && ipv4(s, a).is_none()
+        && byte(s, e) != b'/'
+    {
+        return Some((Kind::Ip, e));
     }
     if date(s, a).is_some() || ipv4(s, a).is_some() {
         return None;

@@ -168,7 +168,7 @@ fn card(s: &[u8], i: usize) -> Option<(usize, usize)> {
         .enumerate()
         .map(|(k, &d)| if k % 2 == 1 { if d > 4 { 2 * d - 9 } else { 2 * d } } else { d })
         .sum();
-    (sum % 10 == 0).then_some((i, end))
+    sum.is_multiple_of(10).then_some((i, end))
 }
 
 /// Tokens that are known by how they begin.

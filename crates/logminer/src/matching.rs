@@ -133,7 +133,7 @@ fn any_value() -> String {
     let placeholder = r"\{[*A-Z]+\}";
     let time = expression(Kind::Time);
     let forms = [Kind::Hex, Kind::Url, Kind::List, Kind::Path, Kind::Name].map(expression).join("|");
-    let attached = format!(r"(?:\([^()\x01-\x20]*\)|\{{[^{{}}\x01-\x20]*\}})?");
+    let attached = r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?";
     format!(
         r"(?:(?:{word}|{long}|{IPV4}:[0-9]+|[0-9A-Fa-f]*(?::+[0-9A-Fa-f]+)+|(?:{W}|[-.])+:[0-9]+|{time}|{placeholder}|{forms})+{attached})"
     )

@@ -99,8 +99,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             } else {
                 let start = i;
                 let mut seen = 0;
-                while i < n {
-                    let c = byte_class(self.s[i]);
+                for &b in &self.s[start..] {
+                    let c = byte_class(b);
                     if c & CHUNK == 0 {
                         break;
                     }
@@ -293,10 +293,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Any, a, b);
             return b;
         }
-        if (3..=5).contains(&len) {
-            if let Some(end) = self.short_word(a, b) {
-                return end;
-            }
+        if (3..=5).contains(&len)
+            && let Some(end) = self.short_word(a, b)
+        {
+            return end;
         }
         if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
             self.emit(Kind::Id, a, b);
@@ -447,6 +447,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         let run = forms::joined_run(s, a + signed, b);
         if signed == 0
+            && seen & (DOT | MARK) != 0
             && let Some((kind, e)) = forms::named(s, a, run, b)
         {
             self.emit(kind, a, e);
@@ -499,7 +500,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 self.emit(Kind::Ver, a, run);
                 return run;
             }
-            if forms::is_identifier(word) {
+            if piece != run && forms::is_identifier(word) {
                 self.emit(Kind::Id, a, piece);
                 return piece;
             }
@@ -510,10 +511,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         } else if forms::is_hex(word) {
             self.emit(Kind::Hex, a, piece);
             return piece;
-        } else if (3..=5).contains(&word.len()) {
-            if let Some(e) = self.short_word(a, piece) {
-                return e;
-            }
+        } else if (3..=5).contains(&word.len())
+            && let Some(e) = self.short_word(a, piece)
+        {
+            return e;
         }
         if piece == run
             && self.word.1 + 1 == a
