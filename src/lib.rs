@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 mod errors;
 mod pgvector;
+mod similarity;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
 #[pg_schema]

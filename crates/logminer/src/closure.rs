@@ -49,7 +49,9 @@ fn form(value: &str) -> Form {
         Form::Digits
     } else if b.len() > 1 && b.iter().all(|c| c.is_ascii_uppercase() || *c == b'_') {
         Form::Upper
-    } else if b.iter().any(|c| !is_word(*c) || *c == b'_') || b.windows(2).any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase()) {
+    } else if b.iter().any(|c| !is_word(*c) || *c == b'_')
+        || b.windows(2).any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase())
+    {
         Form::Parts
     } else if b.len() == 1 {
         Form::Letter
@@ -185,13 +187,30 @@ impl Bucket {
                 (k != c && (covers(pattern, &self.shapes[s]))).then_some(k)
             });
             let other = other.or_else(|| {
-                let covered = |k: &Class| !k.members.is_empty() && self.classes[c as usize].members.iter().any(|&m| covers(&k.pattern, &self.shapes[m as usize]));
-                self.classes.iter().enumerate().find(|(k, class)| *k as u32 != c && covered(class)).map(|(k, _)| k as u32)
+                let covered = |k: &Class| {
+                    !k.members.is_empty()
+                        && self.classes[c as usize]
+                            .members
+                            .iter()
+                            .any(|&m| covers(&k.pattern, &self.shapes[m as usize]))
+                };
+                self.classes
+                    .iter()
+                    .enumerate()
+                    .find(|(k, class)| *k as u32 != c && covered(class))
+                    .map(|(k, _)| k as u32)
             });
             let Some(k) = other else { return };
-            let taken = Class { pattern: std::mem::take(&mut self.classes[k as usize].pattern), members: std::mem::take(&mut self.classes[k as usize].members) };
-            let joined: Vec<Value> =
-                self.classes[c as usize].pattern.iter().zip(&taken.pattern).map(|(&x, &y)| if x == y { x } else { WILD }).collect();
+            let taken = Class {
+                pattern: std::mem::take(&mut self.classes[k as usize].pattern),
+                members: std::mem::take(&mut self.classes[k as usize].members),
+            };
+            let joined: Vec<Value> = self.classes[c as usize]
+                .pattern
+                .iter()
+                .zip(&taken.pattern)
+                .map(|(&x, &y)| if x == y { x } else { WILD })
+                .collect();
             for &m in &taken.members {
                 self.class_of[m as usize] = c;
             }
@@ -240,7 +259,9 @@ impl Bucket {
         let same = pattern
             .iter()
             .enumerate()
-            .filter(|&(i, &v)| i != slot && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed))
+            .filter(|&(i, &v)| {
+                i != slot && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
+            })
             .count();
         let mut sum = 0;
         let mut constants = 0;
@@ -305,7 +326,19 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
 fn is_noun_cue(word: &str) -> bool {
     matches!(
         word,
-        "user" | "host" | "name" | "file" | "module" | "device" | "interface" | "service" | "process" | "node" | "server" | "port" | "class"
+        "user"
+            | "host"
+            | "name"
+            | "file"
+            | "module"
+            | "device"
+            | "interface"
+            | "service"
+            | "process"
+            | "node"
+            | "server"
+            | "port"
+            | "class"
     )
 }
 

@@ -211,7 +211,8 @@ pub(crate) fn date(s: &[u8], a: usize) -> Option<usize> {
             if (1..=2).contains(&d) && (sep != b'.' || m == 2 && d == 2) {
                 let t = then_clock(s, e);
                 let t = if t == e { date_dash_clock(s, e) } else { t };
-                return (boundary(s, t) && !(t == e && matches!(byte(s, t), b'-' | b'.') && is_word(byte(s, t + 1)))).then_some(t);
+                return (boundary(s, t) && !(t == e && matches!(byte(s, t), b'-' | b'.') && is_word(byte(s, t + 1))))
+                    .then_some(t);
             }
         }
         return None;
@@ -237,7 +238,12 @@ pub(crate) fn date(s: &[u8], a: usize) -> Option<usize> {
 
 /// PostgreSQL-like oddity `2005-06-09-07.06.20.123456` (also used by HPC systems).
 fn date_dash_clock(s: &[u8], e: usize) -> usize {
-    if byte(s, e) != b'-' || digits(s, e + 1) != 2 || byte(s, e + 3) != b'.' || digits(s, e + 4) != 2 || byte(s, e + 6) != b'.' {
+    if byte(s, e) != b'-'
+        || digits(s, e + 1) != 2
+        || byte(s, e + 3) != b'.'
+        || digits(s, e + 4) != 2
+        || byte(s, e + 6) != b'.'
+    {
         return e;
     }
     let sec = digits(s, e + 7);
@@ -283,7 +289,10 @@ pub(crate) fn named_date(s: &[u8], a: usize) -> Option<usize> {
         let z = e + blanks(s, e);
         if s.len() >= z + 3 {
             let abbreviation = s[z..].iter().take_while(|b| b.is_ascii_uppercase()).count();
-            if (3..=4).contains(&abbreviation) && matches!(s[z + abbreviation - 1], b'T' | b'C') && boundary(s, z + abbreviation) {
+            if (3..=4).contains(&abbreviation)
+                && matches!(s[z + abbreviation - 1], b'T' | b'C')
+                && boundary(s, z + abbreviation)
+            {
                 e = z + abbreviation;
             }
         }
@@ -302,8 +311,25 @@ fn year(s: &[u8], i: usize) -> Option<usize> {
 pub(crate) fn is_time_unit(u: &[u8]) -> bool {
     matches!(
         u,
-        b"s" | b"ms" | b"us" | b"ns" | b"sec" | b"secs" | b"msec" | b"msecs" | b"usec" | b"min" | b"mins" | b"m" | b"h" | b"hr" | b"hrs"
-            | b"hours" | b"d" | b"days" | b"seconds" | b"minutes"
+        b"s" | b"ms"
+            | b"us"
+            | b"ns"
+            | b"sec"
+            | b"secs"
+            | b"msec"
+            | b"msecs"
+            | b"usec"
+            | b"min"
+            | b"mins"
+            | b"m"
+            | b"h"
+            | b"hr"
+            | b"hrs"
+            | b"hours"
+            | b"d"
+            | b"days"
+            | b"seconds"
+            | b"minutes"
     ) || u == "µs".as_bytes()
         || u == "μs".as_bytes()
         || matches!(u, b"S" | b"MS" | b"second" | b"minute" | b"hour" | b"day")
@@ -321,9 +347,46 @@ pub(crate) fn is_size_unit(u: &[u8]) -> bool {
     }
     matches!(
         &low[..u.len()],
-        b"b" | b"k" | b"kb" | b"kib" | b"mb" | b"mib" | b"g" | b"gb" | b"gib" | b"t" | b"tb" | b"tib" | b"kbytes" | b"mbytes" | b"gbytes"
-            | b"bytes" | b"hz" | b"khz" | b"mhz" | b"ghz" | b"bps" | b"kbps" | b"mbps" | b"gbps" | b"kbit" | b"mbit" | b"gbit" | b"v" | b"mv"
-            | b"ma" | b"mah" | b"w" | b"mw" | b"kw" | b"rpm" | b"dbm" | b"px" | b"c" | b"pt" | b"dpi" | b"x"
+        b"b" | b"k"
+            | b"kb"
+            | b"kib"
+            | b"mb"
+            | b"mib"
+            | b"g"
+            | b"gb"
+            | b"gib"
+            | b"t"
+            | b"tb"
+            | b"tib"
+            | b"kbytes"
+            | b"mbytes"
+            | b"gbytes"
+            | b"bytes"
+            | b"hz"
+            | b"khz"
+            | b"mhz"
+            | b"ghz"
+            | b"bps"
+            | b"kbps"
+            | b"mbps"
+            | b"gbps"
+            | b"kbit"
+            | b"mbit"
+            | b"gbit"
+            | b"v"
+            | b"mv"
+            | b"ma"
+            | b"mah"
+            | b"w"
+            | b"mw"
+            | b"kw"
+            | b"rpm"
+            | b"dbm"
+            | b"px"
+            | b"c"
+            | b"pt"
+            | b"dpi"
+            | b"x"
     ) || u == b"M"
 }
 
@@ -347,7 +410,8 @@ static CLASS: [u8; 256] = {
         let b = i as u8;
         t[i] = match b {
             0..=b' ' | 0x7f => SPACE,
-            b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' | b'|' | b'`' | b'!' | b'?' | b'&' | b'^' => HARD,
+            b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' | b'|' | b'`'
+            | b'!' | b'?' | b'&' | b'^' => HARD,
             b'0'..=b'9' => CHUNK | DIGIT,
             b'.' => CHUNK | DOT,
             b'/' | b'\\' | b'@' | b':' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
@@ -384,12 +448,22 @@ pub(crate) fn url(s: &[u8], a: usize, b: usize) -> Option<(usize, usize)> {
     if at <= a + 1 || s[at - 1] != b':' {
         return None;
     }
-    let scheme = s[a..at - 1].iter().rev().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'.' | b'-' | b':')).count();
+    let scheme = s[a..at - 1]
+        .iter()
+        .rev()
+        .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'.' | b'-' | b':'))
+        .count();
     let start = at - 1 - scheme;
     if scheme < 2 || !s[start].is_ascii_alphabetic() || (start > a && is_word(s[start - 1])) {
         return None;
     }
-    let stop = |c: u8| byte_class(c) & SPACE != 0 || matches!(c, b'"' | b'\'' | b'<' | b'>' | b'`' | b'|' | b'{' | b'}' | b'(' | b')' | b'[' | b']' | b';' | b',' | b'^');
+    let stop = |c: u8| {
+        byte_class(c) & SPACE != 0
+            || matches!(
+                c,
+                b'"' | b'\'' | b'<' | b'>' | b'`' | b'|' | b'{' | b'}' | b'(' | b')' | b'[' | b']' | b';' | b',' | b'^'
+            )
+    };
     let mut e = at + 2 + s[at + 2..].iter().take_while(|&&c| !stop(c)).count();
     while e > at + 2 && matches!(s[e - 1], b'.' | b':' | b'!' | b'?') {
         e -= 1;
@@ -475,7 +549,13 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
     let next = byte(s, run);
     if next == b'@' && run < b {
         let host = joined_run(s, run + 1, b);
-        if host > run + 1 && s[run + 1..host].contains(&b'.') && s[host - 1].is_ascii_alphabetic() && s[run + 1..host].iter().filter(|&&c| c == b'.').count() < 5 && !text.contains(&b'.') || email_like(s, a, run, host) {
+        if host > run + 1
+            && s[run + 1..host].contains(&b'.')
+            && s[host - 1].is_ascii_alphabetic()
+            && s[run + 1..host].iter().filter(|&&c| c == b'.').count() < 5
+            && !text.contains(&b'.')
+            || email_like(s, a, run, host)
+        {
             return Some((Kind::Email, host));
         }
     }
@@ -484,7 +564,9 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
     let host_port = port(s, run);
     if dots >= 2 && letters && text.split(|&c| c == b'.').all(|p| !p.is_empty()) {
         let last = text.rsplit(|&c| c == b'.').next().unwrap_or(b"");
-        if last.len() >= 2 && (last[0].is_ascii_alphabetic() || last[0] == b'_') || !s[a].is_ascii_digit() && !is_version(s, a, run) {
+        if last.len() >= 2 && (last[0].is_ascii_alphabetic() || last[0] == b'_')
+            || !s[a].is_ascii_digit() && !is_version(s, a, run)
+        {
             let mut e = run;
             while matches!(byte(s, e), b'$' | b'.') && e + 1 < b && is_word(s[e + 1]) {
                 e = word_end(s, e + 1);

@@ -66,7 +66,9 @@ impl PatternSet {
         let mut generalised: Vec<(String, String)> = changes
             .absorbed
             .iter()
-            .map(|(old, member)| (assemble(&skeleton, bucket.text(old).into_iter()), assemble(&skeleton, bucket.pattern(*member))))
+            .map(|(old, member)| {
+                (assemble(&skeleton, bucket.text(old).into_iter()), assemble(&skeleton, bucket.pattern(*member)))
+            })
             .filter(|(old, new)| old != new && old != shape)
             .collect();
         generalised.sort();
@@ -94,7 +96,8 @@ impl PatternSet {
 
     /// Every shape with its pattern, in the order of the shapes' bytes.
     pub fn patterns(&self) -> Vec<(&str, String)> {
-        let mut all: Vec<(&str, String)> = self.shapes.keys().map(|s| (&**s, self.pattern(s).unwrap_or_default())).collect();
+        let mut all: Vec<(&str, String)> =
+            self.shapes.keys().map(|s| (&**s, self.pattern(s).unwrap_or_default())).collect();
         all.sort();
         all
     }

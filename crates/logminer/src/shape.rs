@@ -1,6 +1,6 @@
 //! The shape pass: one walk over a line, tokens recognised by form and replaced by typed placeholders.
 
-use crate::forms::{self, byte_class, digits, is_word, CHUNK, DIGIT, DOT, HARD, MARK, SPACE};
+use crate::forms::{self, CHUNK, DIGIT, DOT, HARD, MARK, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
 
 /// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
@@ -166,7 +166,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             Kind::Hex | Kind::Id => Kind::Num,
             k => k,
         };
-        let listable = matches!(class, Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac);
+        let listable = matches!(
+            class,
+            Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac
+        );
         let gap = self.out.get(self.list.end..).unwrap_or(b"#");
         if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
             self.list.count += 1;
@@ -175,7 +178,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 return;
             }
         } else {
-            self.list = ListRun { kind: class, start: self.out.len(), end: 0, raw_start: a, count: usize::from(listable) };
+            self.list =
+                ListRun { kind: class, start: self.out.len(), end: 0, raw_start: a, count: usize::from(listable) };
         }
         self.emit_text(kind, a, b);
         self.list.end = if listable { self.out.len() } else { usize::MAX };
@@ -315,7 +319,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 let two = if a > 1 { self.s[a - 2] } else { 0 };
                 let valued = matches!(before, b'=' | b':' | b'(' | b'|' | b'[' | b',')
                     || before == b' ' && matches!(two, b'=' | b':')
-                    || before == b' ' && matches!(&self.s[self.word.0..self.word.1], b"is" | b"was" | b"for" | b"config" | b"to");
+                    || before == b' '
+                        && matches!(&self.s[self.word.0..self.word.1], b"is" | b"was" | b"for" | b"config" | b"to");
                 valued.then(|| {
                     self.emit(Kind::Any, a, b);
                     b
@@ -352,7 +357,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     /// A chunk with digits, dots or marks. Answers where reading goes on (a date may run past the chunk).
     fn chunk(&mut self, start: usize, end: usize) -> usize {
         let mut b = end;
-        while b > start && matches!(self.s[b - 1], b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$') {
+        while b > start && matches!(self.s[b - 1], b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$')
+        {
             b -= 1;
         }
         let mut a = start;
@@ -362,7 +368,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         while a < b {
             let c = self.s[a];
-            if is_word(c) || matches!(c, b'/' | b'\\') || self.starts_signed(a, start) || forms::dotted_path(self.s, a) {
+            if is_word(c) || matches!(c, b'/' | b'\\') || self.starts_signed(a, start) || forms::dotted_path(self.s, a)
+            {
                 let e = self.one(a, b);
                 if e > b {
                     return e;
@@ -472,7 +479,12 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 return e;
             }
         }
-        if piece == run && self.word.1 + 1 == a && a > 0 && self.s[a - 1] == b'=' && is_identity_key(&s[self.word.0..self.word.1]) {
+        if piece == run
+            && self.word.1 + 1 == a
+            && a > 0
+            && self.s[a - 1] == b'='
+            && is_identity_key(&s[self.word.0..self.word.1])
+        {
             self.emit(Kind::Id, a, piece);
         }
         self.remember(a, piece);
@@ -516,21 +528,58 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
 fn is_identity_key(key: &[u8]) -> bool {
     matches!(
         key,
-        b"user" | b"username" | b"login" | b"account" | b"host" | b"hostname" | b"rhost" | b"name" | b"email" | b"from" | b"to" | b"ctladdr"
+        b"user"
+            | b"username"
+            | b"login"
+            | b"account"
+            | b"host"
+            | b"hostname"
+            | b"rhost"
+            | b"name"
+            | b"email"
+            | b"from"
+            | b"to"
+            | b"ctladdr"
     )
 }
 
 /// Words after which a number is an identifier.
 fn is_cue(word: &[u8]) -> bool {
     let mut low = [0u8; 16];
-    let Some(low) = low.get_mut(..word.len()) else { return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id") };
+    let Some(low) = low.get_mut(..word.len()) else {
+        return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id");
+    };
     low.copy_from_slice(word);
     low.make_ascii_lowercase();
     matches!(
         &*low,
-        b"user" | b"id" | b"uid" | b"gid" | b"pid" | b"tid" | b"euid" | b"ppid" | b"session" | b"process" | b"thread" | b"job" | b"task" | b"order"
-            | b"request" | b"customer" | b"account" | b"transaction" | b"txn" | b"client" | b"device" | b"userid" | b"sessionid" | b"child"
-            | b"worker" | b"container" | b"caller"
+        b"user"
+            | b"id"
+            | b"uid"
+            | b"gid"
+            | b"pid"
+            | b"tid"
+            | b"euid"
+            | b"ppid"
+            | b"session"
+            | b"process"
+            | b"thread"
+            | b"job"
+            | b"task"
+            | b"order"
+            | b"request"
+            | b"customer"
+            | b"account"
+            | b"transaction"
+            | b"txn"
+            | b"client"
+            | b"device"
+            | b"userid"
+            | b"sessionid"
+            | b"child"
+            | b"worker"
+            | b"container"
+            | b"caller"
     ) || word.ends_with(b"Id")
         || word.ends_with(b"ID")
         || word.ends_with(b"_id")
