@@ -10,6 +10,7 @@ mod errors;
 mod events;
 mod ops;
 mod pgvector;
+mod similarity;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
 #[pg_schema]
