@@ -35,7 +35,9 @@ fn csv_rows(text: &str) -> Vec<Vec<String>> {
 fn main() -> std::io::Result<()> {
     let mut args = env::args().skip(1);
     let Some(suite) = args.next().or_else(|| env::var("PGEDGE_LOGHUB").ok()) else {
-        println!("skipped: give the directory of the labelled sets as an argument or in PGEDGE_LOGHUB");
+        println!(
+            "skipped: give the directory of the labelled sets as an argument or in PGEDGE_LOGHUB"
+        );
         return Ok(());
     };
     let out = args.next().unwrap_or_else(|| "pred".into());
@@ -49,18 +51,28 @@ fn main() -> std::io::Result<()> {
     sets.sort();
     let mut shares = Vec::new();
     for set in sets {
-        let file = Path::new(&suite).join(&set).join(format!("{set}_2k.log_structured.csv"));
-        let Ok(text) = fs::read_to_string(&file) else { continue };
+        let file = Path::new(&suite)
+            .join(&set)
+            .join(format!("{set}_2k.log_structured.csv"));
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
         let rows = csv_rows(&text);
         let column = |name: &str| rows[0].iter().position(|c| c == name).unwrap_or(0);
         let (content, label) = (column("Content"), column("EventTemplate"));
-        let mut patterns = PatternSet::new();
+        let mut patterns = PatternSet::default();
         let lines: Vec<&str> = rows[1..].iter().map(|r| r[content].as_str()).collect();
         let shapes: Vec<String> = lines.iter().map(|l| shape(l)).collect();
         let arrival: Vec<String> = shapes.iter().map(|s| patterns.insert(s).pattern).collect();
-        let last: Vec<String> = shapes.iter().map(|s| patterns.pattern(s).unwrap_or_default()).collect();
+        let last: Vec<String> = shapes
+            .iter()
+            .map(|s| patterns.pattern(s).unwrap_or_default())
+            .collect();
         let templates: Vec<String> = last.iter().map(|p| loghub_template(p)).collect();
-        fs::write(Path::new(&out).join(format!("{set}.txt")), templates.join("\n") + "\n")?;
+        fs::write(
+            Path::new(&out).join(format!("{set}.txt")),
+            templates.join("\n") + "\n",
+        )?;
         if debug.is_some() {
             let mut moved: HashMap<(&str, &str), usize> = HashMap::new();
             for (a, b) in arrival.iter().zip(&last).filter(|(a, b)| a != b) {
@@ -73,7 +85,11 @@ fn main() -> std::io::Result<()> {
             }
         }
         let same = arrival.iter().zip(&last).filter(|(a, b)| a == b).count();
-        let alike = arrival.iter().zip(&last).filter(|(a, b)| loghub_template(a) == loghub_template(b)).count();
+        let alike = arrival
+            .iter()
+            .zip(&last)
+            .filter(|(a, b)| loghub_template(a) == loghub_template(b))
+            .count();
         let share = |n: usize| n as f64 / last.len() as f64;
         shares.push(share(alike));
         println!(
@@ -93,11 +109,17 @@ fn main() -> std::io::Result<()> {
             pairs.sort();
             let mut report = String::new();
             for ((l, p), n) in pairs {
-                report += &format!("{}{n}\t{l}\n\t{p}\n", if loghub_template(p) == l { " " } else { "!" });
+                report += &format!(
+                    "{}{n}\t{l}\n\t{p}\n",
+                    if loghub_template(p) == l { " " } else { "!" }
+                );
             }
             fs::write(Path::new(&out).join(format!("{set}.report")), report)?;
         }
     }
-    println!("final on arrival, average: {:.2} %", 100.0 * shares.iter().sum::<f64>() / shares.len().max(1) as f64);
+    println!(
+        "final on arrival, average: {:.2} %",
+        100.0 * shares.iter().sum::<f64>() / shares.len().max(1) as f64
+    );
     Ok(())
 }

@@ -1,16 +1,21 @@
 //! The closure over a set of shapes with one skeleton.
 //!
-//! A slot of a pattern becomes a wildcard when the shapes that agree with the pattern in every other slot show enough different values
-//! there. The rule only ever counts shapes, and a more general pattern agrees with more of them: the operator is monotone, so its least
-//! fixpoint is unique (Knaster–Tarski) and the same whatever the order in which shapes arrive or rules fire.
+//! Derived elements: every shape is one; and when the shapes that agree with an element in all slots but one show enough different
+//! values in that slot, the element with the slot opened is one as well. How many values are enough depends on the element alone, and
+//! a larger set of shapes only shows more of them, so the derived elements are the least fixpoint of a monotone operator: unique,
+//! whatever the order in which shapes arrive, and never fewer when shapes are added. The pattern of a shape is the join (slot by slot:
+//! equal or wildcard) of all elements that cover it, and of all that cover a shape which that join covers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::forms::is_word;
 use crate::slots::{is_preposition, word_before};
 
 /// Weight at which a slot becomes a wildcard.
 const ENOUGH: u32 = 120;
+
+/// Elements with this many open slots open no more.
+const MAX_OPEN: usize = 6;
 
 /// A slot's value, as an index into [`Bucket::values`]; 0 is the wildcard.
 pub(crate) type Value = u32;
@@ -41,7 +46,9 @@ fn form(value: &str) -> Form {
     let b = value.as_bytes();
     if value.contains(' ') {
         Form::Phrase
-    } else if b.is_empty() || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
+    } else if b.is_empty()
+        || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3
+    {
         Form::Typed
     } else if b.contains(&b'{') {
         Form::Mixed
@@ -49,7 +56,10 @@ fn form(value: &str) -> Form {
         Form::Digits
     } else if b.len() > 1 && b.iter().all(|c| c.is_ascii_uppercase() || *c == b'_') {
         Form::Upper
-    } else if b.iter().any(|c| !is_word(*c) || *c == b'_') || b.windows(2).any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase()) {
+    } else if b.iter().any(|c| !is_word(*c) || *c == b'_')
+        || b.windows(2)
+            .any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase())
+    {
         Form::Parts
     } else if b.len() == 1 {
         Form::Letter
@@ -84,6 +94,8 @@ pub(crate) struct Bucket {
     class_of: Vec<u32>,
     classes: Vec<Class>,
     places: Vec<Place>,
+    derived: Vec<Vec<Value>>,
+    is_derived: HashSet<Vec<Value>>,
 }
 
 /// What [`Bucket::insert`] changed: for each class whose pattern became another one, the old pattern and the class.
@@ -101,6 +113,8 @@ impl Bucket {
             class_of: Vec::new(),
             classes: Vec::new(),
             places,
+            derived: Vec::new(),
+            is_derived: HashSet::new(),
         };
         b.intern("{*}");
         b
@@ -119,11 +133,17 @@ impl Bucket {
     /// Text of the slots of the pattern of a shape (by the number `insert` gave it).
     pub(crate) fn pattern(&self, shape: u32) -> impl Iterator<Item = &str> {
         let class = self.class_of[shape as usize];
-        self.classes[class as usize].pattern.iter().map(|&v| &*self.values[v as usize].0)
+        self.classes[class as usize]
+            .pattern
+            .iter()
+            .map(|&v| &*self.values[v as usize].0)
     }
 
     pub(crate) fn text(&self, pattern: &[Value]) -> Vec<&str> {
-        pattern.iter().map(|&v| &*self.values[v as usize].0).collect()
+        pattern
+            .iter()
+            .map(|&v| &*self.values[v as usize].0)
+            .collect()
     }
 
     pub(crate) fn class_pattern(&self, class: u32) -> Vec<&str> {
@@ -137,7 +157,9 @@ impl Bucket {
 
     /// The class whose pattern covers a shape that was not inserted.
     pub(crate) fn covering<'a>(&self, slots: impl Iterator<Item = &'a str>) -> Option<u32> {
-        let shape: Vec<Value> = slots.map(|t| self.ids.get(t).copied().unwrap_or(Value::MAX)).collect();
+        let shape: Vec<Value> = slots
+            .map(|t| self.ids.get(t).copied().unwrap_or(Value::MAX))
+            .collect();
         let live = |c: &Class| !c.members.is_empty() && covers(&c.pattern, &shape);
         self.classes.iter().position(live).map(|c| c as u32)
     }
@@ -147,33 +169,73 @@ impl Bucket {
         let shape: Vec<Value> = slots.iter().map(|t| self.intern(t)).collect();
         let number = self.shapes.len() as u32;
         let mut changes = Changes::default();
-        let mut dirty: Vec<u32> = Vec::new();
-        for (c, class) in self.classes.iter().enumerate() {
-            if !class.members.is_empty()
-                && let Some(slot) = single_mismatch(&class.pattern, &shape)
-                && self.may_fire(&class.pattern, slot)
-            {
-                dirty.push(c as u32);
+        let mut tried: HashSet<(Vec<Value>, usize)> = HashSet::new();
+        let mut opened: Vec<(Vec<Value>, usize)> = Vec::new();
+        for element in &self.derived {
+            if let Some(slot) = single_mismatch(element, &shape) {
+                let mut open = element.clone();
+                open[slot] = WILD;
+                if !self.is_derived.contains(&open) && tried.insert((open.clone(), slot)) {
+                    opened.push((open, slot));
+                }
             }
         }
         let own = self.classes.len() as u32;
-        self.classes.push(Class { pattern: shape.clone(), members: vec![number] });
+        self.classes.push(Class {
+            pattern: shape.clone(),
+            members: vec![number],
+        });
+        self.is_derived.insert(shape.clone());
+        self.derived.push(shape.clone());
         self.shapes.push(shape);
         self.class_of.push(own);
         self.absorb(own, &mut changes);
-        dirty.push(self.class_of[number as usize]);
-        while let Some(c) = dirty.pop() {
-            if self.classes[c as usize].members.is_empty() {
+        let mut fresh: Vec<Vec<Value>> = Vec::new();
+        for (open, slot) in opened {
+            let values = self.values_in(&open, slot);
+            if self.weight(&open, slot, &values) >= ENOUGH {
+                fresh.push(open);
+            }
+        }
+        while let Some(element) = fresh.pop() {
+            if !self.is_derived.insert(element.clone()) {
                 continue;
             }
-            if let Some(pattern) = self.fire(c) {
-                let old = std::mem::replace(&mut self.classes[c as usize].pattern, pattern);
-                changes.absorbed.push((old, self.classes[c as usize].members[0]));
-                self.absorb(c, &mut changes);
-                dirty.push(c);
+            self.derived.push(element.clone());
+            self.apply(&element, &mut changes);
+            if element.iter().filter(|&&v| v == WILD).count() < MAX_OPEN {
+                fresh.extend(self.fire(&element));
             }
         }
         changes
+    }
+
+    /// Different values that the shapes agreeing with `open` show in `slot`.
+    fn values_in(&self, open: &[Value], slot: usize) -> Vec<Value> {
+        let mut values: Vec<Value> = self
+            .shapes
+            .iter()
+            .filter(|s| covers(open, s))
+            .map(|s| s[slot])
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        values
+    }
+
+    /// Joins the classes of all shapes that a new element covers.
+    fn apply(&mut self, element: &[Value], changes: &mut Changes) {
+        let Some(first) = self.shapes.iter().position(|s| covers(element, s)) else {
+            return;
+        };
+        let c = self.class_of[first];
+        let class = &mut self.classes[c as usize];
+        let joined = join(&class.pattern, element);
+        if joined != class.pattern {
+            let old = std::mem::replace(&mut class.pattern, joined);
+            changes.absorbed.push((old, class.members[0]));
+        }
+        self.absorb(c, changes);
     }
 
     /// A class whose pattern agrees with a shape of another class, or is agreed with, becomes one class with it.
@@ -185,13 +247,25 @@ impl Bucket {
                 (k != c && (covers(pattern, &self.shapes[s]))).then_some(k)
             });
             let other = other.or_else(|| {
-                let covered = |k: &Class| !k.members.is_empty() && self.classes[c as usize].members.iter().any(|&m| covers(&k.pattern, &self.shapes[m as usize]));
-                self.classes.iter().enumerate().find(|(k, class)| *k as u32 != c && covered(class)).map(|(k, _)| k as u32)
+                let covered = |k: &Class| {
+                    !k.members.is_empty()
+                        && self.classes[c as usize]
+                            .members
+                            .iter()
+                            .any(|&m| covers(&k.pattern, &self.shapes[m as usize]))
+                };
+                self.classes
+                    .iter()
+                    .enumerate()
+                    .find(|(k, class)| *k as u32 != c && covered(class))
+                    .map(|(k, _)| k as u32)
             });
             let Some(k) = other else { return };
-            let taken = Class { pattern: std::mem::take(&mut self.classes[k as usize].pattern), members: std::mem::take(&mut self.classes[k as usize].members) };
-            let joined: Vec<Value> =
-                self.classes[c as usize].pattern.iter().zip(&taken.pattern).map(|(&x, &y)| if x == y { x } else { WILD }).collect();
+            let taken = Class {
+                pattern: std::mem::take(&mut self.classes[k as usize].pattern),
+                members: std::mem::take(&mut self.classes[k as usize].members),
+            };
+            let joined = join(&self.classes[c as usize].pattern, &taken.pattern);
             for &m in &taken.members {
                 self.class_of[m as usize] = c;
             }
@@ -207,40 +281,51 @@ impl Bucket {
         }
     }
 
-    /// The pattern of class `c` with every slot opened that shows enough values; `None` when none does.
-    fn fire(&self, c: u32) -> Option<Vec<Value>> {
-        let pattern = &self.classes[c as usize].pattern;
-        let mut seen: Vec<Vec<Value>> = pattern.iter().map(|&v| vec![v]).collect();
+    /// The elements that follow from a new element: one for each slot that shows enough values.
+    fn fire(&self, element: &[Value]) -> Vec<Vec<Value>> {
+        let mut seen: Vec<Vec<Value>> = vec![Vec::new(); element.len()];
         for shape in &self.shapes {
-            if let Some(slot) = single_mismatch(pattern, shape)
-                && !seen[slot].contains(&shape[slot])
-            {
-                seen[slot].push(shape[slot]);
+            match mismatches(element, shape) {
+                Mismatch::None => {
+                    for (values, &v) in seen.iter_mut().zip(shape) {
+                        values.push(v);
+                    }
+                }
+                Mismatch::One(slot) => seen[slot].push(shape[slot]),
+                Mismatch::Many => {}
             }
         }
-        let mut opened = pattern.clone();
-        for (slot, values) in seen.iter().enumerate() {
-            if pattern[slot] != WILD && values.len() > 1 && self.weight(pattern, slot, values) >= ENOUGH {
-                opened[slot] = WILD;
+        let mut found = Vec::new();
+        for (slot, values) in seen.iter_mut().enumerate() {
+            values.sort_unstable();
+            values.dedup();
+            if element[slot] != WILD && values.len() > 1 {
+                let mut open = element.to_vec();
+                open[slot] = WILD;
+                if self.weight(&open, slot, values) >= ENOUGH {
+                    found.push(open);
+                }
             }
         }
-        (opened != *pattern).then_some(opened)
+        found
     }
 
-    fn may_fire(&self, pattern: &[Value], slot: usize) -> bool {
-        pattern[slot] != WILD
-    }
-
-    fn weight(&self, pattern: &[Value], slot: usize, values: &[Value]) -> u32 {
+    /// Sum of the weights of the values in the slot that `open` opens; never less for more values.
+    fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
         let mut place = self.places[slot];
-        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[pattern[slot - 1] as usize].0) {
+        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0)
+        {
             place = Place::Likely;
         }
         // Words that stay the same are the evidence that it is one statement.
-        let same = pattern
+        let same = open
             .iter()
             .enumerate()
-            .filter(|&(i, &v)| i != slot && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed))
+            .filter(|&(i, &v)| {
+                i != slot
+                    && v != WILD
+                    && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
+            })
             .count();
         let mut sum = 0;
         let mut constants = 0;
@@ -267,7 +352,11 @@ impl Bucket {
                 (Form::Letter, _) => 30,
                 (Form::Phrase, _) => 20,
             };
-            *if f == Form::Upper { &mut constants } else { &mut sum } += part;
+            *if f == Form::Upper {
+                &mut constants
+            } else {
+                &mut sum
+            } += part;
         }
         if typed >= 2 {
             return ENOUGH;
@@ -290,7 +379,10 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
     let after = s.get(b).copied().unwrap_or(0);
     if matches!(before, b'=' | b'"') {
         Place::Value
-    } else if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')) {
+    } else if matches!(
+        (before, after),
+        (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')
+    ) {
         Place::Likely
     } else if first {
         Place::First
@@ -305,25 +397,61 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
 fn is_noun_cue(word: &str) -> bool {
     matches!(
         word,
-        "user" | "host" | "name" | "file" | "module" | "device" | "interface" | "service" | "process" | "node" | "server" | "port" | "class"
+        "user"
+            | "host"
+            | "name"
+            | "file"
+            | "module"
+            | "device"
+            | "interface"
+            | "service"
+            | "process"
+            | "node"
+            | "server"
+            | "port"
+            | "class"
     )
 }
 
 /// Whether `pattern` agrees with `shape` in every slot.
 fn covers(pattern: &[Value], shape: &[Value]) -> bool {
-    pattern.iter().zip(shape).all(|(&p, &s)| p == WILD || p == s)
+    pattern
+        .iter()
+        .zip(shape)
+        .all(|(&p, &s)| p == WILD || p == s)
 }
 
-/// The only slot in which `shape` disagrees with `pattern`.
-fn single_mismatch(pattern: &[Value], shape: &[Value]) -> Option<usize> {
-    let mut found = None;
+/// Slot by slot: the value that both have, or the wildcard.
+fn join(a: &[Value], b: &[Value]) -> Vec<Value> {
+    a.iter()
+        .zip(b)
+        .map(|(&x, &y)| if x == y { x } else { WILD })
+        .collect()
+}
+
+enum Mismatch {
+    None,
+    One(usize),
+    Many,
+}
+
+/// The slots in which `shape` disagrees with `pattern`.
+fn mismatches(pattern: &[Value], shape: &[Value]) -> Mismatch {
+    let mut found = Mismatch::None;
     for (i, (&p, &s)) in pattern.iter().zip(shape).enumerate() {
         if p != WILD && p != s {
-            if found.is_some() {
-                return None;
+            if matches!(found, Mismatch::One(_)) {
+                return Mismatch::Many;
             }
-            found = Some(i);
+            found = Mismatch::One(i);
         }
     }
     found
+}
+
+fn single_mismatch(pattern: &[Value], shape: &[Value]) -> Option<usize> {
+    match mismatches(pattern, shape) {
+        Mismatch::One(slot) => Some(slot),
+        _ => None,
+    }
 }

@@ -14,11 +14,17 @@ pub(crate) fn is_word(b: u8) -> bool {
 
 /// Length of the run of ASCII digits at `a`.
 pub(crate) fn digits(s: &[u8], a: usize) -> usize {
-    s[a.min(s.len())..].iter().take_while(|b| b.is_ascii_digit()).count()
+    s[a.min(s.len())..]
+        .iter()
+        .take_while(|b| b.is_ascii_digit())
+        .count()
 }
 
 fn hexes(s: &[u8], a: usize) -> usize {
-    s[a.min(s.len())..].iter().take_while(|b| b.is_ascii_hexdigit()).count()
+    s[a.min(s.len())..]
+        .iter()
+        .take_while(|b| b.is_ascii_hexdigit())
+        .count()
 }
 
 fn byte(s: &[u8], i: usize) -> u8 {
@@ -30,7 +36,13 @@ pub(crate) fn ipv4(s: &[u8], a: usize) -> Option<usize> {
     let mut i = a;
     for part in 0..4 {
         let n = digits(s, i);
-        if n == 0 || n > 3 || s[i..i + n].iter().fold(0u32, |v, b| v * 10 + u32::from(b - b'0')) > 255 {
+        if n == 0
+            || n > 3
+            || s[i..i + n]
+                .iter()
+                .fold(0u32, |v, b| v * 10 + u32::from(b - b'0'))
+                > 255
+        {
             return None;
         }
         i += n;
@@ -59,9 +71,16 @@ pub(crate) fn ipv4(s: &[u8], a: usize) -> Option<usize> {
 
 /// `:port` at `i`.
 pub(crate) fn port(s: &[u8], i: usize) -> Option<usize> {
-    let n = if byte(s, i) == b':' { digits(s, i + 1) } else { 0 };
+    let n = if byte(s, i) == b':' {
+        digits(s, i + 1)
+    } else {
+        0
+    };
     let e = i + 1 + n;
-    ((1..=5).contains(&n) && boundary(s, e) && !(byte(s, e) == b'.' && byte(s, e + 1).is_ascii_digit())).then_some(e)
+    ((1..=5).contains(&n)
+        && boundary(s, e)
+        && !(byte(s, e) == b'.' && byte(s, e + 1).is_ascii_digit()))
+    .then_some(e)
 }
 
 /// `8-4-4-4-12` hexadecimal digits.
@@ -128,14 +147,19 @@ pub(crate) fn hex_groups(s: &[u8], a: usize) -> Option<(Kind, usize)> {
     }
     // PCI: dddd:bb:ss.f
     if sep == b':' && first == 4 && groups == 3 {
-        let n = if byte(s, i) == b'.' { digits(s, i + 1) } else { 0 };
+        let n = if byte(s, i) == b'.' {
+            digits(s, i + 1)
+        } else {
+            0
+        };
         return Some((Kind::Hex, if n == 1 { i + 2 } else { i }));
     }
     None
 }
 
-const MONTHS: [&[u8; 3]; 12] =
-    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
+const MONTHS: [&[u8; 3]; 12] = [
+    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
+];
 const DAYS: [&[u8; 3]; 7] = [b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun"];
 
 fn month(s: &[u8], a: usize) -> bool {
@@ -143,7 +167,10 @@ fn month(s: &[u8], a: usize) -> bool {
 }
 
 fn blanks(s: &[u8], a: usize) -> usize {
-    s[a.min(s.len())..].iter().take_while(|&&b| b == b' ').count()
+    s[a.min(s.len())..]
+        .iter()
+        .take_while(|&&b| b == b' ')
+        .count()
 }
 
 /// `hh:mm[:ss[.frac]]`, with an optional zone.
@@ -211,7 +238,9 @@ pub(crate) fn date(s: &[u8], a: usize) -> Option<usize> {
             if (1..=2).contains(&d) && (sep != b'.' || m == 2 && d == 2) {
                 let t = then_clock(s, e);
                 let t = if t == e { date_dash_clock(s, e) } else { t };
-                return (boundary(s, t) && !(t == e && matches!(byte(s, t), b'-' | b'.') && is_word(byte(s, t + 1)))).then_some(t);
+                return (boundary(s, t)
+                    && !(t == e && matches!(byte(s, t), b'-' | b'.') && is_word(byte(s, t + 1))))
+                .then_some(t);
             }
         }
         return None;
@@ -237,7 +266,12 @@ pub(crate) fn date(s: &[u8], a: usize) -> Option<usize> {
 
 /// PostgreSQL-like oddity `2005-06-09-07.06.20.123456` (also used by HPC systems).
 fn date_dash_clock(s: &[u8], e: usize) -> usize {
-    if byte(s, e) != b'-' || digits(s, e + 1) != 2 || byte(s, e + 3) != b'.' || digits(s, e + 4) != 2 || byte(s, e + 6) != b'.' {
+    if byte(s, e) != b'-'
+        || digits(s, e + 1) != 2
+        || byte(s, e + 3) != b'.'
+        || digits(s, e + 4) != 2
+        || byte(s, e + 6) != b'.'
+    {
         return e;
     }
     let sec = digits(s, e + 7);
@@ -283,7 +317,10 @@ pub(crate) fn named_date(s: &[u8], a: usize) -> Option<usize> {
         let z = e + blanks(s, e);
         if s.len() >= z + 3 {
             let abbreviation = s[z..].iter().take_while(|b| b.is_ascii_uppercase()).count();
-            if (3..=4).contains(&abbreviation) && matches!(s[z + abbreviation - 1], b'T' | b'C') && boundary(s, z + abbreviation) {
+            if (3..=4).contains(&abbreviation)
+                && matches!(s[z + abbreviation - 1], b'T' | b'C')
+                && boundary(s, z + abbreviation)
+            {
                 e = z + abbreviation;
             }
         }
@@ -294,7 +331,8 @@ pub(crate) fn named_date(s: &[u8], a: usize) -> Option<usize> {
 
 fn year(s: &[u8], i: usize) -> Option<usize> {
     let j = i + blanks(s, i);
-    let plausible = j > i && digits(s, j) == 4 && matches!(byte(s, j), b'1' | b'2') && boundary(s, j + 4);
+    let plausible =
+        j > i && digits(s, j) == 4 && matches!(byte(s, j), b'1' | b'2') && boundary(s, j + 4);
     (plausible && byte(s, j + 4) != b':').then_some(j + 4)
 }
 
@@ -302,8 +340,25 @@ fn year(s: &[u8], i: usize) -> Option<usize> {
 pub(crate) fn is_time_unit(u: &[u8]) -> bool {
     matches!(
         u,
-        b"s" | b"ms" | b"us" | b"ns" | b"sec" | b"secs" | b"msec" | b"msecs" | b"usec" | b"min" | b"mins" | b"m" | b"h" | b"hr" | b"hrs"
-            | b"hours" | b"d" | b"days" | b"seconds" | b"minutes"
+        b"s" | b"ms"
+            | b"us"
+            | b"ns"
+            | b"sec"
+            | b"secs"
+            | b"msec"
+            | b"msecs"
+            | b"usec"
+            | b"min"
+            | b"mins"
+            | b"m"
+            | b"h"
+            | b"hr"
+            | b"hrs"
+            | b"hours"
+            | b"d"
+            | b"days"
+            | b"seconds"
+            | b"minutes"
     ) || u == "µs".as_bytes()
         || u == "μs".as_bytes()
         || matches!(u, b"S" | b"MS" | b"second" | b"minute" | b"hour" | b"day")
@@ -321,9 +376,46 @@ pub(crate) fn is_size_unit(u: &[u8]) -> bool {
     }
     matches!(
         &low[..u.len()],
-        b"b" | b"k" | b"kb" | b"kib" | b"mb" | b"mib" | b"g" | b"gb" | b"gib" | b"t" | b"tb" | b"tib" | b"kbytes" | b"mbytes" | b"gbytes"
-            | b"bytes" | b"hz" | b"khz" | b"mhz" | b"ghz" | b"bps" | b"kbps" | b"mbps" | b"gbps" | b"kbit" | b"mbit" | b"gbit" | b"v" | b"mv"
-            | b"ma" | b"mah" | b"w" | b"mw" | b"kw" | b"rpm" | b"dbm" | b"px" | b"c" | b"pt" | b"dpi" | b"x"
+        b"b" | b"k"
+            | b"kb"
+            | b"kib"
+            | b"mb"
+            | b"mib"
+            | b"g"
+            | b"gb"
+            | b"gib"
+            | b"t"
+            | b"tb"
+            | b"tib"
+            | b"kbytes"
+            | b"mbytes"
+            | b"gbytes"
+            | b"bytes"
+            | b"hz"
+            | b"khz"
+            | b"mhz"
+            | b"ghz"
+            | b"bps"
+            | b"kbps"
+            | b"mbps"
+            | b"gbps"
+            | b"kbit"
+            | b"mbit"
+            | b"gbit"
+            | b"v"
+            | b"mv"
+            | b"ma"
+            | b"mah"
+            | b"w"
+            | b"mw"
+            | b"kw"
+            | b"rpm"
+            | b"dbm"
+            | b"px"
+            | b"c"
+            | b"pt"
+            | b"dpi"
+            | b"x"
     ) || u == b"M"
 }
 
@@ -339,6 +431,10 @@ pub(crate) const DIGIT: u8 = 8;
 pub(crate) const DOT: u8 = 16;
 /// Joins the parts of paths, addresses and the like.
 pub(crate) const MARK: u8 = 32;
+/// `/` or `\`
+pub(crate) const SLASH: u8 = 64;
+/// `:`
+pub(crate) const COLON: u8 = 128;
 
 static CLASS: [u8; 256] = {
     let mut t = [CHUNK; 256];
@@ -347,10 +443,13 @@ static CLASS: [u8; 256] = {
         let b = i as u8;
         t[i] = match b {
             0..=b' ' | 0x7f => SPACE,
-            b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' | b'|' | b'`' | b'!' | b'?' | b'&' | b'^' => HARD,
+            b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"'
+            | b'\'' | b'|' | b'`' | b'!' | b'?' | b'&' | b'^' => HARD,
             b'0'..=b'9' => CHUNK | DIGIT,
             b'.' => CHUNK | DOT,
-            b'/' | b'\\' | b'@' | b':' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
+            b'/' | b'\\' => CHUNK | MARK | SLASH,
+            b':' => CHUNK | MARK | COLON,
+            b'@' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
             _ => CHUNK,
         };
         i += 1;
@@ -371,7 +470,10 @@ pub(crate) fn word_end(s: &[u8], a: usize) -> usize {
 
 /// End of the run of word bytes, dots and dashes at `a`, without dots or dashes at its end.
 pub(crate) fn joined_run(s: &[u8], a: usize, b: usize) -> usize {
-    let mut e = a + s[a..b].iter().take_while(|&&c| is_word(c) || c == b'.' || c == b'-').count();
+    let mut e = a + s[a..b]
+        .iter()
+        .take_while(|&&c| is_word(c) || c == b'.' || c == b'-')
+        .count();
     while e > a && matches!(s[e - 1], b'.' | b'-') {
         e -= 1;
     }
@@ -384,12 +486,35 @@ pub(crate) fn url(s: &[u8], a: usize, b: usize) -> Option<(usize, usize)> {
     if at <= a + 1 || s[at - 1] != b':' {
         return None;
     }
-    let scheme = s[a..at - 1].iter().rev().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'.' | b'-' | b':')).count();
+    let scheme = s[a..at - 1]
+        .iter()
+        .rev()
+        .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'.' | b'-' | b':'))
+        .count();
     let start = at - 1 - scheme;
     if scheme < 2 || !s[start].is_ascii_alphabetic() || (start > a && is_word(s[start - 1])) {
         return None;
     }
-    let stop = |c: u8| byte_class(c) & SPACE != 0 || matches!(c, b'"' | b'\'' | b'<' | b'>' | b'`' | b'|' | b'{' | b'}' | b'(' | b')' | b'[' | b']' | b';' | b',' | b'^');
+    let stop = |c: u8| {
+        byte_class(c) & SPACE != 0
+            || matches!(
+                c,
+                b'"' | b'\''
+                    | b'<'
+                    | b'>'
+                    | b'`'
+                    | b'|'
+                    | b'{'
+                    | b'}'
+                    | b'('
+                    | b')'
+                    | b'['
+                    | b']'
+                    | b';'
+                    | b','
+                    | b'^'
+            )
+    };
     let mut e = at + 2 + s[at + 2..].iter().take_while(|&&c| !stop(c)).count();
     while e > at + 2 && matches!(s[e - 1], b'.' | b':' | b'!' | b'?') {
         e -= 1;
@@ -404,15 +529,24 @@ pub(crate) fn dotted_path(s: &[u8], a: usize) -> bool {
 }
 
 fn path_byte(c: u8) -> bool {
-    is_word(c) || matches!(c, b'/' | b'.' | b'-' | b'+' | b'~' | b'%' | b'@' | b'$' | b'#' | b'*' | b'!')
+    is_word(c)
+        || matches!(
+            c,
+            b'/' | b'.' | b'-' | b'+' | b'~' | b'%' | b'@' | b'$' | b'#' | b'*' | b'!'
+        )
 }
 
 fn path_end(s: &[u8], a: usize, b: usize) -> usize {
     let mut e = a;
-    while e < b && (path_byte(s[e]) || s[e] == b':' && e + 1 < b && matches!(s[e + 1], b'/' | b'\\')) {
+    while e < b
+        && (path_byte(s[e]) || s[e] == b':' && e + 1 < b && matches!(s[e + 1], b'/' | b'\\'))
+    {
         e += 1;
     }
-    while e > a && matches!(s[e - 1], b'.' | b':' | b'!' | b'*' | b'%') && !(s[e - 1] == b'*' && s[e - 2] == b'/') {
+    while e > a
+        && matches!(s[e - 1], b'.' | b':' | b'!' | b'*' | b'%')
+        && !(s[e - 1] == b'*' && s[e - 2] == b'/')
+    {
         e -= 1;
     }
     e
@@ -429,20 +563,41 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
             return Some((Kind::Ip, e));
         }
         let e = path_end(s, a, b);
-        return s[a..e].iter().any(|&c| is_word(c)).then_some((Kind::Path, e));
+        return s[a..e]
+            .iter()
+            .any(|&c| is_word(c))
+            .then_some((Kind::Path, e));
     }
     if c == b'\\' {
-        let e = a + s[a..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
+        let e = a + s[a..b]
+            .iter()
+            .take_while(|&&c| path_byte(c) || c == b'\\')
+            .count();
         let parts = s[a + 1..e].iter().any(|&c| c == b'\\' || c == b'.') && byte(s, a + 1) != b'.';
         return (parts && (a == 0 || !is_word(s[a - 1]))).then_some((Kind::Path, e));
     }
-    if c.is_ascii_alphabetic() && byte(s, a + 1) == b':' && matches!(byte(s, a + 2), b'\\' | b'/') && a + 3 < b {
-        let e = a + 2 + s[a + 2..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
+    if c.is_ascii_alphabetic()
+        && byte(s, a + 1) == b':'
+        && matches!(byte(s, a + 2), b'\\' | b'/')
+        && a + 3 < b
+    {
+        let e = a
+            + 2
+            + s[a + 2..b]
+                .iter()
+                .take_while(|&&c| path_byte(c) || c == b'\\')
+                .count();
         return Some((Kind::Path, e));
     }
-    let first = s[a..b].iter().position(|&c| c == b'/' || !path_byte(c)).map(|p| a + p)?;
+    let first = s[a..b]
+        .iter()
+        .position(|&c| c == b'/' || !path_byte(c))
+        .map(|p| a + p)?;
     if s[first] == b'\\' {
-        let e = a + s[a..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
+        let e = a + s[a..b]
+            .iter()
+            .take_while(|&&c| path_byte(c) || c == b'\\')
+            .count();
         return (s[a..e].iter().filter(|&&c| c == b'\\').count() >= 2).then_some((Kind::Path, e));
     }
     if s[first] != b'/' || !(is_word(c) || dotted_path(s, a)) {
@@ -475,7 +630,13 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
     let next = byte(s, run);
     if next == b'@' && run < b {
         let host = joined_run(s, run + 1, b);
-        if host > run + 1 && s[run + 1..host].contains(&b'.') && s[host - 1].is_ascii_alphabetic() && s[run + 1..host].iter().filter(|&&c| c == b'.').count() < 5 && !text.contains(&b'.') || email_like(s, a, run, host) {
+        if host > run + 1
+            && s[run + 1..host].contains(&b'.')
+            && s[host - 1].is_ascii_alphabetic()
+            && s[run + 1..host].iter().filter(|&&c| c == b'.').count() < 5
+            && !text.contains(&b'.')
+            || email_like(s, a, run, host)
+        {
             return Some((Kind::Email, host));
         }
     }
@@ -484,7 +645,9 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
     let host_port = port(s, run);
     if dots >= 2 && letters && text.split(|&c| c == b'.').all(|p| !p.is_empty()) {
         let last = text.rsplit(|&c| c == b'.').next().unwrap_or(b"");
-        if last.len() >= 2 && (last[0].is_ascii_alphabetic() || last[0] == b'_') || !s[a].is_ascii_digit() && !is_version(s, a, run) {
+        if last.len() >= 2 && (last[0].is_ascii_alphabetic() || last[0] == b'_')
+            || !s[a].is_ascii_digit() && !is_version(s, a, run)
+        {
             let mut e = run;
             while matches!(byte(s, e), b'$' | b'.') && e + 1 < b && is_word(s[e + 1]) {
                 e = word_end(s, e + 1);
@@ -504,7 +667,10 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
 }
 
 fn email_like(s: &[u8], a: usize, run: usize, host: usize) -> bool {
-    let top = s[run + 1..host.max(run + 1)].rsplit(|&c| c == b'.').next().unwrap_or(b"");
+    let top = s[run + 1..host.max(run + 1)]
+        .rsplit(|&c| c == b'.')
+        .next()
+        .unwrap_or(b"");
     host > run + 3
         && s[run + 1..host].contains(&b'.')
         && (2..=6).contains(&top.len())
@@ -527,7 +693,14 @@ pub(crate) fn quantity(s: &[u8], d: usize, b: usize) -> Option<(Kind, usize)> {
     if dots >= 2 {
         // 2.6.5-1.358, 3.0.3-rc1
         let run = joined_run(s, d, b);
-        return Some((Kind::Ver, if boundary(s, e) && byte(s, e) != b'-' { e } else { run.max(e) }));
+        return Some((
+            Kind::Ver,
+            if boundary(s, e) && byte(s, e) != b'-' {
+                e
+            } else {
+                run.max(e)
+            },
+        ));
     }
     if boundary(s, e) {
         return Some((Kind::Num, e));
@@ -541,7 +714,11 @@ pub(crate) fn quantity(s: &[u8], d: usize, b: usize) -> Option<(Kind, usize)> {
     if is_time_unit(unit) {
         return Some((Kind::Time, e));
     }
-    let rate = if s[u..].starts_with(b"/s") && boundary(s, u + 2) { u + 2 } else { u };
+    let rate = if s[u..].starts_with(b"/s") && boundary(s, u + 2) {
+        u + 2
+    } else {
+        u
+    };
     if is_size_unit(unit) {
         return Some((Kind::Size, rate));
     }
@@ -556,8 +733,14 @@ pub(crate) fn quantity(s: &[u8], d: usize, b: usize) -> Option<(Kind, usize)> {
         return Some((Kind::Time, end));
     }
     if dots == 1 {
-        let suffix = unit.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        return Some(if suffix { (Kind::Ver, u) } else { (Kind::Num, e) });
+        let suffix = unit
+            .iter()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        return Some(if suffix {
+            (Kind::Ver, u)
+        } else {
+            (Kind::Num, e)
+        });
     }
     None
 }
@@ -571,8 +754,14 @@ fn compound_duration(s: &[u8], d: usize) -> Option<usize> {
         if byte(s, i) == b'.' && digits(s, i + 1) > 0 {
             i += 1 + digits(s, i + 1);
         }
-        let u = s[i..].iter().take_while(|c| c.is_ascii_alphabetic()).count();
-        if !matches!(&s[i..i + u], b"d" | b"h" | b"m" | b"s" | b"ms" | b"us" | b"ns") {
+        let u = s[i..]
+            .iter()
+            .take_while(|c| c.is_ascii_alphabetic())
+            .count();
+        if !matches!(
+            &s[i..i + u],
+            b"d" | b"h" | b"m" | b"s" | b"ms" | b"us" | b"ns"
+        ) {
             return None;
         }
         i += u;
@@ -623,7 +812,10 @@ pub(crate) fn is_identifier(w: &[u8]) -> bool {
     }
     let numeric = |p: &[u8]| !p.is_empty() && p.iter().all(u8::is_ascii_digit);
     if w.contains(&b'-') {
-        let parts = w.split(|&c| c == b'-').filter(|p| p.iter().any(u8::is_ascii_digit)).count();
+        let parts = w
+            .split(|&c| c == b'-')
+            .filter(|p| p.iter().any(u8::is_ascii_digit))
+            .count();
         let glued = w.windows(2).any(|t| t == b"_-");
         return parts >= 2 || glued;
     }

@@ -1,12 +1,17 @@
 //! The shape pass: one walk over a line, tokens recognised by form and replaced by typed placeholders.
 
-use crate::forms::{self, byte_class, digits, is_word, CHUNK, DIGIT, DOT, HARD, MARK, SPACE};
+use crate::forms::{
+    self, CHUNK, COLON, DIGIT, DOT, HARD, MARK, SLASH, SPACE, byte_class, digits, is_word,
+};
 use crate::kind::Kind;
 
 /// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
 pub const MAX_SCANNED: usize = 16 * 1024;
 /// Bytes of shape text after which the rest of a line becomes `{REST}`.
 pub const MAX_SHAPE: usize = 1500;
+
+/// Bytes of a word without a form of its own; a longer one is data and becomes `{*}`.
+pub const MAX_WORD: usize = 128;
 
 /// A piece of shape text and the bytes of the line that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +78,17 @@ fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
         pending: 0,
         word: (0, 0),
         word_before: (0, 0),
-        list: ListRun { kind: Kind::Any, start: 0, end: usize::MAX, raw_start: 0, count: 0 },
+        list: ListRun {
+            kind: Kind::Any,
+            start: 0,
+            end: usize::MAX,
+            raw_start: 0,
+            count: 0,
+        },
         segments: Vec::new(),
     };
     let reached = w.run();
-    if reached < line.len() {
+    if !line[reached..].trim_ascii().is_empty() {
         w.rest(reached, line.len());
     }
     w.segments
@@ -107,10 +118,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 if seen & (DIGIT | DOT | MARK) == 0 {
                     i = self.plain(start, i);
                 } else {
-                    i = self.chunk(start, i);
+                    i = self.chunk(start, i, seen);
                 }
             }
-            if self.out.len() > MAX_SHAPE && i < n {
+            if self.out.len() + i.saturating_sub(self.pending) > MAX_SHAPE && i < n {
                 break;
             }
         }
@@ -135,7 +146,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             let from = self.out.len();
             self.out.extend_from_slice(&self.s[self.pending..to]);
             if SPANS {
-                self.segments.push(Segment { out: (from, self.out.len()), raw: (self.pending, to) });
+                self.segments.push(Segment {
+                    out: (from, self.out.len()),
+                    raw: (self.pending, to),
+                });
             }
             self.pending = to;
         }
@@ -145,7 +159,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let from = self.out.len();
         self.out.extend_from_slice(kind.placeholder().as_bytes());
         if SPANS {
-            self.segments.push(Segment { out: (from, self.out.len()), raw: (a, b) });
+            self.segments.push(Segment {
+                out: (from, self.out.len()),
+                raw: (a, b),
+            });
         }
         self.pending = b;
     }
@@ -166,16 +183,35 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             Kind::Hex | Kind::Id => Kind::Num,
             k => k,
         };
-        let listable = matches!(class, Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac);
+        let listable = matches!(
+            class,
+            Kind::Num
+                | Kind::Name
+                | Kind::Path
+                | Kind::Ip
+                | Kind::Size
+                | Kind::Ver
+                | Kind::Uuid
+                | Kind::Mac
+        );
         let gap = self.out.get(self.list.end..).unwrap_or(b"#");
-        if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
+        if listable
+            && (self.list.kind == class || self.list.kind == Kind::List)
+            && matches!(gap, b" " | b"," | b", ")
+        {
             self.list.count += 1;
             if self.list.count >= 3 {
                 self.make_list(b);
                 return;
             }
         } else {
-            self.list = ListRun { kind: class, start: self.out.len(), end: 0, raw_start: a, count: usize::from(listable) };
+            self.list = ListRun {
+                kind: class,
+                start: self.out.len(),
+                end: 0,
+                raw_start: a,
+                count: usize::from(listable),
+            };
         }
         self.emit_text(kind, a, b);
         self.list.end = if listable { self.out.len() } else { usize::MAX };
@@ -225,7 +261,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         let start = self.out.len();
         self.emit_text(Kind::List, raw_start, b);
-        self.list = ListRun { kind: Kind::List, start, end: self.out.len(), raw_start, count: 3 };
+        self.list = ListRun {
+            kind: Kind::List,
+            start,
+            end: self.out.len(),
+            raw_start,
+            count: 3,
+        };
     }
 
     /// A run of white space becomes one blank; none at either end.
@@ -243,7 +285,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             let from = self.out.len();
             self.out.push(b' ');
             if SPANS {
-                self.segments.push(Segment { out: (from, from + 1), raw: (i, j) });
+                self.segments.push(Segment {
+                    out: (from, from + 1),
+                    raw: (i, j),
+                });
             }
             self.pending = j;
         }
@@ -282,6 +327,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     #[inline]
     fn plain(&mut self, a: usize, b: usize) -> usize {
         let len = b - a;
+        if len > MAX_WORD {
+            self.emit(Kind::Any, a, b);
+            return b;
+        }
         if (3..=5).contains(&len) {
             if let Some(end) = self.short_word(a, b) {
                 return end;
@@ -305,6 +354,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     /// Booleans, null and dates that begin with a name.
     fn short_word(&mut self, a: usize, b: usize) -> Option<usize> {
         let w = &self.s[a..b];
+        if !matches!(w[0], b'A'..=b'Z' | b't' | b'f' | b'n') {
+            return None;
+        }
         match w {
             b"true" | b"false" | b"True" | b"False" | b"TRUE" | b"FALSE" => {
                 self.emit(Kind::Bool, a, b);
@@ -315,7 +367,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 let two = if a > 1 { self.s[a - 2] } else { 0 };
                 let valued = matches!(before, b'=' | b':' | b'(' | b'|' | b'[' | b',')
                     || before == b' ' && matches!(two, b'=' | b':')
-                    || before == b' ' && matches!(&self.s[self.word.0..self.word.1], b"is" | b"was" | b"for" | b"config" | b"to");
+                    || before == b' '
+                        && matches!(
+                            &self.s[self.word.0..self.word.1],
+                            b"is" | b"was" | b"for" | b"config" | b"to"
+                        );
                 valued.then(|| {
                     self.emit(Kind::Any, a, b);
                     b
@@ -340,7 +396,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 let before = &self.s[self.word_before.0..self.word_before.1];
                 let ends = b == self.s.len() || {
                     let tail = &self.s[b..];
-                    [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("].iter().any(|t| tail.starts_with(t))
+                    [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("]
+                        .iter()
+                        .any(|t| tail.starts_with(t))
                         || tail.iter().all(|c| byte_class(*c) & SPACE != 0)
                 };
                 ends && matches!(before, b"for" | b"of" | b"by" | b"to" | b"as" | b"invalid")
@@ -349,21 +407,47 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
     }
 
-    /// A chunk with digits, dots or marks. Answers where reading goes on (a date may run past the chunk).
-    fn chunk(&mut self, start: usize, end: usize) -> usize {
+    /// A chunk with digits, dots or marks, whose classes are `seen`. Answers where reading goes on (a date may run past the chunk).
+    fn chunk(&mut self, start: usize, end: usize, seen: u8) -> usize {
+        if seen == CHUNK | DIGIT && end - start <= MAX_WORD {
+            // nothing but digits, letters, underscores and dashes; mostly a plain number
+            let signed = usize::from(matches!(self.s[start], b'-' | b'+') && end > start + 1);
+            if digits(self.s, start + signed) == end - start - signed {
+                let kind = if self.cued(start) {
+                    Kind::Id
+                } else {
+                    Kind::Num
+                };
+                self.emit(kind, start, end);
+                return end;
+            }
+        }
         let mut b = end;
-        while b > start && matches!(self.s[b - 1], b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$') {
+        while b > start
+            && matches!(
+                self.s[b - 1],
+                b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$'
+            )
+        {
             b -= 1;
         }
-        let mut a = start;
-        if let Some((u, e)) = forms::url(self.s, a, b) {
+        if seen & SLASH != 0
+            && seen & COLON != 0
+            && let Some((u, e)) = forms::url(self.s, start, b)
+        {
             self.emit(Kind::Url, u, e);
             return e;
         }
+        let mut a = start;
         while a < b {
             let c = self.s[a];
-            if is_word(c) || matches!(c, b'/' | b'\\') || self.starts_signed(a, start) || forms::dotted_path(self.s, a) {
-                let e = self.one(a, b);
+            if is_word(c)
+                || matches!(c, b'/' | b'\\')
+                || self.starts_signed(a, start)
+                || c < b'/' && forms::dotted_path(self.s, a)
+                || c == b'~' && forms::dotted_path(self.s, a)
+            {
+                let e = self.one(a, b, seen);
                 if e > b {
                     return e;
                 }
@@ -376,15 +460,23 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     fn starts_signed(&self, a: usize, start: usize) -> bool {
-        matches!(self.s[a], b'-' | b'+') && (a == start || !is_word(self.s[a - 1])) && digits(self.s, a + 1) > 0
+        matches!(self.s[a], b'-' | b'+')
+            && (a == start || !is_word(self.s[a - 1]))
+            && digits(self.s, a + 1) > 0
     }
 
     /// Recognises what begins at `a`; the chunk ends at `b`. Answers the end of what was read, always past `a`.
-    fn one(&mut self, a: usize, b: usize) -> usize {
+    fn one(&mut self, a: usize, b: usize, seen: u8) -> usize {
         let s = self.s;
-        if let Some((kind, e)) = forms::path(s, a, b) {
+        if seen & SLASH != 0
+            && let Some((kind, e)) = forms::path(s, a, b)
+        {
             self.emit(kind, a, e);
             return e;
+        }
+        if b - a > MAX_WORD {
+            self.emit(Kind::Any, a, b);
+            return b;
         }
         let signed = usize::from(matches!(s[a], b'-' | b'+'));
         let c = s[a + signed];
@@ -393,11 +485,15 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         // hexadecimal groups and identifiers may begin with a letter or a digit
         if signed == 0 && c.is_ascii_hexdigit() {
-            if let Some(e) = forms::uuid(s, a) {
+            if s.get(a + 8) == Some(&b'-')
+                && let Some(e) = forms::uuid(s, a)
+            {
                 self.emit(Kind::Uuid, a, e);
                 return e;
             }
-            if let Some((kind, e)) = forms::hex_groups(s, a) {
+            if (seen & COLON != 0 || s.get(a + 2) == Some(&b'-'))
+                && let Some((kind, e)) = forms::hex_groups(s, a)
+            {
                 self.emit(kind, a, e);
                 return e;
             }
@@ -409,7 +505,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(kind, a, e);
             return e;
         }
-        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run) }
+        if c.is_ascii_digit() {
+            self.number(a, signed, run, b)
+        } else {
+            self.letters(a, run)
+        }
     }
 
     /// A token that begins with a digit (at `a + signed`).
@@ -427,10 +527,18 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             return e;
         }
         if let Some((kind, e)) = forms::quantity(s, d, b) {
-            let kind = if kind == Kind::Num && self.cued(a) { Kind::Id } else { kind };
+            let kind = if kind == Kind::Num && self.cued(a) {
+                Kind::Id
+            } else {
+                kind
+            };
             self.emit(kind, a, e);
             // what stays behind a duration is its unit
-            return if kind == Kind::Time { forms::word_end(s, e) } else { e };
+            return if kind == Kind::Time {
+                forms::word_end(s, e)
+            } else {
+                e
+            };
         }
         let e = forms::word_end(s, d).min(run.max(d + 1));
         self.emit(Kind::Id, a, e);
@@ -472,7 +580,12 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 return e;
             }
         }
-        if piece == run && self.word.1 + 1 == a && a > 0 && self.s[a - 1] == b'=' && is_identity_key(&s[self.word.0..self.word.1]) {
+        if piece == run
+            && self.word.1 + 1 == a
+            && a > 0
+            && self.s[a - 1] == b'='
+            && is_identity_key(&s[self.word.0..self.word.1])
+        {
             self.emit(Kind::Id, a, piece);
         }
         self.remember(a, piece);
@@ -484,7 +597,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let (w0, w1) = self.word;
         let stem = |w: &[u8]| w.len() - w.iter().rev().take_while(|c| c.is_ascii_digit()).count();
         let (last, this) = (&self.s[w0..w1], &self.s[a..b]);
-        let like = stem(last) < last.len() && stem(this) < this.len() && last[..stem(last)] == this[..stem(this)];
+        let like = stem(last) < last.len()
+            && stem(this) < this.len()
+            && last[..stem(last)] == this[..stem(this)];
         if !like || a < w1 || !matches!(&self.s[w1..a], b" " | b"," | b", ") {
             return false;
         }
@@ -509,28 +624,68 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         if w1 == w0 || a < w1 || a - w1 > 3 || a == w1 {
             return false;
         }
-        self.s[w1..a].iter().all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'[')) && is_cue(&self.s[w0..w1])
+        self.s[w1..a]
+            .iter()
+            .all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'['))
+            && is_cue(&self.s[w0..w1])
     }
 }
 
 fn is_identity_key(key: &[u8]) -> bool {
     matches!(
         key,
-        b"user" | b"username" | b"login" | b"account" | b"host" | b"hostname" | b"rhost" | b"name" | b"email" | b"from" | b"to" | b"ctladdr"
+        b"user"
+            | b"username"
+            | b"login"
+            | b"account"
+            | b"host"
+            | b"hostname"
+            | b"rhost"
+            | b"name"
+            | b"email"
+            | b"from"
+            | b"to"
+            | b"ctladdr"
     )
 }
 
 /// Words after which a number is an identifier.
 fn is_cue(word: &[u8]) -> bool {
     let mut low = [0u8; 16];
-    let Some(low) = low.get_mut(..word.len()) else { return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id") };
+    let Some(low) = low.get_mut(..word.len()) else {
+        return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id");
+    };
     low.copy_from_slice(word);
     low.make_ascii_lowercase();
     matches!(
         &*low,
-        b"user" | b"id" | b"uid" | b"gid" | b"pid" | b"tid" | b"euid" | b"ppid" | b"session" | b"process" | b"thread" | b"job" | b"task" | b"order"
-            | b"request" | b"customer" | b"account" | b"transaction" | b"txn" | b"client" | b"device" | b"userid" | b"sessionid" | b"child"
-            | b"worker" | b"container" | b"caller"
+        b"user"
+            | b"id"
+            | b"uid"
+            | b"gid"
+            | b"pid"
+            | b"tid"
+            | b"euid"
+            | b"ppid"
+            | b"session"
+            | b"process"
+            | b"thread"
+            | b"job"
+            | b"task"
+            | b"order"
+            | b"request"
+            | b"customer"
+            | b"account"
+            | b"transaction"
+            | b"txn"
+            | b"client"
+            | b"device"
+            | b"userid"
+            | b"sessionid"
+            | b"child"
+            | b"worker"
+            | b"container"
+            | b"caller"
     ) || word.ends_with(b"Id")
         || word.ends_with(b"ID")
         || word.ends_with(b"_id")

@@ -25,7 +25,9 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
             // Empty brackets that stand alone hold a value that is missing.
-            let alone = i > 0 && matches!(s[i - 1], b' ' | b'=') && matches!(s.get(i..i + 2), Some(b"()" | b"[]"));
+            let alone = i > 0
+                && matches!(s[i - 1], b' ' | b'=')
+                && matches!(s.get(i..i + 2), Some(b"()" | b"[]"));
             i += 1;
             if alone {
                 found.push((i, i));
@@ -82,13 +84,20 @@ pub(crate) fn word_before(s: &[u8], start: usize) -> &[u8] {
     if start == 0 || s[start - 1] != b' ' {
         return b"";
     }
-    let n = s[..start - 1].iter().rev().take_while(|&&b| is_word(b)).count();
+    let n = s[..start - 1]
+        .iter()
+        .rev()
+        .take_while(|&&b| is_word(b))
+        .count();
     &s[start - 1 - n..start - 1]
 }
 
 /// Prepositions that are followed by the name of a thing.
 pub(crate) fn is_preposition(w: &[u8]) -> bool {
-    matches!(w, b"for" | b"from" | b"to" | b"at" | b"by" | b"on" | b"in" | b"of" | b"via" | b"with")
+    matches!(
+        w,
+        b"for" | b"from" | b"to" | b"at" | b"by" | b"on" | b"in" | b"of" | b"via" | b"with"
+    )
 }
 
 /// The quote that closes the one at `i`, when the quoted text is not empty and the quotes stand where quotes stand.
