@@ -7,6 +7,8 @@ use pgrx::prelude::*;
 ::pgrx::pg_module_magic!(name, version);
 
 mod errors;
+mod jsonb;
+mod logs;
 mod pgvector;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
@@ -14,7 +16,25 @@ mod pgvector;
 mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
+extension_sql_file!(
+    "../sql/logs.sql",
+    name = "logs",
+    requires = [
+        "schema",
+        logs::pattern::log_pattern,
+        logs::pattern::log_parameters,
+        logs::pattern::log_pattern_regex,
+        logs::aggregate::aggregate_logs_entries,
+        logs::aggregate::aggregate_logs_lines,
+    ]
+);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
+
+/// Called by PostgreSQL when the library is loaded: declares the settings.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    logs::define_settings();
+}
 
 /// Required by `cargo pgrx test`.
 #[cfg(test)]
