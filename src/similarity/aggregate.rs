@@ -55,13 +55,7 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
     let Some(embedding) = call.arg(EMBEDDING) else {
         return state.unwrap_or_else(|| call.null());
     };
-    let Some(id) = call.arg(ID) else {
-        fail(
-            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            "the id of a row with an embedding is NULL",
-            "Leave such rows out: FILTER (WHERE id IS NOT NULL).",
-        )
-    };
+    let Some(id) = call.arg(ID) else { super::null_id() };
     let state = state.unwrap_or_else(|| start(call));
     // SAFETY: the state is ours; the arguments have the declared types.
     unsafe {

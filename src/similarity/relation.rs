@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 
 use super::call::{c_string, owned};
 use super::id::{IdType, type_name};
-use super::spi::select_value;
+use super::spi::Statement;
 use crate::errors::fail;
 
 /// pgvector's types.
@@ -21,10 +21,11 @@ pub struct VectorTypes {
 impl VectorTypes {
     /// Looks them up in the schema that the extension `vector` is in. Needs an SPI connection.
     pub fn find() -> VectorTypes {
-        let schema = select_value(
+        let schema = Statement::new(
             "SELECT e.extnamespace FROM pg_catalog.pg_extension e WHERE e.extname OPERATOR(pg_catalog.=) 'vector'",
             &[],
-        );
+        )
+        .value();
         // SAFETY: a catalog look-up.
         let find = |name: &str| unsafe {
             let name = c_string(name);
@@ -79,6 +80,8 @@ pub struct Source {
     pub half: bool,
     /// Whether rows have a place of their own, `(tableoid, ctid)`.
     pub has_ctid: bool,
+    /// Whether all its rows are of this very table: no partitions, no children.
+    pub is_one_table: bool,
 }
 
 impl Source {
@@ -97,6 +100,7 @@ impl Source {
                 );
             }
             let kind = (*(*relation).rd_rel).relkind as u8;
+            let has_children = (*(*relation).rd_rel).relhassubclass;
             let name = quoted_name(oid);
             pg_sys::relation_close(relation, pg_sys::NoLock as i32);
             if !matches!(
@@ -152,6 +156,7 @@ impl Source {
                     kind,
                     pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW
                 ),
+                is_one_table: matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW) && !has_children,
                 source,
                 name,
             }
@@ -169,10 +174,11 @@ impl Source {
 
 /// The extension's table `vectors`, wherever the extension was created.
 fn vectors_table() -> pg_sys::Oid {
-    let found = select_value(
+    let found = Statement::new(
         "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relname OPERATOR(pg_catalog.=) 'vectors' AND c.relnamespace OPERATOR(pg_catalog.=) pgedge._schema()",
         &[],
-    );
+    )
+    .value();
     match found {
         Some(oid) => pg_sys::Oid::from(oid.value() as u32),
         None => fail(

@@ -234,7 +234,7 @@ def test_crashes_keep_leases_and_lose_nothing(fresh_cluster):
             try:
                 with psycopg.connect(fresh_cluster.dsn(), autocommit=True) as conn:
                     while not stop.is_set():
-                        rows = claim(conn, 3, "6 s")
+                        rows = claim(conn, 3, "120 s")
                         if not rows:
                             return
                         live.take([r[0] for r in rows])
@@ -271,6 +271,8 @@ def test_crashes_keep_leases_and_lose_nothing(fresh_cluster):
             rounds += 1
     assert rounds == 2
     with reconnect(fresh_cluster) as conn:
+        # The leases of the dead run out: two minutes pass.
+        conn.execute("UPDATE claude_events SET lease_expires_at = now() WHERE status = 'processing'")
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
             rows = claim(conn, 100)
