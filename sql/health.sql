@@ -404,14 +404,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT n.name, EXISTS (SELECT FROM pg_available_extensions a WHERE a.name = n.name) AS installed, EXISTS (SELECT FROM pg_extension x WHERE x.extname = n.name) AS created
         FROM (VALUES ('pg_net'), ('pg_stat_statements')) n(name)
     ), c AS (
-        SELECT e.*, CASE name WHEN 'pg_net' THEN EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_type ~ '^pg_net')
+        SELECT e.*, CASE name WHEN 'pg_net' THEN EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_type ~ '^pg_net' AND a.datname = current_database())
                               ELSE EXISTS (SELECT FROM pg_settings s WHERE s.name = 'pg_stat_statements.max') END AS running,
                CASE name WHEN 'pg_net' THEN 'webhooks need it' ELSE 'pgedge.slow_queries is empty without it' END AS use
         FROM e
     )
     SELECT name, CASE WHEN created AND running THEN 'ok' ELSE 'warning' END,
            CASE WHEN created AND running THEN 'created and running'
-                WHEN created AND name = 'pg_net' THEN 'created, but its worker does not run; ' || use
+                WHEN created AND name = 'pg_net' THEN 'created, but its worker does not run for this database; ' || use
                 WHEN created THEN 'created, but not preloaded; ' || use
                 WHEN installed THEN 'installed, but not created in this database; ' || use
                 ELSE 'not installed; ' || use END,
