@@ -8,9 +8,9 @@ use pgrx::prelude::*;
 
 mod errors;
 mod events;
-mod ops;
 mod jsonb;
 mod logs;
+mod ops;
 mod pgvector;
 mod similarity;
 
