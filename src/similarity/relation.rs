@@ -117,8 +117,8 @@ impl Source {
                     "Search a relation that has rows.",
                 );
             }
-            let embedding = column(oid, &name, wanted.embedding, "embedding_column");
-            let id = column(oid, &name, wanted.id, "id_column");
+            let embedding = column(oid, &name, wanted.embedding);
+            let id = column(oid, &name, wanted.id);
             let mut columns = vec![embedding, id];
             let base = pg_sys::getBaseType(pg_sys::get_atttype(oid, embedding));
             if base != types.vector && base != types.halfvec {
@@ -133,7 +133,7 @@ impl Source {
                 );
             }
             let source = wanted.by_source.then(|| {
-                let source = column(oid, &name, "source", "source");
+                let source = column(oid, &name, "source");
                 columns.push(source);
                 match pg_sys::getBaseType(pg_sys::get_atttype(oid, source)) {
                     pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::NAMEOID => {
@@ -175,7 +175,8 @@ impl Source {
 /// The extension's table `vectors`, wherever the extension was created.
 fn vectors_table() -> pg_sys::Oid {
     let found = Statement::new(
-        "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relname OPERATOR(pg_catalog.=) 'vectors' AND c.relnamespace OPERATOR(pg_catalog.=) pgedge._schema()",
+        "SELECT c.oid FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) e.extnamespace \
+         WHERE e.extname OPERATOR(pg_catalog.=) 'pgedge' AND c.relname OPERATOR(pg_catalog.=) 'vectors'",
         &[],
     )
     .value();
@@ -205,17 +206,36 @@ fn quoted(identifier: &str) -> String {
 }
 
 /// The number of a column, or 42703.
-fn column(relation: pg_sys::Oid, name: &str, wanted: &str, argument: &str) -> pg_sys::AttrNumber {
+fn column(relation: pg_sys::Oid, name: &str, wanted: &str) -> pg_sys::AttrNumber {
     // SAFETY: a catalog look-up.
     let number = unsafe { pg_sys::get_attnum(relation, c_string(wanted).as_ptr()) };
     if number == 0 {
         fail(
             PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
             format!("column \"{wanted}\" of {name} does not exist"),
-            format!("{argument} must be a column of the relation."),
+            format!("Its columns are {}.", columns(relation)),
         );
     }
     number
+}
+
+/// The names of a relation's columns, for a hint.
+fn columns(relation: pg_sys::Oid) -> String {
+    let mut names = Vec::new();
+    for number in 1..=i16::MAX {
+        // SAFETY: a catalog look-up; NULL for a number that is not in use. Dropped columns have a name of dots.
+        let name = unsafe {
+            let name = pg_sys::get_attname(relation, number, true);
+            if name.is_null() {
+                break;
+            }
+            owned(name)
+        };
+        if !name.starts_with("........pg.dropped") {
+            names.push(quoted(&name));
+        }
+    }
+    names.join(", ")
 }
 
 /// The caller may read the relation or at least these columns, or 42501.
