@@ -78,7 +78,7 @@ pub struct Source {
     source: Option<&'static str>,
     /// Whether the embeddings are `halfvec`.
     pub half: bool,
-    /// Whether rows have a place of their own, `(tableoid, ctid)`.
+    /// Whether rows have a place of their own, `(tableoid, ctid)`, that the caller may read.
     pub has_ctid: bool,
     /// Whether all its rows are of this very table: no partitions, no children.
     pub is_one_table: bool,
@@ -142,7 +142,7 @@ impl Source {
                     _ => "t.source::pg_catalog.text OPERATOR(pg_catalog.=) ",
                 }
             });
-            check_privileges(oid, &name, &columns);
+            let whole = check_privileges(oid, &name, &columns);
             let mut collation = pg_sys::Oid::INVALID;
             let mut typmod = 0;
             let mut id_type = pg_sys::Oid::INVALID;
@@ -152,10 +152,11 @@ impl Source {
                 embedding: quoted(wanted.embedding),
                 id_type: IdType::new(id_type, collation),
                 half: base == types.halfvec,
-                has_ctid: matches!(
-                    kind,
-                    pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW
-                ),
+                has_ctid: whole
+                    && matches!(
+                        kind,
+                        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW
+                    ),
                 is_one_table: matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW) && !has_children,
                 source,
                 name,
@@ -238,16 +239,18 @@ fn columns(relation: pg_sys::Oid) -> String {
     names.join(", ")
 }
 
-/// The caller may read the relation or at least these columns, or 42501.
-fn check_privileges(relation: pg_sys::Oid, name: &str, columns: &[pg_sys::AttrNumber]) {
+/// The caller may read the whole relation (true) or at least these columns (false), or 42501.
+fn check_privileges(relation: pg_sys::Oid, name: &str, columns: &[pg_sys::AttrNumber]) -> bool {
     // SAFETY: catalog look-ups.
-    let allowed = unsafe {
+    let (whole, allowed) = unsafe {
         let user = pg_sys::GetUserId();
         let select = pg_sys::ACL_SELECT.into();
-        pg_sys::pg_class_aclcheck(relation, user, select) == pg_sys::AclResult::ACLCHECK_OK
+        let whole = pg_sys::pg_class_aclcheck(relation, user, select) == pg_sys::AclResult::ACLCHECK_OK;
+        let allowed = whole
             || columns
                 .iter()
-                .all(|&c| pg_sys::pg_attribute_aclcheck(relation, c, user, select) == pg_sys::AclResult::ACLCHECK_OK)
+                .all(|&c| pg_sys::pg_attribute_aclcheck(relation, c, user, select) == pg_sys::AclResult::ACLCHECK_OK);
+        (whole, allowed)
     };
     if !allowed {
         fail(
@@ -256,6 +259,7 @@ fn check_privileges(relation: pg_sys::Oid, name: &str, columns: &[pg_sys::AttrNu
             format!("As its owner: GRANT SELECT ON {name} TO {};", current_user()),
         );
     }
+    whole
 }
 
 fn current_user() -> String {
