@@ -276,9 +276,15 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     expired bigint; dead bigint; ready bigint; age interval;
 BEGIN
-    IF to_regclass('pgedge.queue_stats') IS NULL OR to_regclass(format('%I.claude_events', pgedge._schema())) IS NULL THEN RETURN; END IF;
-    EXECUTE 'SELECT coalesce(sum(s.expired), 0), coalesce(sum(s.dead), 0), coalesce(sum(s.ready), 0), max(s.oldest_ready_age) FROM pgedge.queue_stats s'
-        INTO expired, dead, ready, age;
+    -- The line on tables tells of a missing one.
+    IF to_regclass(format('%I.claude_events', pgedge._schema())) IS NULL THEN RETURN; END IF;
+    BEGIN
+        SELECT coalesce(sum(s.expired), 0), coalesce(sum(s.dead), 0), coalesce(sum(s.ready), 0), max(s.oldest_ready_age) INTO expired, dead, ready, age
+        FROM pgedge.queue_stats s;
+    EXCEPTION WHEN undefined_column THEN
+        RETURN QUERY SELECT 'events', 'warning', 'claude_events lacks the columns of the queue', 'SELECT pgedge.create_tables();';
+        RETURN;
+    END;
     RETURN QUERY SELECT 'expired_leases', CASE WHEN expired > 0 THEN 'warning' ELSE 'ok' END,
         format('%s events whose consumer let its lease run out', expired), CASE WHEN expired > 0 THEN 'Consumers crash or take longer than their lease: see to them, or use extend_lease(). The next claim hands these events out again.' END;
     RETURN QUERY SELECT 'dead_events', CASE WHEN dead > 0 THEN 'warning' ELSE 'ok' END,
