@@ -63,6 +63,9 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
         if !group.constant {
             same_arguments(call, &group.state);
         }
+        if group.state.places.is_empty() {
+            return state; // no queries, in no number of dimensions
+        }
         let id = group.state.ids.read(id);
         let row = Embedding::<T>::from_raw(embedding);
         group.state.push(id, row.as_slice());

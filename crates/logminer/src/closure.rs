@@ -159,15 +159,16 @@ impl Bucket {
         let shape: Vec<Value> = slots.iter().map(|t| self.intern(t)).collect();
         let number = self.shapes.len() as u32;
         let mut changes = Changes::default();
-        let mut tried: HashSet<(Vec<Value>, Vec<usize>)> = HashSet::new();
+        let mut tried: HashSet<(Vec<Value>, Vec<usize>, bool)> = HashSet::new();
         for element in &self.derived {
-            let slots = match self.mismatches(element, &shape) {
-                Mismatch::Slots(slots) | Mismatch::Typed(slots) => slots,
+            let (slots, typed) = match self.mismatches(element, &shape) {
+                Mismatch::Slots(slots) => (slots, false),
+                Mismatch::Typed(slots) => (slots, true),
                 Mismatch::None | Mismatch::Many => continue,
             };
             let open = opened(element, &slots);
             if !self.is_derived.contains(&open) {
-                tried.insert((open, slots));
+                tried.insert((open, slots, typed));
             }
         }
         let own = self.classes.len() as u32;
@@ -178,9 +179,8 @@ impl Bucket {
         self.class_of.push(own);
         self.absorb(own, &mut changes);
         let mut fresh: Vec<Vec<Value>> = Vec::new();
-        for (open, slots) in tried {
-            let values = self.values_in(&open, &slots);
-            if self.weight(&open, &slots, &values) >= ENOUGH {
+        for (open, slots, typed) in tried {
+            if self.follows(&open, &slots, typed) {
                 fresh.push(open);
             }
         }
@@ -197,23 +197,32 @@ impl Bucket {
         changes
     }
 
-    /// Different values that the shapes agreeing with `open` show in `slots`: the same one in each of them, or of a type in each.
+    /// Different values that the shapes agreeing with `open` show in `slots`, the same one in each of them.
     fn values_in(&self, open: &[Value], slots: &[usize]) -> Vec<Value> {
         let first = slots[0];
         let mut values: Vec<Value> = self
             .shapes
             .iter()
-            .filter(|s| covers(open, s))
-            .filter(|s| slots.iter().all(|&i| s[i] == s[first] || self.is_typed(s[i]) && self.is_typed(s[first])))
+            .filter(|s| covers(open, s) && slots.iter().all(|&i| s[i] == s[first]))
             .map(|s| s[first])
             .collect();
-        if slots.len() > 1 && values.iter().any(|&v| self.is_typed(v)) {
-            // which types does not matter where all slots have one
-            return values.into_iter().filter(|&v| self.is_typed(v)).take(2).collect();
-        }
         values.sort_unstable();
         values.dedup();
         values
+    }
+
+    /// Whether an element that opens these slots follows. `typed`: an element and a shape were found that differ in placeholders of
+    /// another type only; for several slots that is all the rule asks for.
+    fn follows(&self, open: &[Value], slots: &[usize], typed: bool) -> bool {
+        if typed && slots.len() > 1 {
+            return self.same(open) > 0;
+        }
+        self.weight(open, slots[0], &self.values_in(open, slots)) >= ENOUGH
+    }
+
+    /// Words that stay the same when slots are opened: the evidence that it is one statement.
+    fn same(&self, open: &[Value]) -> usize {
+        open.iter().filter(|&&v| v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)).count()
     }
 
     fn is_typed(&self, v: Value) -> bool {
@@ -280,17 +289,18 @@ impl Bucket {
 
     /// The elements that follow from a new element: one for each slot that shows enough values.
     fn fire(&self, element: &[Value]) -> Vec<Vec<Value>> {
-        let mut tried: HashSet<Vec<usize>> = HashSet::new();
+        let mut tried: HashSet<(Vec<usize>, bool)> = HashSet::new();
         for shape in &self.shapes {
-            if let Mismatch::Slots(slots) | Mismatch::Typed(slots) = self.mismatches(element, shape) {
-                tried.insert(slots);
-            }
+            match self.mismatches(element, shape) {
+                Mismatch::Slots(slots) => tried.insert((slots, false)),
+                Mismatch::Typed(slots) => tried.insert((slots, true)),
+                Mismatch::None | Mismatch::Many => false,
+            };
         }
         let mut found = Vec::new();
-        for slots in tried {
+        for (slots, typed) in tried {
             let open = opened(element, &slots);
-            if !self.is_derived.contains(&open) && self.weight(&open, &slots, &self.values_in(&open, &slots)) >= ENOUGH
-            {
+            if !self.is_derived.contains(&open) && self.follows(&open, &slots, typed) {
                 found.push(open);
             }
         }
@@ -323,21 +333,12 @@ impl Bucket {
         }
     }
 
-    /// Sum of the weights of the values in the slots that `open` opens; never less for more values.
-    fn weight(&self, open: &[Value], slots: &[usize], values: &[Value]) -> u32 {
-        let slot = slots[0];
+    /// Sum of the weights of the values in a slot that `open` opens; never less for more values.
+    fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
         let mut place = self.places[slot];
         if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0) {
             place = Place::Likely;
         }
-        // Words that stay the same are the evidence that it is one statement.
-        let same = open
-            .iter()
-            .enumerate()
-            .filter(|&(i, &v)| {
-                !slots.contains(&i) && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
-            })
-            .count();
         let mut sum = 0;
         let mut constants = 0;
         let mut typed = 0;
@@ -365,10 +366,10 @@ impl Bucket {
             };
             *if f == Form::Upper { &mut constants } else { &mut sum } += part;
         }
-        if typed >= 2 && (same > 0 || slots.len() == 1) {
+        if typed >= 2 {
             return ENOUGH;
         }
-        match same {
+        match self.same(open) {
             0 => 0,
             1 => (constants + sum) / 2,
             2 | 3 => constants + sum,

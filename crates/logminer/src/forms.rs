@@ -7,9 +7,21 @@ pub(crate) fn boundary(s: &[u8], e: usize) -> bool {
     e >= s.len() || !is_word(s[e])
 }
 
+static WORD: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        t[i] = b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80;
+        i += 1;
+    }
+    t
+};
+
 /// Letters, digits, underscore and every byte of a non-ASCII character.
+#[inline]
 pub(crate) fn is_word(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80
+    WORD[b as usize]
 }
 
 /// Length of the run of ASCII digits at `a`.
