@@ -1,5 +1,5 @@
 # The commands of this house; each sets up what it needs first (scripts/setup.sh) and is safe to repeat.
-.PHONY: help setup demo install test test-unit test-regress test-sessions lint bench package clean
+.PHONY: help setup bench-logs bench-events bench-similarity demo install test test-unit test-regress test-sessions lint bench package clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -13,8 +13,11 @@ test:            ## set everything up and run all tests
 lint test-unit test-pgrx test-regress test-sessions:  ## one part of the tests
 	@scripts/test.sh $@
 
-bench:           ## run the benchmarks; results go to docs/benchmarks
+bench:           ## run the benchmarks (bench-logs, bench-events, bench-similarity for one); results go to docs/benchmarks
 	@scripts/bench.sh
+
+bench-logs bench-events bench-similarity:
+	@scripts/bench.sh $(@:bench-%=%)
 
 setup:           ## only set up: system packages, Python tools, PostgreSQL 16 with pgvector, cargo-pgrx
 	@scripts/setup.sh

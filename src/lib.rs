@@ -7,15 +7,33 @@ use pgrx::prelude::*;
 ::pgrx::pg_module_magic!(name, version);
 
 mod errors;
+mod events;
 mod jsonb;
 mod logs;
+mod ops;
 mod pgvector;
+mod similarity;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
 #[pg_schema]
 mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
+extension_sql_file!("../sql/events.sql", name = "events", requires = ["schema", events::_events_as_owner]);
+extension_sql_file!(
+    "../sql/ops.sql",
+    name = "ops",
+    requires = [
+        "schema",
+        ops::device_temperature,
+        ops::device_temperature_at,
+        ops::throttling,
+        ops::disk_space,
+        ops::host,
+        ops::recommended
+    ]
+);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops", "events"]);
 extension_sql_file!(
     "../sql/logs.sql",
     name = "logs",
@@ -42,6 +60,7 @@ extension_sql_file!("../sql/install.sql", name = "install", finalize);
 /// Called by PostgreSQL when the library is loaded: declares the settings.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    events::define_settings();
     logs::define_settings();
 }
 

@@ -84,6 +84,21 @@ impl<'a, T: Element> Embedding<'a, T> {
     }
 }
 
+/// Calls `f` with the elements of a datum, and frees what detoasting them took: for loops whose memory context lives on.
+///
+/// # Safety
+/// As [`Embedding::from_raw`].
+pub unsafe fn with_embedding<T: Element, R>(datum: pg_sys::Datum, f: impl FnOnce(&[T]) -> R) -> R {
+    // SAFETY: the caller's promise.
+    let embedding = unsafe { Embedding::<T>::from_raw(datum) };
+    let result = f(embedding.as_slice());
+    if embedding.raw.as_ptr() != datum.cast_mut_ptr() {
+        // SAFETY: a copy that detoasting made, used by nothing any more.
+        unsafe { pg_sys::pfree(embedding.raw.as_ptr().cast()) };
+    }
+    result
+}
+
 impl<T: Element> FromDatum for Embedding<'_, T> {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _typoid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: pgrx asks for this type only where the SQL signature has the pgvector type.

@@ -2,42 +2,15 @@
 //! SUITE_DIR defaults to the environment variable PGEDGE_LOGHUB; without either there is nothing to do, and it says so.
 //! Also prints the share of lines whose final pattern was known when they arrived.
 
+mod csv;
+
 use pgedge_logminer::{PatternSet, loghub_template, shape};
 use std::{collections::HashMap, env, fs, path::Path};
-
-/// The rows of a CSV file with quoted fields (RFC 4180).
-fn csv_rows(text: &str) -> Vec<Vec<String>> {
-    let (mut rows, mut row, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match (c, quoted) {
-            ('"', true) if chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            ('"', _) => quoted = !quoted,
-            (',', false) => row.push(std::mem::take(&mut field)),
-            ('\r', false) => {}
-            ('\n', false) => {
-                row.push(std::mem::take(&mut field));
-                rows.push(std::mem::take(&mut row));
-            }
-            _ => field.push(c),
-        }
-    }
-    if !field.is_empty() || !row.is_empty() {
-        row.push(field);
-        rows.push(row);
-    }
-    rows
-}
 
 fn main() -> std::io::Result<()> {
     let mut args = env::args().skip(1);
     let Some(suite) = args.next().or_else(|| env::var("PGEDGE_LOGHUB").ok()) else {
-        println!(
-            "skipped: give the directory of the labelled sets as an argument or in PGEDGE_LOGHUB"
-        );
+        println!("skipped: give the directory of the labelled sets as an argument or in PGEDGE_LOGHUB");
         return Ok(());
     };
     let out = args.next().unwrap_or_else(|| "pred".into());
@@ -51,28 +24,20 @@ fn main() -> std::io::Result<()> {
     sets.sort();
     let mut shares = Vec::new();
     for set in sets {
-        let file = Path::new(&suite)
-            .join(&set)
-            .join(format!("{set}_2k.log_structured.csv"));
+        let file = Path::new(&suite).join(&set).join(format!("{set}_2k.log_structured.csv"));
         let Ok(text) = fs::read_to_string(&file) else {
             continue;
         };
-        let rows = csv_rows(&text);
+        let rows = csv::rows(&text);
         let column = |name: &str| rows[0].iter().position(|c| c == name).unwrap_or(0);
         let (content, label) = (column("Content"), column("EventTemplate"));
         let mut patterns = PatternSet::default();
         let lines: Vec<&str> = rows[1..].iter().map(|r| r[content].as_str()).collect();
         let shapes: Vec<String> = lines.iter().map(|l| shape(l)).collect();
         let arrival: Vec<String> = shapes.iter().map(|s| patterns.insert(s).pattern).collect();
-        let last: Vec<String> = shapes
-            .iter()
-            .map(|s| patterns.pattern(s).unwrap_or_default())
-            .collect();
+        let last: Vec<String> = shapes.iter().map(|s| patterns.pattern(s).unwrap_or_default()).collect();
         let templates: Vec<String> = last.iter().map(|p| loghub_template(p)).collect();
-        fs::write(
-            Path::new(&out).join(format!("{set}.txt")),
-            templates.join("\n") + "\n",
-        )?;
+        fs::write(Path::new(&out).join(format!("{set}.txt")), templates.join("\n") + "\n")?;
         if debug.is_some() {
             let mut moved: HashMap<(&str, &str), usize> = HashMap::new();
             for (a, b) in arrival.iter().zip(&last).filter(|(a, b)| a != b) {
@@ -85,11 +50,7 @@ fn main() -> std::io::Result<()> {
             }
         }
         let same = arrival.iter().zip(&last).filter(|(a, b)| a == b).count();
-        let alike = arrival
-            .iter()
-            .zip(&last)
-            .filter(|(a, b)| loghub_template(a) == loghub_template(b))
-            .count();
+        let alike = arrival.iter().zip(&last).filter(|(a, b)| loghub_template(a) == loghub_template(b)).count();
         let share = |n: usize| n as f64 / last.len() as f64;
         shares.push(share(alike));
         println!(
@@ -109,17 +70,11 @@ fn main() -> std::io::Result<()> {
             pairs.sort();
             let mut report = String::new();
             for ((l, p), n) in pairs {
-                report += &format!(
-                    "{}{n}\t{l}\n\t{p}\n",
-                    if loghub_template(p) == l { " " } else { "!" }
-                );
+                report += &format!("{}{n}\t{l}\n\t{p}\n", if loghub_template(p) == l { " " } else { "!" });
             }
             fs::write(Path::new(&out).join(format!("{set}.report")), report)?;
         }
     }
-    println!(
-        "final on arrival, average: {:.2} %",
-        100.0 * shares.iter().sum::<f64>() / shares.len().max(1) as f64
-    );
+    println!("final on arrival, average: {:.2} %", 100.0 * shares.iter().sum::<f64>() / shares.len().max(1) as f64);
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! The closure over a set of shapes with one skeleton.
 //!
 //! Derived elements: every shape is one; and when the shapes that agree with an element in all slots but one show enough different
-//! values in that slot, the element with the slot opened is one as well. How many values are enough depends on the element alone, and
+//! values in that slot, the element with the slot opened is one as well. (Several slots count as one when they always hold the same word,
+//! and when they hold nothing but placeholders of different types.) How many values are enough depends on the element alone, and
 //! a larger set of shapes only shows more of them, so the derived elements are the least fixpoint of a monotone operator: unique,
 //! whatever the order in which shapes arrive, and never fewer when shapes are added. The pattern of a shape is the join (slot by slot:
 //! equal or wildcard) of all elements that cover it, and of all that cover a shape which that join covers.
@@ -46,9 +47,7 @@ fn form(value: &str) -> Form {
     let b = value.as_bytes();
     if value.contains(' ') {
         Form::Phrase
-    } else if b.is_empty()
-        || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3
-    {
+    } else if b.is_empty() || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
         Form::Typed
     } else if b.contains(&b'{') {
         Form::Mixed
@@ -57,8 +56,7 @@ fn form(value: &str) -> Form {
     } else if b.len() > 1 && b.iter().all(|c| c.is_ascii_uppercase() || *c == b'_') {
         Form::Upper
     } else if b.iter().any(|c| !is_word(*c) || *c == b'_')
-        || b.windows(2)
-            .any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase())
+        || b.windows(2).any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase())
     {
         Form::Parts
     } else if b.len() == 1 {
@@ -133,17 +131,11 @@ impl Bucket {
     /// Text of the slots of the pattern of a shape (by the number `insert` gave it).
     pub(crate) fn pattern(&self, shape: u32) -> impl Iterator<Item = &str> {
         let class = self.class_of[shape as usize];
-        self.classes[class as usize]
-            .pattern
-            .iter()
-            .map(|&v| &*self.values[v as usize].0)
+        self.classes[class as usize].pattern.iter().map(|&v| &*self.values[v as usize].0)
     }
 
     pub(crate) fn text(&self, pattern: &[Value]) -> Vec<&str> {
-        pattern
-            .iter()
-            .map(|&v| &*self.values[v as usize].0)
-            .collect()
+        pattern.iter().map(|&v| &*self.values[v as usize].0).collect()
     }
 
     pub(crate) fn class_pattern(&self, class: u32) -> Vec<&str> {
@@ -157,9 +149,7 @@ impl Bucket {
 
     /// The class whose pattern covers a shape that was not inserted.
     pub(crate) fn covering<'a>(&self, slots: impl Iterator<Item = &'a str>) -> Option<u32> {
-        let shape: Vec<Value> = slots
-            .map(|t| self.ids.get(t).copied().unwrap_or(Value::MAX))
-            .collect();
+        let shape: Vec<Value> = slots.map(|t| self.ids.get(t).copied().unwrap_or(Value::MAX)).collect();
         let live = |c: &Class| !c.members.is_empty() && covers(&c.pattern, &shape);
         self.classes.iter().position(live).map(|c| c as u32)
     }
@@ -169,31 +159,28 @@ impl Bucket {
         let shape: Vec<Value> = slots.iter().map(|t| self.intern(t)).collect();
         let number = self.shapes.len() as u32;
         let mut changes = Changes::default();
-        let mut tried: HashSet<(Vec<Value>, usize)> = HashSet::new();
-        let mut opened: Vec<(Vec<Value>, usize)> = Vec::new();
+        let mut tried: HashSet<(Vec<Value>, Vec<usize>, bool)> = HashSet::new();
         for element in &self.derived {
-            if let Some(slot) = single_mismatch(element, &shape) {
-                let mut open = element.clone();
-                open[slot] = WILD;
-                if !self.is_derived.contains(&open) && tried.insert((open.clone(), slot)) {
-                    opened.push((open, slot));
-                }
+            let (slots, typed) = match self.mismatches(element, &shape) {
+                Mismatch::Slots(slots) => (slots, false),
+                Mismatch::Typed(slots) => (slots, true),
+                Mismatch::None | Mismatch::Many => continue,
+            };
+            let open = opened(element, &slots);
+            if !self.is_derived.contains(&open) {
+                tried.insert((open, slots, typed));
             }
         }
         let own = self.classes.len() as u32;
-        self.classes.push(Class {
-            pattern: shape.clone(),
-            members: vec![number],
-        });
+        self.classes.push(Class { pattern: shape.clone(), members: vec![number] });
         self.is_derived.insert(shape.clone());
         self.derived.push(shape.clone());
         self.shapes.push(shape);
         self.class_of.push(own);
         self.absorb(own, &mut changes);
         let mut fresh: Vec<Vec<Value>> = Vec::new();
-        for (open, slot) in opened {
-            let values = self.values_in(&open, slot);
-            if self.weight(&open, slot, &values) >= ENOUGH {
+        for (open, slots, typed) in tried {
+            if self.follows(&open, &slots, typed) {
                 fresh.push(open);
             }
         }
@@ -210,17 +197,36 @@ impl Bucket {
         changes
     }
 
-    /// Different values that the shapes agreeing with `open` show in `slot`.
-    fn values_in(&self, open: &[Value], slot: usize) -> Vec<Value> {
+    /// Different values that the shapes agreeing with `open` show in `slots`, the same one in each of them.
+    fn values_in(&self, open: &[Value], slots: &[usize]) -> Vec<Value> {
+        let first = slots[0];
         let mut values: Vec<Value> = self
             .shapes
             .iter()
-            .filter(|s| covers(open, s))
-            .map(|s| s[slot])
+            .filter(|s| covers(open, s) && slots.iter().all(|&i| s[i] == s[first]))
+            .map(|s| s[first])
             .collect();
         values.sort_unstable();
         values.dedup();
         values
+    }
+
+    /// Whether an element that opens these slots follows. `typed`: an element and a shape were found that differ in placeholders of
+    /// another type only; for several slots that is all the rule asks for.
+    fn follows(&self, open: &[Value], slots: &[usize], typed: bool) -> bool {
+        if typed && slots.len() > 1 {
+            return self.same(open) > 0;
+        }
+        self.weight(open, slots[0], &self.values_in(open, slots)) >= ENOUGH
+    }
+
+    /// Words that stay the same when slots are opened: the evidence that it is one statement.
+    fn same(&self, open: &[Value]) -> usize {
+        open.iter().filter(|&&v| v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)).count()
+    }
+
+    fn is_typed(&self, v: Value) -> bool {
+        self.values[v as usize].1 == Form::Typed
     }
 
     /// Joins the classes of all shapes that a new element covers.
@@ -283,50 +289,56 @@ impl Bucket {
 
     /// The elements that follow from a new element: one for each slot that shows enough values.
     fn fire(&self, element: &[Value]) -> Vec<Vec<Value>> {
-        let mut seen: Vec<Vec<Value>> = vec![Vec::new(); element.len()];
+        let mut tried: HashSet<(Vec<usize>, bool)> = HashSet::new();
         for shape in &self.shapes {
-            match mismatches(element, shape) {
-                Mismatch::None => {
-                    for (values, &v) in seen.iter_mut().zip(shape) {
-                        values.push(v);
-                    }
-                }
-                Mismatch::One(slot) => seen[slot].push(shape[slot]),
-                Mismatch::Many => {}
-            }
+            match self.mismatches(element, shape) {
+                Mismatch::Slots(slots) => tried.insert((slots, false)),
+                Mismatch::Typed(slots) => tried.insert((slots, true)),
+                Mismatch::None | Mismatch::Many => false,
+            };
         }
         let mut found = Vec::new();
-        for (slot, values) in seen.iter_mut().enumerate() {
-            values.sort_unstable();
-            values.dedup();
-            if element[slot] != WILD && values.len() > 1 {
-                let mut open = element.to_vec();
-                open[slot] = WILD;
-                if self.weight(&open, slot, values) >= ENOUGH {
-                    found.push(open);
-                }
+        for (slots, typed) in tried {
+            let open = opened(element, &slots);
+            if !self.is_derived.contains(&open) && self.follows(&open, &slots, typed) {
+                found.push(open);
             }
         }
         found
     }
 
-    /// Sum of the weights of the values in the slot that `open` opens; never less for more values.
+    /// In which slots a shape disagrees with an element.
+    fn mismatches(&self, element: &[Value], shape: &[Value]) -> Mismatch {
+        let mut slots: Vec<usize> = Vec::new();
+        let mut typed = 0;
+        for (i, (&e, &s)) in element.iter().zip(shape).enumerate() {
+            if e == WILD || e == s {
+                continue;
+            }
+            let both = self.is_typed(e) && self.is_typed(s);
+            typed += usize::from(both);
+            // beyond the first slot: types everywhere, or the same word in all of them on either side
+            if let Some(&first) = slots.first()
+                && !(both && typed > slots.len())
+                && (typed > 0 || e != element[first] || s != shape[first])
+            {
+                return Mismatch::Many;
+            }
+            slots.push(i);
+        }
+        match slots.len() {
+            0 => Mismatch::None,
+            n if n == typed => Mismatch::Typed(slots),
+            _ => Mismatch::Slots(slots),
+        }
+    }
+
+    /// Sum of the weights of the values in a slot that `open` opens; never less for more values.
     fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
         let mut place = self.places[slot];
-        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0)
-        {
+        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0) {
             place = Place::Likely;
         }
-        // Words that stay the same are the evidence that it is one statement.
-        let same = open
-            .iter()
-            .enumerate()
-            .filter(|&(i, &v)| {
-                i != slot
-                    && v != WILD
-                    && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
-            })
-            .count();
         let mut sum = 0;
         let mut constants = 0;
         let mut typed = 0;
@@ -352,16 +364,12 @@ impl Bucket {
                 (Form::Letter, _) => 30,
                 (Form::Phrase, _) => 20,
             };
-            *if f == Form::Upper {
-                &mut constants
-            } else {
-                &mut sum
-            } += part;
+            *if f == Form::Upper { &mut constants } else { &mut sum } += part;
         }
         if typed >= 2 {
             return ENOUGH;
         }
-        match same {
+        match self.same(open) {
             0 => 0,
             1 => (constants + sum) / 2,
             2 | 3 => constants + sum,
@@ -379,10 +387,7 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
     let after = s.get(b).copied().unwrap_or(0);
     if matches!(before, b'=' | b'"') {
         Place::Value
-    } else if matches!(
-        (before, after),
-        (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')
-    ) {
+    } else if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')) {
         Place::Likely
     } else if first {
         Place::First
@@ -415,43 +420,28 @@ fn is_noun_cue(word: &str) -> bool {
 
 /// Whether `pattern` agrees with `shape` in every slot.
 fn covers(pattern: &[Value], shape: &[Value]) -> bool {
-    pattern
-        .iter()
-        .zip(shape)
-        .all(|(&p, &s)| p == WILD || p == s)
+    pattern.iter().zip(shape).all(|(&p, &s)| p == WILD || p == s)
 }
 
 /// Slot by slot: the value that both have, or the wildcard.
 fn join(a: &[Value], b: &[Value]) -> Vec<Value> {
-    a.iter()
-        .zip(b)
-        .map(|(&x, &y)| if x == y { x } else { WILD })
-        .collect()
+    a.iter().zip(b).map(|(&x, &y)| if x == y { x } else { WILD }).collect()
 }
 
+/// How a shape disagrees with an element.
 enum Mismatch {
     None,
-    One(usize),
+    /// In one slot, or in several that hold one word each time (a host named twice).
+    Slots(Vec<usize>),
+    /// In slots that hold a placeholder of another type.
+    Typed(Vec<usize>),
     Many,
 }
 
-/// The slots in which `shape` disagrees with `pattern`.
-fn mismatches(pattern: &[Value], shape: &[Value]) -> Mismatch {
-    let mut found = Mismatch::None;
-    for (i, (&p, &s)) in pattern.iter().zip(shape).enumerate() {
-        if p != WILD && p != s {
-            if matches!(found, Mismatch::One(_)) {
-                return Mismatch::Many;
-            }
-            found = Mismatch::One(i);
-        }
+fn opened(element: &[Value], slots: &[usize]) -> Vec<Value> {
+    let mut open = element.to_vec();
+    for &i in slots {
+        open[i] = WILD;
     }
-    found
-}
-
-fn single_mismatch(pattern: &[Value], shape: &[Value]) -> Option<usize> {
-    match mismatches(pattern, shape) {
-        Mismatch::One(slot) => Some(slot),
-        _ => None,
-    }
+    open
 }

@@ -48,9 +48,7 @@ impl Level {
             "info" | "information" | "inf" | "notice" | "log" => Level::Info,
             "warn" | "warning" | "wrn" => Level::Warn,
             "error" | "err" | "severe" | "failure" => Level::Error,
-            "fatal" | "critical" | "crit" | "panic" | "alert" | "emerg" | "emergency" => {
-                Level::Fatal
-            }
+            "fatal" | "critical" | "crit" | "panic" | "alert" | "emerg" | "emergency" => Level::Fatal,
             _ => return None,
         })
     }
@@ -76,7 +74,7 @@ pub fn log_pattern(line: &str) -> String {
 /// The shape of a message; the frames of a stack trace become `{STACK}`.
 pub fn shape_of_message(message: &str) -> String {
     match stack_head(message) {
-        Some((head, tail)) if tail.is_empty() => shape(head) + " {STACK}",
+        Some((head, "")) => shape(head) + " {STACK}",
         Some((head, tail)) => shape(head) + " {STACK} " + &shape(tail),
         None => shape(message),
     }
@@ -98,26 +96,18 @@ pub(crate) fn message_spans(message: &str) -> (String, Vec<Segment>) {
     }
     let from = text.len();
     text += " {STACK}";
-    segments.push(Segment {
-        out: (from, from + 1),
-        raw: (head_at + head.len(), head_at + head.len() + 1),
-    });
-    segments.push(Segment {
-        out: (from + 1, text.len()),
-        raw: (head_at + head.len() + 1, end),
-    });
+    segments.push(Segment { out: (from, from + 1), raw: (head_at + head.len(), head_at + head.len() + 1) });
+    segments.push(Segment { out: (from + 1, text.len()), raw: (head_at + head.len() + 1, end) });
     if !tail.is_empty() {
         let (more, of_tail) = shape_spans(tail);
         text.push(' ');
-        segments.push(Segment {
-            out: (text.len() - 1, text.len()),
-            raw: (end, end),
-        });
+        segments.push(Segment { out: (text.len() - 1, text.len()), raw: (end, end) });
         let at = text.len();
-        segments.extend(of_tail.into_iter().map(|s| Segment {
-            out: (s.out.0 + at, s.out.1 + at),
-            raw: (s.raw.0 + end, s.raw.1 + end),
-        }));
+        segments.extend(
+            of_tail
+                .into_iter()
+                .map(|s| Segment { out: (s.out.0 + at, s.out.1 + at), raw: (s.raw.0 + end, s.raw.1 + end) }),
+        );
         text += &more;
     }
     (text, segments)
@@ -126,11 +116,7 @@ pub(crate) fn message_spans(message: &str) -> (String, Vec<Segment>) {
 /// The message of a raw line: [`parse`] without the rest.
 pub fn message_of(line: &str) -> Cow<'_, str> {
     let first = line.bytes().find(|b| *b > b' ').unwrap_or(0);
-    if first == b'{'
-        || line.as_bytes().contains(&0x1b)
-        || line.contains("msg=")
-        || line.contains("message=")
-    {
+    if first == b'{' || line.as_bytes().contains(&0x1b) || line.contains("msg=") || line.contains("message=") {
         return parse(line).message;
     }
     Cow::Borrowed(&line[prefix(line).0..])
@@ -148,11 +134,7 @@ pub fn parse(line: &str) -> Event<'_> {
         Cow::Borrowed(s) => Cow::Borrowed(&s[skip..]),
         Cow::Owned(s) => Cow::Owned(s[skip..].to_owned()),
     };
-    Event {
-        message,
-        level,
-        metadata: Map::new(),
-    }
+    Event { message, level, metadata: Map::new() }
 }
 
 /// `line` without ANSI escape sequences.
@@ -166,10 +148,7 @@ pub fn strip_ansi(line: &str) -> Cow<'_, str> {
     let mut from = 0;
     while i < s.len() {
         if s[i] == 0x1b && s.get(i + 1) == Some(&b'[') {
-            let n = s[i + 2..]
-                .iter()
-                .take_while(|b| b.is_ascii_digit() || matches!(b, b';' | b'?'))
-                .count();
+            let n = s[i + 2..].iter().take_while(|b| b.is_ascii_digit() || matches!(b, b';' | b'?')).count();
             if s.get(i + 2 + n).is_some_and(u8::is_ascii_alphabetic) {
                 out.push_str(&line[from..i]);
                 i += 3 + n;
@@ -184,14 +163,7 @@ pub fn strip_ansi(line: &str) -> Cow<'_, str> {
 }
 
 const MESSAGE_KEYS: [&str; 6] = ["message", "msg", "log", "text", "event", "MESSAGE"];
-const LEVEL_KEYS: [&str; 6] = [
-    "level",
-    "severity",
-    "lvl",
-    "loglevel",
-    "log_level",
-    "levelname",
-];
+const LEVEL_KEYS: [&str; 6] = ["level", "severity", "lvl", "loglevel", "log_level", "levelname"];
 
 fn level_of(value: &Value) -> Option<Level> {
     match value {
@@ -218,9 +190,7 @@ fn parse_json<'a>(line: &str) -> Option<Event<'a>> {
     let Ok(Value::Object(mut map)) = serde_json::from_str(text) else {
         return None;
     };
-    let key = MESSAGE_KEYS
-        .into_iter()
-        .find(|k| map.get(*k).is_some_and(Value::is_string))?;
+    let key = MESSAGE_KEYS.into_iter().find(|k| map.get(*k).is_some_and(Value::is_string))?;
     let Some(Value::String(message)) = map.remove(key) else {
         return None;
     };
@@ -238,11 +208,7 @@ fn parse_json<'a>(line: &str) -> Option<Event<'a>> {
     let (skip, own) = prefix(&inner);
     let message = inner[skip..].to_owned();
     let level = level.or(own).or_else(|| level_at_start(&message));
-    Some(Event {
-        message: Cow::Owned(message),
-        level,
-        metadata: map,
-    })
+    Some(Event { message: Cow::Owned(message), level, metadata: map })
 }
 
 /// `key=value key="quoted value" …` with a message among the keys and nothing else on the line.
@@ -256,11 +222,7 @@ fn parse_logfmt<'a>(line: &str) -> Option<Event<'a>> {
     while !rest.is_empty() {
         let eq = rest.find('=')?;
         let key = &rest[..eq];
-        if key.is_empty()
-            || !key
-                .bytes()
-                .all(|b| is_word(b) || matches!(b, b'.' | b'-' | b'/'))
-        {
+        if key.is_empty() || !key.bytes().all(|b| is_word(b) || matches!(b, b'.' | b'-' | b'/')) {
             return None;
         }
         let after = &rest[eq + 1..];
@@ -305,21 +267,11 @@ fn parse_logfmt<'a>(line: &str) -> Option<Event<'a>> {
 /// The level that a message begins with: `ERROR: …`, `[warn] …`.
 fn level_at_start(message: &str) -> Option<Level> {
     let text = message.trim_start().trim_start_matches(['[', '<', '(']);
-    let end = text
-        .bytes()
-        .position(|b| !b.is_ascii_alphabetic())
-        .unwrap_or(text.len());
+    let end = text.bytes().position(|b| !b.is_ascii_alphabetic()).unwrap_or(text.len());
     let word = &text[..end];
-    let marked = matches!(
-        text.as_bytes().get(end),
-        Some(b':' | b']' | b'>' | b')' | b'|')
-    );
+    let marked = matches!(text.as_bytes().get(end), Some(b':' | b']' | b'>' | b')' | b'|'));
     let shouted = word.len() >= 4 && word.bytes().all(|b| b.is_ascii_uppercase());
-    if marked || shouted {
-        Level::parse(word)
-    } else {
-        None
-    }
+    if marked || shouted { Level::parse(word) } else { None }
 }
 
 /// What [`prefix`] skips, as a regular expression.
@@ -328,10 +280,7 @@ pub(crate) const PREFIX_EXPRESSION: &str = r#"(?:\{.*"(?:message|msg|log|text|ev
 pub(crate) const SUFFIX_EXPRESSION: &str = r#"(?:(?:\\n)?".*)?"#;
 
 fn skip_blanks(s: &[u8], i: usize) -> usize {
-    i + s[i.min(s.len())..]
-        .iter()
-        .take_while(|b| **b == b' ' || **b == b'\t')
-        .count()
+    i + s[i.min(s.len())..].iter().take_while(|b| **b == b' ' || **b == b'\t').count()
 }
 
 /// Length of the prefix that a log system put before the message, and the level that it names.
@@ -384,21 +333,14 @@ fn prefix(line: &str) -> (usize, Option<Level>) {
         }
     }
     let (after, level) = level_word(line, e);
-    if after >= s.len() {
-        (0, None)
-    } else {
-        (after, level)
-    }
+    if after >= s.len() { (0, None) } else { (after, level) }
 }
 
 /// The level word at `i` and the message behind it.
 fn level_word(line: &str, i: usize) -> (usize, Option<Level>) {
     let s = line.as_bytes();
     let open = usize::from(s.get(i) == Some(&b'['));
-    let n = s[(i + open).min(s.len())..]
-        .iter()
-        .take_while(|b| b.is_ascii_alphabetic())
-        .count();
+    let n = s[(i + open).min(s.len())..].iter().take_while(|b| b.is_ascii_alphabetic()).count();
     let mut e = i + open + n;
     let Some(level) = line.get(i + open..e).and_then(Level::parse) else {
         return (i, None);
@@ -411,11 +353,7 @@ fn level_word(line: &str, i: usize) -> (usize, Option<Level>) {
     }
     e += usize::from(s.get(e) == Some(&b':'));
     let after = skip_blanks(s, e);
-    if after == e || after >= s.len() {
-        (i, None)
-    } else {
-        (after, Some(level))
-    }
+    if after == e || after >= s.len() { (i, None) } else { (after, Some(level)) }
 }
 
 fn klog(s: &[u8], i: usize) -> Option<(usize, Option<Level>)> {
@@ -482,8 +420,7 @@ fn stack_head(message: &str) -> Option<(&str, &str)> {
         return None;
     }
     let last = rest.last().copied().unwrap_or("");
-    let python = rest.iter().any(|l| l.trim_start().starts_with("File \""))
-        && !last.starts_with([' ', '\t'])
-        && !is_frame(last);
+    let python =
+        rest.iter().any(|l| l.trim_start().starts_with("File \"")) && !last.starts_with([' ', '\t']) && !is_frame(last);
     Some((head, if python { last } else { "" }))
 }

@@ -7,24 +7,30 @@ pub(crate) fn boundary(s: &[u8], e: usize) -> bool {
     e >= s.len() || !is_word(s[e])
 }
 
+static WORD: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        t[i] = b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80;
+        i += 1;
+    }
+    t
+};
+
 /// Letters, digits, underscore and every byte of a non-ASCII character.
+#[inline]
 pub(crate) fn is_word(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80
+    WORD[b as usize]
 }
 
 /// Length of the run of ASCII digits at `a`.
 pub(crate) fn digits(s: &[u8], a: usize) -> usize {
-    s[a.min(s.len())..]
-        .iter()
-        .take_while(|b| b.is_ascii_digit())
-        .count()
+    s[a.min(s.len())..].iter().take_while(|b| b.is_ascii_digit()).count()
 }
 
 fn hexes(s: &[u8], a: usize) -> usize {
-    s[a.min(s.len())..]
-        .iter()
-        .take_while(|b| b.is_ascii_hexdigit())
-        .count()
+    s[a.min(s.len())..].iter().take_while(|b| b.is_ascii_hexdigit()).count()
 }
 
 fn byte(s: &[u8], i: usize) -> u8 {
@@ -36,13 +42,7 @@ pub(crate) fn ipv4(s: &[u8], a: usize) -> Option<usize> {
     let mut i = a;
     for part in 0..4 {
         let n = digits(s, i);
-        if n == 0
-            || n > 3
-            || s[i..i + n]
-                .iter()
-                .fold(0u32, |v, b| v * 10 + u32::from(b - b'0'))
-                > 255
-        {
+        if n == 0 || n > 3 || s[i..i + n].iter().fold(0u32, |v, b| v * 10 + u32::from(b - b'0')) > 255 {
             return None;
         }
         i += n;
@@ -71,16 +71,9 @@ pub(crate) fn ipv4(s: &[u8], a: usize) -> Option<usize> {
 
 /// `:port` at `i`.
 pub(crate) fn port(s: &[u8], i: usize) -> Option<usize> {
-    let n = if byte(s, i) == b':' {
-        digits(s, i + 1)
-    } else {
-        0
-    };
+    let n = if byte(s, i) == b':' { digits(s, i + 1) } else { 0 };
     let e = i + 1 + n;
-    ((1..=5).contains(&n)
-        && boundary(s, e)
-        && !(byte(s, e) == b'.' && byte(s, e + 1).is_ascii_digit()))
-    .then_some(e)
+    ((1..=5).contains(&n) && boundary(s, e) && !(byte(s, e) == b'.' && byte(s, e + 1).is_ascii_digit())).then_some(e)
 }
 
 /// `8-4-4-4-12` hexadecimal digits.
@@ -147,19 +140,14 @@ pub(crate) fn hex_groups(s: &[u8], a: usize) -> Option<(Kind, usize)> {
     }
     // PCI: dddd:bb:ss.f
     if sep == b':' && first == 4 && groups == 3 {
-        let n = if byte(s, i) == b'.' {
-            digits(s, i + 1)
-        } else {
-            0
-        };
+        let n = if byte(s, i) == b'.' { digits(s, i + 1) } else { 0 };
         return Some((Kind::Hex, if n == 1 { i + 2 } else { i }));
     }
     None
 }
 
-const MONTHS: [&[u8; 3]; 12] = [
-    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
-];
+const MONTHS: [&[u8; 3]; 12] =
+    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 const DAYS: [&[u8; 3]; 7] = [b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun"];
 
 fn month(s: &[u8], a: usize) -> bool {
@@ -167,10 +155,7 @@ fn month(s: &[u8], a: usize) -> bool {
 }
 
 fn blanks(s: &[u8], a: usize) -> usize {
-    s[a.min(s.len())..]
-        .iter()
-        .take_while(|&&b| b == b' ')
-        .count()
+    s[a.min(s.len())..].iter().take_while(|&&b| b == b' ').count()
 }
 
 /// `hh:mm[:ss[.frac]]`, with an optional zone.
@@ -238,9 +223,8 @@ pub(crate) fn date(s: &[u8], a: usize) -> Option<usize> {
             if (1..=2).contains(&d) && (sep != b'.' || m == 2 && d == 2) {
                 let t = then_clock(s, e);
                 let t = if t == e { date_dash_clock(s, e) } else { t };
-                return (boundary(s, t)
-                    && !(t == e && matches!(byte(s, t), b'-' | b'.') && is_word(byte(s, t + 1))))
-                .then_some(t);
+                return (boundary(s, t) && !(t == e && matches!(byte(s, t), b'-' | b'.') && is_word(byte(s, t + 1))))
+                    .then_some(t);
             }
         }
         return None;
@@ -331,8 +315,7 @@ pub(crate) fn named_date(s: &[u8], a: usize) -> Option<usize> {
 
 fn year(s: &[u8], i: usize) -> Option<usize> {
     let j = i + blanks(s, i);
-    let plausible =
-        j > i && digits(s, j) == 4 && matches!(byte(s, j), b'1' | b'2') && boundary(s, j + 4);
+    let plausible = j > i && digits(s, j) == 4 && matches!(byte(s, j), b'1' | b'2') && boundary(s, j + 4);
     (plausible && byte(s, j + 4) != b':').then_some(j + 4)
 }
 
@@ -443,8 +426,8 @@ static CLASS: [u8; 256] = {
         let b = i as u8;
         t[i] = match b {
             0..=b' ' | 0x7f => SPACE,
-            b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"'
-            | b'\'' | b'|' | b'`' | b'!' | b'?' | b'&' | b'^' => HARD,
+            b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' | b'|' | b'`'
+            | b'!' | b'?' | b'&' | b'^' => HARD,
             b'0'..=b'9' => CHUNK | DIGIT,
             b'.' => CHUNK | DOT,
             b'/' | b'\\' => CHUNK | MARK | SLASH,
@@ -470,10 +453,7 @@ pub(crate) fn word_end(s: &[u8], a: usize) -> usize {
 
 /// End of the run of word bytes, dots and dashes at `a`, without dots or dashes at its end.
 pub(crate) fn joined_run(s: &[u8], a: usize, b: usize) -> usize {
-    let mut e = a + s[a..b]
-        .iter()
-        .take_while(|&&c| is_word(c) || c == b'.' || c == b'-')
-        .count();
+    let mut e = a + s[a..b].iter().take_while(|&&c| is_word(c) || c == b'.' || c == b'-').count();
     while e > a && matches!(s[e - 1], b'.' | b'-') {
         e -= 1;
     }
@@ -499,20 +479,7 @@ pub(crate) fn url(s: &[u8], a: usize, b: usize) -> Option<(usize, usize)> {
         byte_class(c) & SPACE != 0
             || matches!(
                 c,
-                b'"' | b'\''
-                    | b'<'
-                    | b'>'
-                    | b'`'
-                    | b'|'
-                    | b'{'
-                    | b'}'
-                    | b'('
-                    | b')'
-                    | b'['
-                    | b']'
-                    | b';'
-                    | b','
-                    | b'^'
+                b'"' | b'\'' | b'<' | b'>' | b'`' | b'|' | b'{' | b'}' | b'(' | b')' | b'[' | b']' | b';' | b',' | b'^'
             )
     };
     let mut e = at + 2 + s[at + 2..].iter().take_while(|&&c| !stop(c)).count();
@@ -529,24 +496,15 @@ pub(crate) fn dotted_path(s: &[u8], a: usize) -> bool {
 }
 
 fn path_byte(c: u8) -> bool {
-    is_word(c)
-        || matches!(
-            c,
-            b'/' | b'.' | b'-' | b'+' | b'~' | b'%' | b'@' | b'$' | b'#' | b'*' | b'!'
-        )
+    is_word(c) || matches!(c, b'/' | b'.' | b'-' | b'+' | b'~' | b'%' | b'@' | b'$' | b'#' | b'*' | b'!')
 }
 
 fn path_end(s: &[u8], a: usize, b: usize) -> usize {
     let mut e = a;
-    while e < b
-        && (path_byte(s[e]) || s[e] == b':' && e + 1 < b && matches!(s[e + 1], b'/' | b'\\'))
-    {
+    while e < b && (path_byte(s[e]) || s[e] == b':' && e + 1 < b && matches!(s[e + 1], b'/' | b'\\')) {
         e += 1;
     }
-    while e > a
-        && matches!(s[e - 1], b'.' | b':' | b'!' | b'*' | b'%')
-        && !(s[e - 1] == b'*' && s[e - 2] == b'/')
-    {
+    while e > a && matches!(s[e - 1], b'.' | b':' | b'!' | b'*' | b'%') && !(s[e - 1] == b'*' && s[e - 2] == b'/') {
         e -= 1;
     }
     e
@@ -563,50 +521,30 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
             return Some((Kind::Ip, e));
         }
         let e = path_end(s, a, b);
-        return s[a..e]
-            .iter()
-            .any(|&c| is_word(c))
-            .then_some((Kind::Path, e));
+        return s[a..e].iter().any(|&c| is_word(c)).then_some((Kind::Path, e));
     }
     if c == b'\\' {
-        let e = a + s[a..b]
-            .iter()
-            .take_while(|&&c| path_byte(c) || c == b'\\')
-            .count();
+        let e = a + s[a..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
         let parts = s[a + 1..e].iter().any(|&c| c == b'\\' || c == b'.') && byte(s, a + 1) != b'.';
         return (parts && (a == 0 || !is_word(s[a - 1]))).then_some((Kind::Path, e));
     }
-    if c.is_ascii_alphabetic()
-        && byte(s, a + 1) == b':'
-        && matches!(byte(s, a + 2), b'\\' | b'/')
-        && a + 3 < b
-    {
-        let e = a
-            + 2
-            + s[a + 2..b]
-                .iter()
-                .take_while(|&&c| path_byte(c) || c == b'\\')
-                .count();
+    if c.is_ascii_alphabetic() && byte(s, a + 1) == b':' && matches!(byte(s, a + 2), b'\\' | b'/') && a + 3 < b {
+        let e = a + 2 + s[a + 2..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
         return Some((Kind::Path, e));
     }
-    let first = s[a..b]
-        .iter()
-        .position(|&c| c == b'/' || !path_byte(c))
-        .map(|p| a + p)?;
+    let first = s[a..b].iter().position(|&c| c == b'/' || !path_byte(c)).map(|p| a + p)?;
     if s[first] == b'\\' {
-        let e = a + s[a..b]
-            .iter()
-            .take_while(|&&c| path_byte(c) || c == b'\\')
-            .count();
+        let e = a + s[a..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
         return (s[a..e].iter().filter(|&&c| c == b'\\').count() >= 2).then_some((Kind::Path, e));
     }
     if s[first] != b'/' || !(is_word(c) || dotted_path(s, a)) {
         return None;
     }
-    if let Some(e) = ipv4(s, first + 1) {
-        if ipv4(s, a).is_none() && byte(s, e) != b'/' {
-            return Some((Kind::Ip, e));
-        }
+    if let Some(e) = ipv4(s, first + 1)
+        && ipv4(s, a).is_none()
+        && byte(s, e) != b'/'
+    {
+        return Some((Kind::Ip, e));
     }
     if date(s, a).is_some() || ipv4(s, a).is_some() {
         return None;
@@ -667,10 +605,7 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
 }
 
 fn email_like(s: &[u8], a: usize, run: usize, host: usize) -> bool {
-    let top = s[run + 1..host.max(run + 1)]
-        .rsplit(|&c| c == b'.')
-        .next()
-        .unwrap_or(b"");
+    let top = s[run + 1..host.max(run + 1)].rsplit(|&c| c == b'.').next().unwrap_or(b"");
     host > run + 3
         && s[run + 1..host].contains(&b'.')
         && (2..=6).contains(&top.len())
@@ -693,14 +628,7 @@ pub(crate) fn quantity(s: &[u8], d: usize, b: usize) -> Option<(Kind, usize)> {
     if dots >= 2 {
         // 2.6.5-1.358, 3.0.3-rc1
         let run = joined_run(s, d, b);
-        return Some((
-            Kind::Ver,
-            if boundary(s, e) && byte(s, e) != b'-' {
-                e
-            } else {
-                run.max(e)
-            },
-        ));
+        return Some((Kind::Ver, if boundary(s, e) && byte(s, e) != b'-' { e } else { run.max(e) }));
     }
     if boundary(s, e) {
         return Some((Kind::Num, e));
@@ -714,11 +642,7 @@ pub(crate) fn quantity(s: &[u8], d: usize, b: usize) -> Option<(Kind, usize)> {
     if is_time_unit(unit) {
         return Some((Kind::Time, e));
     }
-    let rate = if s[u..].starts_with(b"/s") && boundary(s, u + 2) {
-        u + 2
-    } else {
-        u
-    };
+    let rate = if s[u..].starts_with(b"/s") && boundary(s, u + 2) { u + 2 } else { u };
     if is_size_unit(unit) {
         return Some((Kind::Size, rate));
     }
@@ -733,14 +657,8 @@ pub(crate) fn quantity(s: &[u8], d: usize, b: usize) -> Option<(Kind, usize)> {
         return Some((Kind::Time, end));
     }
     if dots == 1 {
-        let suffix = unit
-            .iter()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        return Some(if suffix {
-            (Kind::Ver, u)
-        } else {
-            (Kind::Num, e)
-        });
+        let suffix = unit.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        return Some(if suffix { (Kind::Ver, u) } else { (Kind::Num, e) });
     }
     None
 }
@@ -754,14 +672,8 @@ fn compound_duration(s: &[u8], d: usize) -> Option<usize> {
         if byte(s, i) == b'.' && digits(s, i + 1) > 0 {
             i += 1 + digits(s, i + 1);
         }
-        let u = s[i..]
-            .iter()
-            .take_while(|c| c.is_ascii_alphabetic())
-            .count();
-        if !matches!(
-            &s[i..i + u],
-            b"d" | b"h" | b"m" | b"s" | b"ms" | b"us" | b"ns"
-        ) {
+        let u = s[i..].iter().take_while(|c| c.is_ascii_alphabetic()).count();
+        if !matches!(&s[i..i + u], b"d" | b"h" | b"m" | b"s" | b"ms" | b"us" | b"ns") {
             return None;
         }
         i += u;
@@ -812,10 +724,7 @@ pub(crate) fn is_identifier(w: &[u8]) -> bool {
     }
     let numeric = |p: &[u8]| !p.is_empty() && p.iter().all(u8::is_ascii_digit);
     if w.contains(&b'-') {
-        let parts = w
-            .split(|&c| c == b'-')
-            .filter(|p| p.iter().any(u8::is_ascii_digit))
-            .count();
+        let parts = w.split(|&c| c == b'-').filter(|p| p.iter().any(u8::is_ascii_digit)).count();
         let glued = w.windows(2).any(|t| t == b"_-");
         return parts >= 2 || glued;
     }

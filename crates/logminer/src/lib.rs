@@ -14,17 +14,17 @@
 //!
 //! // What a caller with its own storage does: remember the shapes of a source, ask the set for patterns.
 //! let mut set = PatternSet::default();
-//! let first = set.insert(&log_pattern("Failed password for invalid user ann from 10.0.0.1 port 5022"));
-//! assert_eq!(first.pattern, "Failed password for invalid user ann from {IP} port {NUM}");
-//! let second = set.insert(&log_pattern("Failed password for invalid user bob from 10.0.0.2 port 5023"));
+//! let first = set.insert(&log_pattern("link eth0 to 10.0.0.1 is up after 20ms"));
+//! assert_eq!(first.pattern, "link eth0 to {IP} is up after {TIME}ms");
+//! let second = set.insert(&log_pattern("link eth1 to 10.0.0.2 is up after 35ms"));
 //! // The row of the first pattern takes the new pattern; other rows with an old pattern of the list are merged into it.
-//! let pattern = "Failed password for invalid user {*} from {IP} port {NUM}";
+//! let pattern = "link {*} to {IP} is up after {TIME}ms";
 //! assert_eq!(second.pattern, pattern);
 //! assert_eq!(second.generalised, [(first.pattern, pattern.to_owned())]);
 //!
-//! let line = "Failed password for invalid user eve from 10.0.0.9 port 4022";
+//! let line = "link wlan to 10.0.0.9 is up after 7ms";
 //! assert_eq!(set.find(&log_pattern(line)).as_deref(), Some(pattern));
-//! assert_eq!(parameters(line, pattern).unwrap(), ["eve", "10.0.0.9", "4022"]);
+//! assert_eq!(parameters(line, pattern).unwrap(), ["wlan", "10.0.0.9", "7"]);
 //!
 //! let mut miner = Miner::default();
 //! miner.add("disk sda1 is 91% full");

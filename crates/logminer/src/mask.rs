@@ -61,11 +61,7 @@ fn value_end(s: &[u8], a: usize) -> usize {
     a + s[a..]
         .iter()
         .take_while(|b| {
-            **b > b' '
-                && !matches!(
-                    b,
-                    b'"' | b'\'' | b',' | b';' | b'&' | b')' | b']' | b'}' | b'<' | b'>'
-                )
+            **b > b' ' && !matches!(b, b'"' | b'\'' | b',' | b';' | b'&' | b')' | b']' | b'}' | b'<' | b'>')
         })
         .count()
 }
@@ -90,17 +86,8 @@ fn keyed(s: &[u8], i: usize) -> Option<(usize, usize)> {
         b"credential",
         b"credentials",
     ];
-    let key_end = i - s[..i]
-        .iter()
-        .rev()
-        .take_while(|b| matches!(b, b' ' | b'"' | b'\''))
-        .count();
-    let key_start = key_end
-        - s[..key_end]
-            .iter()
-            .rev()
-            .take_while(|b| is_word(**b) || **b == b'-')
-            .count();
+    let key_end = i - s[..i].iter().rev().take_while(|b| matches!(b, b' ' | b'"' | b'\'')).count();
+    let key_start = key_end - s[..key_end].iter().rev().take_while(|b| is_word(**b) || **b == b'-').count();
     let key = &s[key_start..key_end];
     if !NAMES.iter().any(|n| lower_ends_with(key, n)) {
         return None;
@@ -126,56 +113,34 @@ fn keyed(s: &[u8], i: usize) -> Option<(usize, usize)> {
 
 /// `scheme://user:password@host`
 fn url_password(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    let e = i
-        + 1
-        + s[i + 1..]
-            .iter()
-            .take(200)
-            .take_while(|b| **b > b' ' && !matches!(b, b'@' | b'/' | b'"'))
-            .count();
+    let e = i + 1 + s[i + 1..].iter().take(200).take_while(|b| **b > b' ' && !matches!(b, b'@' | b'/' | b'"')).count();
     if s.get(e) != Some(&b'@') || e == i + 1 {
         return None;
     }
-    let user = s[..i]
-        .iter()
-        .rev()
-        .take(100)
-        .take_while(|b| **b > b' ' && !matches!(b, b'/' | b'@'))
-        .count();
+    let user = s[..i].iter().rev().take(100).take_while(|b| **b > b' ' && !matches!(b, b'/' | b'@')).count();
     s[..i - user].ends_with(b"://").then_some((i + 1, e))
 }
 
 /// ` Bearer xyz`
 fn credentials(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    let word = [&b"bearer"[..], b"basic"]
-        .into_iter()
-        .find(|w| lower_ends_with(&s[..i], w))?;
+    let word = [&b"bearer"[..], b"basic"].into_iter().find(|w| lower_ends_with(&s[..i], w))?;
     let before = i - word.len();
     let b = value_end(s, i + 1);
     (b >= i + 9 && (before == 0 || !is_word(s[before - 1]))).then_some((i + 1, b))
 }
 
 fn email(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    let local = s[..i]
-        .iter()
-        .rev()
-        .take(64)
-        .take_while(|b| is_word(**b) || matches!(b, b'.' | b'-' | b'+' | b'%'))
-        .count();
+    let local =
+        s[..i].iter().rev().take(64).take_while(|b| is_word(**b) || matches!(b, b'.' | b'-' | b'+' | b'%')).count();
     let mut e = i
         + 1
-        + s[i + 1..]
-            .iter()
-            .take(255)
-            .take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
-            .count();
+        + s[i + 1..].iter().take(255).take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')).count();
     while e > i + 1 && matches!(s[e - 1], b'.' | b'-') {
         e -= 1;
     }
     let dot = s[i + 1..e].iter().rposition(|b| *b == b'.')?;
     let top = &s[i + 2 + dot..e];
-    (local > 0 && dot > 0 && top.len() >= 2 && top.iter().all(u8::is_ascii_alphabetic))
-        .then_some((i - local, e))
+    (local > 0 && dot > 0 && top.len() >= 2 && top.iter().all(u8::is_ascii_alphabetic)).then_some((i - local, e))
 }
 
 /// 13 to 19 digits, with blanks or dashes between groups, that pass the Luhn test.
@@ -189,31 +154,21 @@ fn card(s: &[u8], i: usize) -> Option<(usize, usize)> {
                 number.push(u32::from(s[e] - b'0'));
                 end = e + 1;
             }
-            b' ' | b'-'
-                if s.get(e + 1).is_some_and(u8::is_ascii_digit) && number.len() % 4 == 0 => {}
+            b' ' | b'-' if s.get(e + 1).is_some_and(u8::is_ascii_digit) && number.len() % 4 == 0 => {}
             _ => break,
         }
         e += 1;
     }
-    if !(13..=19).contains(&number.len())
-        || s.get(end).is_some_and(|b| is_word(*b))
-        || !matches!(number[0], 2..=6)
-    {
+    if !(13..=19).contains(&number.len()) || s.get(end).is_some_and(|b| is_word(*b)) || !matches!(number[0], 2..=6) {
         return None;
     }
     let sum: u32 = number
         .iter()
         .rev()
         .enumerate()
-        .map(|(k, &d)| {
-            if k % 2 == 1 {
-                if d > 4 { 2 * d - 9 } else { 2 * d }
-            } else {
-                d
-            }
-        })
+        .map(|(k, &d)| if k % 2 == 1 { if d > 4 { 2 * d - 9 } else { 2 * d } } else { d })
         .sum();
-    (sum % 10 == 0).then_some((i, end))
+    sum.is_multiple_of(10).then_some((i, end))
 }
 
 /// Tokens that are known by how they begin.
@@ -234,12 +189,7 @@ fn known_token(s: &[u8], i: usize) -> Option<(usize, usize)> {
         (b"eyJ", 30),
         (b"hf_", 30),
     ];
-    let (_, least) = HEADS
-        .into_iter()
-        .find(|(head, _)| s[i..].starts_with(head))?;
-    let e = i + s[i..]
-        .iter()
-        .take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-        .count();
+    let (_, least) = HEADS.into_iter().find(|(head, _)| s[i..].starts_with(head))?;
+    let e = i + s[i..].iter().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')).count();
     (e - i >= least).then_some((i, e))
 }

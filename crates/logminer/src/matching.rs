@@ -24,19 +24,12 @@ pub(crate) fn placeholders(text: &str) -> Vec<(Kind, usize, usize)> {
 
 /// The types of the placeholders of a pattern, in order.
 pub fn parameter_kinds(pattern: &str) -> Vec<Kind> {
-    placeholders(pattern)
-        .into_iter()
-        .map(|(k, _, _)| k)
-        .collect()
+    placeholders(pattern).into_iter().map(|(k, _, _)| k).collect()
 }
 
 /// The raw byte at which byte `at` of the shape begins (`end`: ends).
 fn raw_at(segments: &[Segment], at: usize, end: bool) -> usize {
-    let i = if end {
-        segments.partition_point(|s| s.out.1 < at)
-    } else {
-        segments.partition_point(|s| s.out.1 <= at)
-    };
+    let i = if end { segments.partition_point(|s| s.out.1 < at) } else { segments.partition_point(|s| s.out.1 <= at) };
     let Some(s) = segments.get(i) else {
         return segments.last().map_or(0, |s| s.raw.1);
     };
@@ -66,9 +59,7 @@ pub fn parameters_of<'a>(message: &'a str, pattern: &str) -> Option<Vec<&'a str>
         return Some(vec![message]);
     }
     let (of_shape, of_pattern) = (slots(&shape), slots(pattern));
-    if of_shape.len() != of_pattern.len()
-        || skeleton(&shape, &of_shape) != skeleton(pattern, &of_pattern)
-    {
+    if of_shape.len() != of_pattern.len() || skeleton(&shape, &of_shape) != skeleton(pattern, &of_pattern) {
         return None;
     }
     let raw = |a: usize, b: usize| {
@@ -81,11 +72,7 @@ pub fn parameters_of<'a>(message: &'a str, pattern: &str) -> Option<Vec<&'a str>
         if want == Kind::Any.placeholder() {
             found.push(if a == b { "" } else { raw(a, b) });
         } else if have == want {
-            found.extend(
-                placeholders(have)
-                    .into_iter()
-                    .map(|(_, x, y)| raw(a + x, a + y)),
-            );
+            found.extend(placeholders(have).into_iter().map(|(_, x, y)| raw(a + x, a + y)));
         } else {
             return None;
         }
@@ -97,8 +84,7 @@ pub fn parameters_of<'a>(message: &'a str, pattern: &str) -> Option<Vec<&'a str>
 const W: &str = r"[^\x01-\x2f:-@\[-\^\x60{-\x7f]";
 /// What the shape pass takes for white space.
 const S: &str = r"[\x01-\x20\x7f]";
-const CLOCK: &str =
-    r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:[.,:][0-9]{1,9})?)?(?:Z| ?[-+][0-9]{2}:?[0-9]{2})?";
+const CLOCK: &str = r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:[.,:][0-9]{1,9})?)?(?:Z| ?[-+][0-9]{2}:?[0-9]{2})?";
 const MONTH: &str = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)";
 const DAY: &str = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)";
 const IPV4: &str = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}";
@@ -109,9 +95,7 @@ fn expression(kind: Kind) -> String {
     match kind {
         Kind::Num => format!("{DECIMAL}(?:[eE][-+]?[0-9]+)?"),
         Kind::Id => format!(r"[-+]?{W}(?:{W}|-)*"),
-        Kind::Hex => {
-            r"[-+]?(?:0[xX])?[0-9A-Fa-f]+(?::[0-9A-Fa-f]+:[0-9A-Fa-f]+(?:\.[0-9])?)?".into()
-        }
+        Kind::Hex => r"[-+]?(?:0[xX])?[0-9A-Fa-f]+(?::[0-9A-Fa-f]+:[0-9A-Fa-f]+(?:\.[0-9])?)?".into(),
         Kind::Time => {
             let tail = format!(r"(?:[T_: -] *{CLOCK})?");
             let dotted = r"(?:-[0-9]{2}\.[0-9]{2}\.[0-9]{2}(?:\.[0-9]+)?)?";
@@ -133,7 +117,9 @@ fn expression(kind: Kind) -> String {
         Kind::Name => format!(r"{W}(?:{W}|[-.$])*\.(?:{W}|[-.$])*(?::[0-9]{{1,5}})?"),
         Kind::Ver => format!(r"[-+]?[vV]?[0-9](?:{W}|[-.])*"),
         Kind::List => {
-            let item = format!(r"(?:{W}|[-+.:/$~@#%*!\\])+");
+            // every value that makes a list has a digit, a dot or a slash in it, or is long and hexadecimal
+            let any = format!(r"(?:{W}|[-+.:/$~@#%*!\\])*");
+            let item = format!(r"(?:{any}[0-9./\\]{any}|[A-Fa-f]{{8,}})");
             format!(r"{item}(?:(?:{S}+|,{S}*){item})+")
         }
         Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),
@@ -148,10 +134,8 @@ fn any_value() -> String {
     let long = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^]{129,}"#;
     let placeholder = r"\{[*A-Z]+\}";
     let time = expression(Kind::Time);
-    let forms = [Kind::Hex, Kind::Url, Kind::List, Kind::Path, Kind::Name]
-        .map(expression)
-        .join("|");
-    let attached = format!(r"(?:\([^()\x01-\x20]*\)|\{{[^{{}}\x01-\x20]*\}})?");
+    let forms = [Kind::Hex, Kind::Url, Kind::List, Kind::Path, Kind::Name].map(expression).join("|");
+    let attached = r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?";
     format!(
         r"(?:(?:{word}|{long}|{IPV4}:[0-9]+|[0-9A-Fa-f]*(?::+[0-9A-Fa-f]+)+|(?:{W}|[-.])+:[0-9]+|{time}|{placeholder}|{forms})+{attached})"
     )
@@ -171,10 +155,7 @@ pub fn pattern_regex(pattern: &str) -> String {
     let mut i = 0;
     while i < s.len() {
         if let Some((kind, len)) = Kind::at_start(&s[i..]) {
-            let (before, after) = (
-                i.checked_sub(1).map_or(0, |k| s[k]),
-                s.get(i + len).copied().unwrap_or(0),
-            );
+            let (before, after) = (i.checked_sub(1).map_or(0, |k| s[k]), s.get(i + len).copied().unwrap_or(0));
             match (kind, before, after) {
                 (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
@@ -189,8 +170,7 @@ pub fn pattern_regex(pattern: &str) -> String {
                     out.push_str(&gap);
                     out.push('+');
                 }
-                '\\' | '^' | '$' | '.' | '|' | '?' | '*' | '+' | '(' | ')' | '[' | ']' | '{'
-                | '}' => {
+                '\\' | '^' | '$' | '.' | '|' | '?' | '*' | '+' | '(' | ')' | '[' | ']' | '{' | '}' => {
                     out.push('\\');
                     out.push(c);
                 }

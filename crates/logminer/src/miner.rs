@@ -127,10 +127,7 @@ impl Miner {
             record(tally, &shape, &message, &segments);
             return;
         }
-        let mut tally = Tally {
-            count: 1,
-            ..Tally::default()
-        };
+        let mut tally = Tally { count: 1, ..Tally::default() };
         tally.samples.add(line);
         record(&mut tally, &shape, &message, &segments);
         self.put(&shape, &tally);
@@ -156,10 +153,7 @@ impl Miner {
 
     fn lump(&mut self, structure: &str, tally: &Tally) {
         if self.set.has_structure(structure) {
-            self.lumped
-                .entry(structure.to_owned())
-                .or_default()
-                .lump(tally);
+            self.lumped.entry(structure.to_owned()).or_default().lump(tally);
             return;
         }
         self.other.lump(tally);
@@ -187,12 +181,7 @@ impl Miner {
 
     /// Lines counted.
     pub fn lines(&self) -> u64 {
-        self.tallies
-            .values()
-            .chain(self.lumped.values())
-            .map(|t| t.count)
-            .sum::<u64>()
-            + self.other.count
+        self.tallies.values().chain(self.lumped.values()).map(|t| t.count).sum::<u64>() + self.other.count
     }
 
     /// The shapes and their patterns.
@@ -207,31 +196,19 @@ impl Miner {
             let Some(tally) = self.tallies.get(shape) else {
                 continue;
             };
-            let mut of_pattern = Tally {
-                values: pattern_values(shape, &pattern, tally),
-                ..Tally::default()
-            };
+            let mut of_pattern = Tally { values: pattern_values(shape, &pattern, tally), ..Tally::default() };
             of_pattern.lump(tally);
             found.entry(pattern).or_default().merge(&of_pattern);
         }
         for (structure, tally) in &self.lumped {
-            found
-                .entry(self.set.open_structure(structure))
-                .or_default()
-                .lump(tally);
+            found.entry(self.set.open_structure(structure)).or_default().lump(tally);
         }
         if self.other.count > 0 {
             found.entry(OTHER.to_owned()).or_default().lump(&self.other);
         }
-        let mut all: Vec<PatternSummary> = found
-            .into_iter()
-            .map(|(pattern, tally)| summary(pattern, tally, top))
-            .collect();
-        all.sort_by(|a, b| {
-            b.count
-                .cmp(&a.count)
-                .then_with(|| a.pattern.cmp(&b.pattern))
-        });
+        let mut all: Vec<PatternSummary> =
+            found.into_iter().map(|(pattern, tally)| summary(pattern, tally, top)).collect();
+        all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.pattern.cmp(&b.pattern)));
         all
     }
 
@@ -239,11 +216,7 @@ impl Miner {
         State {
             version: STATE_VERSION,
             limit: self.set.limit(),
-            shapes: self
-                .tallies
-                .iter()
-                .map(|(s, t)| (s.to_string(), t.clone()))
-                .collect(),
+            shapes: self.tallies.iter().map(|(s, t)| (s.to_string(), t.clone())).collect(),
             lumped: self.lumped.clone(),
             other: self.other.clone(),
         }
@@ -273,10 +246,7 @@ fn pattern_values(shape: &str, pattern: &str, tally: &Tally) -> Vec<Values> {
     for (&(a, b), &(p, q)) in slots(shape).iter().zip(&slots(pattern)) {
         let (have, want) = (&shape[a..b], &pattern[p..q]);
         let inside = placeholders(have);
-        let values: Vec<Values> = inside
-            .iter()
-            .map(|_| of_shape.next().cloned().unwrap_or_default())
-            .collect();
+        let values: Vec<Values> = inside.iter().map(|_| of_shape.next().cloned().unwrap_or_default()).collect();
         if want != Kind::Any.placeholder() || have == want {
             found.extend(values);
             continue;
@@ -306,13 +276,7 @@ fn summary(pattern: String, tally: Tally, top: usize) -> PatternSummary {
                 kind: kind.name(),
                 distinct: values.map_or(0, Values::distinct),
                 top: values.map_or_else(Vec::new, |v| {
-                    v.top(top)
-                        .into_iter()
-                        .map(|(value, count)| ValueCount {
-                            value: value.to_owned(),
-                            count,
-                        })
-                        .collect()
+                    v.top(top).into_iter().map(|(value, count)| ValueCount { value: value.to_owned(), count }).collect()
                 }),
             }
         })
@@ -384,11 +348,7 @@ impl ShapeCounts {
             .counts
             .into_iter()
             .map(|(s, n)| {
-                (
-                    String::from_utf8(s.into_vec())
-                        .unwrap_or_else(|e| shape(&String::from_utf8_lossy(e.as_bytes()))),
-                    n,
-                )
+                (String::from_utf8(s.into_vec()).unwrap_or_else(|e| shape(&String::from_utf8_lossy(e.as_bytes()))), n)
             })
             .collect();
         all.sort();

@@ -67,13 +67,7 @@ pub fn structure(shape: &str) -> String {
 }
 
 fn new_bucket(shape: &str, parts: &[(usize, usize)]) -> Bucket {
-    Bucket::new(
-        parts
-            .iter()
-            .enumerate()
-            .map(|(i, &(a, b))| place(shape, a, b, i == 0))
-            .collect(),
-    )
+    Bucket::new(parts.iter().enumerate().map(|(i, &(a, b))| place(shape, a, b, i == 0)).collect())
 }
 
 impl Default for PatternSet {
@@ -85,12 +79,7 @@ impl Default for PatternSet {
 impl PatternSet {
     /// An empty set that keeps at most `limit` shapes (at least one).
     pub fn new(limit: usize) -> Self {
-        Self {
-            limit: limit.max(1),
-            buckets: HashMap::default(),
-            shapes: HashMap::default(),
-            sizes: BTreeSet::new(),
-        }
+        Self { limit: limit.max(1), buckets: HashMap::default(), shapes: HashMap::default(), sizes: BTreeSet::new() }
     }
 
     /// The number of shapes in the set.
@@ -116,39 +105,23 @@ impl PatternSet {
     /// Adds a shape and answers its pattern, and which known patterns generalised because of it.
     pub fn insert(&mut self, shape: &str) -> Inserted {
         if let Some(pattern) = self.pattern(shape) {
-            return Inserted {
-                pattern,
-                is_kept: true,
-                ..Inserted::default()
-            };
+            return Inserted { pattern, is_kept: true, ..Inserted::default() };
         }
         let parts = slots(shape);
         let skeleton = skeleton(shape, &parts);
         let hash = stable_hash(shape.as_bytes());
-        let victim = if self.shapes.len() < self.limit {
-            None
-        } else {
-            Some(self.victim(&skeleton, hash, shape))
-        };
+        let victim = if self.shapes.len() < self.limit { None } else { Some(self.victim(&skeleton, hash, shape)) };
         if victim.as_deref() == Some(shape) {
-            return Inserted {
-                pattern: self.cover(shape),
-                ..Inserted::default()
-            };
+            return Inserted { pattern: self.cover(shape), ..Inserted::default() };
         }
-        let group = self
-            .buckets
-            .entry(skeleton.as_str().into())
-            .or_insert_with(|| Group {
-                hash: stable_hash(skeleton.as_bytes()),
-                bucket: new_bucket(shape, &parts),
-                ranked: BTreeMap::new(),
-            });
-        self.sizes
-            .remove(&(group.ranked.len(), group.hash, skeleton.as_str().into()));
+        let group = self.buckets.entry(skeleton.as_str().into()).or_insert_with(|| Group {
+            hash: stable_hash(skeleton.as_bytes()),
+            bucket: new_bucket(shape, &parts),
+            ranked: BTreeMap::new(),
+        });
+        self.sizes.remove(&(group.ranked.len(), group.hash, skeleton.as_str().into()));
         group.ranked.insert((hash, shape.into()), ());
-        self.sizes
-            .insert((group.ranked.len(), group.hash, skeleton.as_str().into()));
+        self.sizes.insert((group.ranked.len(), group.hash, skeleton.as_str().into()));
         let number = group.bucket.len();
         let values: Vec<&str> = parts.iter().map(|&(a, b)| &shape[a..b]).collect();
         let changes = group.bucket.insert(&values);
@@ -157,10 +130,7 @@ impl PatternSet {
             .absorbed
             .iter()
             .map(|(old, member)| {
-                (
-                    assemble(&skeleton, bucket.text(old).into_iter()),
-                    assemble(&skeleton, bucket.pattern(*member)),
-                )
+                (assemble(&skeleton, bucket.text(old).into_iter()), assemble(&skeleton, bucket.pattern(*member)))
             })
             .filter(|(old, new)| old != new && old != shape)
             .collect();
@@ -180,22 +150,13 @@ impl PatternSet {
     /// The shape to forget once a new one of the given structure has come in: maybe the new one.
     fn victim(&self, skeleton: &str, hash: u64, shape: &str) -> String {
         let own = self.buckets.get(skeleton);
-        let own_key = (
-            own.map_or(0, |g| g.ranked.len()) + 1,
-            own.map_or_else(|| stable_hash(skeleton.as_bytes()), |g| g.hash),
-        );
-        let last = |group: &Group| {
-            group
-                .ranked
-                .last_key_value()
-                .map(|((h, s), ())| (*h, s.to_string()))
-        };
+        let own_key =
+            (own.map_or(0, |g| g.ranked.len()) + 1, own.map_or_else(|| stable_hash(skeleton.as_bytes()), |g| g.hash));
+        let last = |group: &Group| group.ranked.last_key_value().map(|((h, s), ())| (*h, s.to_string()));
         match self.sizes.last() {
-            Some((size, group_hash, key)) if (*size, *group_hash) > own_key => self
-                .buckets
-                .get(key)
-                .and_then(last)
-                .map_or_else(|| shape.to_owned(), |(_, s)| s),
+            Some((size, group_hash, key)) if (*size, *group_hash) > own_key => {
+                self.buckets.get(key).and_then(last).map_or_else(|| shape.to_owned(), |(_, s)| s)
+            }
             _ => match own.and_then(last) {
                 Some((h, s)) if (h, s.as_str()) > (hash, shape) => s,
                 _ => shape.to_owned(),
@@ -210,17 +171,13 @@ impl PatternSet {
         let Some(group) = self.buckets.get_mut(skeleton.as_str()) else {
             return;
         };
-        self.sizes
-            .remove(&(group.ranked.len(), group.hash, skeleton.as_str().into()));
-        group
-            .ranked
-            .remove(&(stable_hash(shape.as_bytes()), Box::from(shape)));
+        self.sizes.remove(&(group.ranked.len(), group.hash, skeleton.as_str().into()));
+        group.ranked.remove(&(stable_hash(shape.as_bytes()), Box::from(shape)));
         if group.ranked.is_empty() {
             self.buckets.remove(skeleton.as_str());
             return;
         }
-        self.sizes
-            .insert((group.ranked.len(), group.hash, skeleton.as_str().into()));
+        self.sizes.insert((group.ranked.len(), group.hash, skeleton.as_str().into()));
         group.bucket = new_bucket(shape, &parts);
         for ((_, kept), ()) in &group.ranked {
             let values: Vec<&str> = slots(kept).iter().map(|&(a, b)| &kept[a..b]).collect();
@@ -233,10 +190,7 @@ impl PatternSet {
     pub fn pattern(&self, shape: &str) -> Option<String> {
         let number = *self.shapes.get(shape)?;
         let skeleton = structure(shape);
-        Some(assemble(
-            &skeleton,
-            self.buckets.get(skeleton.as_str())?.bucket.pattern(number),
-        ))
+        Some(assemble(&skeleton, self.buckets.get(skeleton.as_str())?.bucket.pattern(number)))
     }
 
     /// The pattern that covers a shape, in the set or not; `None` when no pattern does.
@@ -250,26 +204,18 @@ impl PatternSet {
 
     /// The pattern for a shape that is not kept: one that covers it, else its structure with every slot open, else [`OTHER`].
     fn cover(&self, shape: &str) -> String {
-        self.find(shape)
-            .unwrap_or_else(|| self.open_structure(&structure(shape)))
+        self.find(shape).unwrap_or_else(|| self.open_structure(&structure(shape)))
     }
 
     /// A structure with every slot open when shapes of it are kept, else [`OTHER`].
     pub fn open_structure(&self, structure: &str) -> String {
-        if self.has_structure(structure) {
-            assemble(structure, std::iter::empty())
-        } else {
-            OTHER.to_owned()
-        }
+        if self.has_structure(structure) { assemble(structure, std::iter::empty()) } else { OTHER.to_owned() }
     }
 
     /// Every shape with its pattern, in the order of the shapes' bytes.
     pub fn patterns(&self) -> Vec<(&str, String)> {
-        let mut all: Vec<(&str, String)> = self
-            .shapes
-            .keys()
-            .map(|s| (&**s, self.pattern(s).unwrap_or_default()))
-            .collect();
+        let mut all: Vec<(&str, String)> =
+            self.shapes.keys().map(|s| (&**s, self.pattern(s).unwrap_or_default())).collect();
         all.sort();
         all
     }

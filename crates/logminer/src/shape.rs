@@ -1,8 +1,6 @@
 //! The shape pass: one walk over a line, tokens recognised by form and replaced by typed placeholders.
 
-use crate::forms::{
-    self, CHUNK, COLON, DIGIT, DOT, HARD, MARK, SLASH, SPACE, byte_class, digits, is_word,
-};
+use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, HARD, MARK, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
 
 /// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
@@ -78,13 +76,7 @@ fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
         pending: 0,
         word: (0, 0),
         word_before: (0, 0),
-        list: ListRun {
-            kind: Kind::Any,
-            start: 0,
-            end: usize::MAX,
-            raw_start: 0,
-            count: 0,
-        },
+        list: ListRun { kind: Kind::Any, start: 0, end: usize::MAX, raw_start: 0, count: 0 },
         segments: Vec::new(),
     };
     let reached = w.run();
@@ -107,8 +99,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             } else {
                 let start = i;
                 let mut seen = 0;
-                while i < n {
-                    let c = byte_class(self.s[i]);
+                for &b in &self.s[start..] {
+                    let c = byte_class(b);
                     if c & CHUNK == 0 {
                         break;
                     }
@@ -146,10 +138,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             let from = self.out.len();
             self.out.extend_from_slice(&self.s[self.pending..to]);
             if SPANS {
-                self.segments.push(Segment {
-                    out: (from, self.out.len()),
-                    raw: (self.pending, to),
-                });
+                self.segments.push(Segment { out: (from, self.out.len()), raw: (self.pending, to) });
             }
             self.pending = to;
         }
@@ -159,10 +148,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let from = self.out.len();
         self.out.extend_from_slice(kind.placeholder().as_bytes());
         if SPANS {
-            self.segments.push(Segment {
-                out: (from, self.out.len()),
-                raw: (a, b),
-            });
+            self.segments.push(Segment { out: (from, self.out.len()), raw: (a, b) });
         }
         self.pending = b;
     }
@@ -185,33 +171,18 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         };
         let listable = matches!(
             class,
-            Kind::Num
-                | Kind::Name
-                | Kind::Path
-                | Kind::Ip
-                | Kind::Size
-                | Kind::Ver
-                | Kind::Uuid
-                | Kind::Mac
+            Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac
         );
         let gap = self.out.get(self.list.end..).unwrap_or(b"#");
-        if listable
-            && (self.list.kind == class || self.list.kind == Kind::List)
-            && matches!(gap, b" " | b"," | b", ")
-        {
+        if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
             self.list.count += 1;
             if self.list.count >= 3 {
                 self.make_list(b);
                 return;
             }
         } else {
-            self.list = ListRun {
-                kind: class,
-                start: self.out.len(),
-                end: 0,
-                raw_start: a,
-                count: usize::from(listable),
-            };
+            self.list =
+                ListRun { kind: class, start: self.out.len(), end: 0, raw_start: a, count: usize::from(listable) };
         }
         self.emit_text(kind, a, b);
         self.list.end = if listable { self.out.len() } else { usize::MAX };
@@ -261,13 +232,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         let start = self.out.len();
         self.emit_text(Kind::List, raw_start, b);
-        self.list = ListRun {
-            kind: Kind::List,
-            start,
-            end: self.out.len(),
-            raw_start,
-            count: 3,
-        };
+        self.list = ListRun { kind: Kind::List, start, end: self.out.len(), raw_start, count: 3 };
     }
 
     /// A run of white space becomes one blank; none at either end.
@@ -285,10 +250,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             let from = self.out.len();
             self.out.push(b' ');
             if SPANS {
-                self.segments.push(Segment {
-                    out: (from, from + 1),
-                    raw: (i, j),
-                });
+                self.segments.push(Segment { out: (from, from + 1), raw: (i, j) });
             }
             self.pending = j;
         }
@@ -331,10 +293,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Any, a, b);
             return b;
         }
-        if (3..=5).contains(&len) {
-            if let Some(end) = self.short_word(a, b) {
-                return end;
-            }
+        if (3..=5).contains(&len)
+            && let Some(end) = self.short_word(a, b)
+        {
+            return end;
         }
         if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
             self.emit(Kind::Id, a, b);
@@ -368,10 +330,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 let valued = matches!(before, b'=' | b':' | b'(' | b'|' | b'[' | b',')
                     || before == b' ' && matches!(two, b'=' | b':')
                     || before == b' '
-                        && matches!(
-                            &self.s[self.word.0..self.word.1],
-                            b"is" | b"was" | b"for" | b"config" | b"to"
-                        );
+                        && matches!(&self.s[self.word.0..self.word.1], b"is" | b"was" | b"for" | b"config" | b"to");
                 valued.then(|| {
                     self.emit(Kind::Any, a, b);
                     b
@@ -396,9 +355,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 let before = &self.s[self.word_before.0..self.word_before.1];
                 let ends = b == self.s.len() || {
                     let tail = &self.s[b..];
-                    [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("]
-                        .iter()
-                        .any(|t| tail.starts_with(t))
+                    [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("].iter().any(|t| tail.starts_with(t))
                         || tail.iter().all(|c| byte_class(*c) & SPACE != 0)
                 };
                 ends && matches!(before, b"for" | b"of" | b"by" | b"to" | b"as" | b"invalid")
@@ -413,21 +370,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             // nothing but digits, letters, underscores and dashes; mostly a plain number
             let signed = usize::from(matches!(self.s[start], b'-' | b'+') && end > start + 1);
             if digits(self.s, start + signed) == end - start - signed {
-                let kind = if self.cued(start) {
-                    Kind::Id
-                } else {
-                    Kind::Num
-                };
+                let kind = if self.cued(start) { Kind::Id } else { Kind::Num };
                 self.emit(kind, start, end);
                 return end;
             }
         }
         let mut b = end;
-        while b > start
-            && matches!(
-                self.s[b - 1],
-                b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$'
-            )
+        while b > start && matches!(self.s[b - 1], b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$')
         {
             b -= 1;
         }
@@ -460,9 +409,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     fn starts_signed(&self, a: usize, start: usize) -> bool {
-        matches!(self.s[a], b'-' | b'+')
-            && (a == start || !is_word(self.s[a - 1]))
-            && digits(self.s, a + 1) > 0
+        matches!(self.s[a], b'-' | b'+') && (a == start || !is_word(self.s[a - 1])) && digits(self.s, a + 1) > 0
     }
 
     /// Recognises what begins at `a`; the chunk ends at `b`. Answers the end of what was read, always past `a`.
@@ -500,16 +447,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         let run = forms::joined_run(s, a + signed, b);
         if signed == 0
+            && seen & (DOT | MARK) != 0
             && let Some((kind, e)) = forms::named(s, a, run, b)
         {
             self.emit(kind, a, e);
             return e;
         }
-        if c.is_ascii_digit() {
-            self.number(a, signed, run, b)
-        } else {
-            self.letters(a, run)
-        }
+        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run) }
     }
 
     /// A token that begins with a digit (at `a + signed`).
@@ -527,18 +471,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             return e;
         }
         if let Some((kind, e)) = forms::quantity(s, d, b) {
-            let kind = if kind == Kind::Num && self.cued(a) {
-                Kind::Id
-            } else {
-                kind
-            };
+            let kind = if kind == Kind::Num && self.cued(a) { Kind::Id } else { kind };
             self.emit(kind, a, e);
             // what stays behind a duration is its unit
-            return if kind == Kind::Time {
-                forms::word_end(s, e)
-            } else {
-                e
-            };
+            return if kind == Kind::Time { forms::word_end(s, e) } else { e };
         }
         let e = forms::word_end(s, d).min(run.max(d + 1));
         self.emit(Kind::Id, a, e);
@@ -564,7 +500,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 self.emit(Kind::Ver, a, run);
                 return run;
             }
-            if forms::is_identifier(word) {
+            if piece != run && forms::is_identifier(word) {
                 self.emit(Kind::Id, a, piece);
                 return piece;
             }
@@ -575,10 +511,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         } else if forms::is_hex(word) {
             self.emit(Kind::Hex, a, piece);
             return piece;
-        } else if (3..=5).contains(&word.len()) {
-            if let Some(e) = self.short_word(a, piece) {
-                return e;
-            }
+        } else if (3..=5).contains(&word.len())
+            && let Some(e) = self.short_word(a, piece)
+        {
+            return e;
         }
         if piece == run
             && self.word.1 + 1 == a
@@ -597,9 +533,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let (w0, w1) = self.word;
         let stem = |w: &[u8]| w.len() - w.iter().rev().take_while(|c| c.is_ascii_digit()).count();
         let (last, this) = (&self.s[w0..w1], &self.s[a..b]);
-        let like = stem(last) < last.len()
-            && stem(this) < this.len()
-            && last[..stem(last)] == this[..stem(this)];
+        let like = stem(last) < last.len() && stem(this) < this.len() && last[..stem(last)] == this[..stem(this)];
         if !like || a < w1 || !matches!(&self.s[w1..a], b" " | b"," | b", ") {
             return false;
         }
@@ -624,10 +558,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         if w1 == w0 || a < w1 || a - w1 > 3 || a == w1 {
             return false;
         }
-        self.s[w1..a]
-            .iter()
-            .all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'['))
-            && is_cue(&self.s[w0..w1])
+        self.s[w1..a].iter().all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'[')) && is_cue(&self.s[w0..w1])
     }
 }
 

@@ -41,24 +41,14 @@ struct StoredValues(Vec<(String, u64)>, bool);
 
 impl From<Values> for StoredValues {
     fn from(v: Values) -> Self {
-        Self(
-            v.kept
-                .into_iter()
-                .map(|((_, value), n)| (value, n))
-                .collect(),
-            v.full,
-        )
+        Self(v.kept.into_iter().map(|((_, value), n)| (value, n)).collect(), v.full)
     }
 }
 
 impl From<StoredValues> for Values {
     fn from(v: StoredValues) -> Self {
         Self {
-            kept: v
-                .0
-                .into_iter()
-                .map(|(value, n)| ((stable_hash(value.as_bytes()), value), n))
-                .collect(),
+            kept: v.0.into_iter().map(|(value, n)| ((stable_hash(value.as_bytes()), value), n)).collect(),
             full: v.1,
         }
     }
@@ -70,10 +60,7 @@ impl Values {
         let value = truncated(value, MAX_VALUE_LEN);
         let hash = stable_hash(value.as_bytes());
         if self.kept.len() == MAX_VALUES
-            && self
-                .kept
-                .last_key_value()
-                .is_some_and(|(k, _)| (k.0, k.1.as_str()) < (hash, value))
+            && self.kept.last_key_value().is_some_and(|(k, _)| (k.0, k.1.as_str()) < (hash, value))
         {
             self.full = true;
             return;
@@ -111,11 +98,7 @@ impl Values {
 
     /// The most frequent of the kept values with their counts, the most frequent first, ties by the value.
     pub fn top(&self, k: usize) -> Vec<(&str, u64)> {
-        let mut all: Vec<(&str, u64)> = self
-            .kept
-            .iter()
-            .map(|((_, v), n)| (v.as_str(), *n))
-            .collect();
+        let mut all: Vec<(&str, u64)> = self.kept.iter().map(|((_, v), n)| (v.as_str(), *n)).collect();
         all.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
         all.truncate(k);
         all
@@ -137,14 +120,12 @@ impl Samples {
     /// Offers a line.
     pub fn add(&mut self, line: &str) {
         let hash = stable_hash(line.as_bytes());
-        if self.kept.len() == MAX_SAMPLES
-            && self.kept.last_key_value().is_some_and(|(k, _)| *k <= hash)
+        if self.kept.len() == MAX_SAMPLES && self.kept.last_key_value().is_some_and(|(k, _)| *k <= hash)
             || self.kept.contains_key(&hash)
         {
             return;
         }
-        self.kept
-            .insert(hash, truncated(line, MAX_SAMPLE_LEN).to_owned());
+        self.kept.insert(hash, truncated(line, MAX_SAMPLE_LEN).to_owned());
         if self.kept.len() > MAX_SAMPLES {
             self.kept.pop_last();
         }

@@ -8,7 +8,7 @@ pub(crate) const SLOT: u8 = 0x01;
 
 /// Byte ranges of the slots of `text`, in order.
 ///
-/// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=` or `:`, and that holds at least
+/// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=`, `:` or `/`, and that holds at least
 /// one letter, digit or placeholder; text between double quotes is one slot whatever it holds. Prepositions are no slots: lines that
 /// differ in one are different statements.
 pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
@@ -16,18 +16,17 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::with_capacity(16);
     let mut i = 0;
     while i < s.len() {
-        if s[i] == b'"' && i + 1 < s.len() {
-            if let Some(close) = closing_quote(s, i) {
-                found.push((i + 1, close));
-                i = close + 1;
-                continue;
-            }
+        if s[i] == b'"'
+            && i + 1 < s.len()
+            && let Some(close) = closing_quote(s, i)
+        {
+            found.push((i + 1, close));
+            i = close + 1;
+            continue;
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
             // Empty brackets that stand alone hold a value that is missing.
-            let alone = i > 0
-                && matches!(s[i - 1], b' ' | b'=')
-                && matches!(s.get(i..i + 2), Some(b"()" | b"[]"));
+            let alone = i > 0 && matches!(s[i - 1], b' ' | b'=') && matches!(s.get(i..i + 2), Some(b"()" | b"[]"));
             i += 1;
             if alone {
                 found.push((i, i));
@@ -84,20 +83,13 @@ pub(crate) fn word_before(s: &[u8], start: usize) -> &[u8] {
     if start == 0 || s[start - 1] != b' ' {
         return b"";
     }
-    let n = s[..start - 1]
-        .iter()
-        .rev()
-        .take_while(|&&b| is_word(b))
-        .count();
+    let n = s[..start - 1].iter().rev().take_while(|&&b| is_word(b)).count();
     &s[start - 1 - n..start - 1]
 }
 
 /// Prepositions that are followed by the name of a thing.
 pub(crate) fn is_preposition(w: &[u8]) -> bool {
-    matches!(
-        w,
-        b"for" | b"from" | b"to" | b"at" | b"by" | b"on" | b"in" | b"of" | b"via" | b"with"
-    )
+    matches!(w, b"for" | b"from" | b"to" | b"at" | b"by" | b"on" | b"in" | b"of" | b"via" | b"with")
 }
 
 /// The quote that closes the one at `i`, when the quoted text is not empty and the quotes stand where quotes stand.
@@ -110,7 +102,7 @@ fn closing_quote(s: &[u8], i: usize) -> Option<usize> {
 }
 
 pub(crate) fn is_delimiter(b: u8) -> bool {
-    byte_class(b) & (SPACE | HARD) != 0 || b == b':'
+    byte_class(b) & (SPACE | HARD) != 0 || matches!(b, b':' | b'/')
 }
 
 /// The text around the slots, each slot replaced by [`SLOT`].

@@ -29,22 +29,14 @@ impl Random {
 
 fn stream(n: usize) -> Vec<String> {
     let mut r = Random(7);
-    let people = [
-        "ann", "bob", "carol", "dave", "eve", "frank", "grace", "heidi",
-    ];
-    let things = [
-        "pump", "valve", "fan", "lamp", "door", "lock", "heater", "sensor", "relay", "meter",
-        "clock", "siren",
-    ];
+    let people = ["ann", "bob", "carol", "dave", "eve", "frank", "grace", "heidi"];
+    let things =
+        ["pump", "valve", "fan", "lamp", "door", "lock", "heater", "sensor", "relay", "meter", "clock", "siren"];
     (0..n)
         .map(|_| match r.below(12) {
             0 => format!("User {} logged in", r.below(5000)),
             1 => format!("Query took 0.{:02}s", r.below(100)),
-            2 => format!(
-                "Error: File not found: /var/data/{}/{}.txt",
-                r.pick(&things),
-                r.below(900)
-            ),
+            2 => format!("Error: File not found: /var/data/{}/{}.txt", r.pick(&things), r.below(900)),
             3 => format!(
                 "Accepted password for {} from 10.0.{}.{} port {} ssh2",
                 r.pick(&people),
@@ -52,16 +44,8 @@ fn stream(n: usize) -> Vec<String> {
                 r.below(256),
                 r.below(65536)
             ),
-            4 => format!(
-                "device {} switched {}",
-                r.pick(&things),
-                r.pick(&["on", "off"])
-            ),
-            5 => format!(
-                "link eth{} is up at {} Mbps",
-                r.below(4),
-                r.pick(&["10", "100", "1000"])
-            ),
+            4 => format!("device {} switched {}", r.pick(&things), r.pick(&["on", "off"])),
+            5 => format!("link eth{} is up at {} Mbps", r.below(4), r.pick(&["10", "100", "1000"])),
             6 => format!(
                 "mqtt: connection from host-{}.local closed: reason={}",
                 r.below(40),
@@ -80,12 +64,7 @@ fn stream(n: usize) -> Vec<String> {
                 r.next() & 0xffff_ffff_ffff,
                 r.below(9999)
             ),
-            9 => format!(
-                "cache (size {} MB) flushed ({} entries) [{}]",
-                r.below(64),
-                r.below(9999),
-                r.pick(&things)
-            ),
+            9 => format!("cache (size {} MB) flushed ({} entries) [{}]", r.below(64), r.below(9999), r.pick(&things)),
             10 => format!(
                 "temperature of {} = {}.{} C, ok={}",
                 r.pick(&things),
@@ -117,15 +96,10 @@ fn any_order_any_shards_same_bits() {
         let mut order: Vec<&String> = lines.iter().collect();
         for round in 0..20 {
             r.shuffle(&mut order);
-            assert_eq!(
-                bits(&mined(order.iter().copied(), limit)),
-                expected,
-                "shuffle {round}, limit {limit}"
-            );
+            assert_eq!(bits(&mined(order.iter().copied(), limit)), expected, "shuffle {round}, limit {limit}");
             let shards = [1, 2, 8][round % 3];
-            let mut parts: Vec<Miner> = (0..shards)
-                .map(|k| mined(order.iter().skip(k).step_by(shards).copied(), limit))
-                .collect();
+            let mut parts: Vec<Miner> =
+                (0..shards).map(|k| mined(order.iter().skip(k).step_by(shards).copied(), limit)).collect();
             while parts.len() > 1 {
                 let a = parts.swap_remove(r.below(parts.len()));
                 let b = r.below(parts.len());
@@ -134,8 +108,7 @@ fn any_order_any_shards_same_bits() {
             assert_eq!(bits(&parts[0]), expected, "{shards} shards, limit {limit}");
             assert_eq!(parts[0].lines(), lines.len() as u64);
         }
-        let again: Miner =
-            serde_json::from_str(&serde_json::to_string(&mined(&lines, limit)).unwrap()).unwrap();
+        let again: Miner = serde_json::from_str(&serde_json::to_string(&mined(&lines, limit)).unwrap()).unwrap();
         assert_eq!(bits(&again), expected);
     }
 }
@@ -156,10 +129,7 @@ fn growing_only_generalises() {
         known.insert(shape.clone(), outcome.pattern);
         if outcome.is_new {
             for (s, p) in set.patterns() {
-                assert_eq!(
-                    known[s], p,
-                    "the reported changes lead to the patterns of the set"
-                );
+                assert_eq!(known[s], p, "the reported changes lead to the patterns of the set");
             }
         }
         assert!(parameters(&line, &known[&shape]).is_some());
@@ -173,34 +143,17 @@ fn floods_stay_bounded_and_counted() {
     for i in 0..2000 {
         m.add("steady state reached");
         m.add(&format!("User {i} logged in"));
-        let word: String = (0..12)
-            .map(|_| char::from(b'g' + r.below(16) as u8))
-            .collect();
-        m.add(&format!(
-            "flood {word} and {}",
-            word.chars().rev().collect::<String>()
-        ));
+        let word: String = (0..12).map(|_| char::from(b'g' + r.below(16) as u8)).collect();
+        m.add(&format!("flood {word} and {}", word.chars().rev().collect::<String>()));
         m.add(&word);
-        m.add(&format!(
-            "{}{}",
-            ["[", "(", "<", "=", ","][r.below(5)].repeat(1 + r.below(9)),
-            word
-        ));
+        m.add(&format!("{}{}", ["[", "(", "<", "=", ","][r.below(5)].repeat(1 + r.below(9)), word));
     }
     assert_eq!(m.lines(), 10_000);
     assert!(m.pattern_set().len() <= 200);
     let found = m.summaries(5);
     assert_eq!(found.iter().map(|p| p.count).sum::<u64>(), 10_000);
-    assert!(
-        found
-            .iter()
-            .any(|p| p.pattern == "User {ID} logged in" && p.count == 2000)
-    );
-    assert!(
-        found
-            .iter()
-            .any(|p| p.pattern == "steady state reached" && p.count == 2000)
-    );
+    assert!(found.iter().any(|p| p.pattern == "User {ID} logged in" && p.count == 2000));
+    assert!(found.iter().any(|p| p.pattern == "steady state reached" && p.count == 2000));
     assert!(serde_json::to_string(&m).unwrap().len() < 2_000_000);
 }
 
@@ -217,20 +170,13 @@ fn check_round_trip(lines: &[&str], exact: bool) -> (usize, usize) {
     patterns.dedup();
     let mut strays = 0;
     for p in &patterns {
-        let expression = regex::RegexBuilder::new(&pattern_regex(p))
-            .dot_matches_new_line(true)
-            .size_limit(1 << 26)
-            .build()
-            .unwrap();
+        let expression =
+            regex::RegexBuilder::new(&pattern_regex(p)).dot_matches_new_line(true).size_limit(1 << 26).build().unwrap();
         for (line, own) in lines.iter().zip(&of_line) {
             let found = expression.is_match(line);
             if own == p {
                 assert!(found, "{line}\n{p}\n{}", pattern_regex(p));
-                assert_eq!(
-                    parameters(line, p).map(|v| v.len()),
-                    Some(parameter_kinds(p).len()),
-                    "{line}\n{p}"
-                );
+                assert_eq!(parameters(line, p).map(|v| v.len()), Some(parameter_kinds(p).len()), "{line}\n{p}");
             } else {
                 assert_eq!(parameters(line, p), None, "{line}\n{p}");
                 if found {
@@ -276,19 +222,13 @@ fn labelled_sets() {
         println!("skipped: PGEDGE_LOGHUB names no directory of labelled sets");
         return;
     };
-    for entry in std::fs::read_dir(suite)
-        .unwrap()
-        .flatten()
-        .filter(|e| e.path().is_dir())
-    {
+    for entry in std::fs::read_dir(suite).unwrap().flatten().filter(|e| e.path().is_dir()) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let raw = std::fs::read(entry.path().join(format!("{name}_2k.log"))).unwrap();
         let text = String::from_utf8_lossy(&raw);
         let lines: Vec<&str> = text.lines().collect();
         let (patterns, strays) = check_round_trip(&lines, false);
-        println!(
-            "{name}: {patterns} patterns, {strays} lines matched by an expression of another pattern"
-        );
+        println!("{name}: {patterns} patterns, {strays} lines matched by an expression of another pattern");
         let all: Vec<String> = lines.iter().map(|l| l.to_string()).collect();
         let expected = bits(&mined(&all, 4096));
         let mut order: Vec<&String> = all.iter().collect();
@@ -300,9 +240,7 @@ fn labelled_sets() {
 #[test]
 fn any_text_is_safe() {
     let mut r = Random(11);
-    let alphabet: Vec<char> = "aZ09 .:/-_{}[]()<>\"'=,;|@#%*\\\t\n\u{1b}é東\u{1F600}\u{85}xX"
-        .chars()
-        .collect();
+    let alphabet: Vec<char> = "aZ09 .:/-_{}[]()<>\"'=,;|@#%*\\\t\n\u{1b}é東\u{1F600}\u{85}xX".chars().collect();
     let forms = [
         "{NUM}",
         "12.5ms",
@@ -331,13 +269,8 @@ fn any_text_is_safe() {
         }
         let message = message_of(&line);
         let pattern = shape_of_message(&message);
-        let found =
-            parameters_of(&message, &pattern).unwrap_or_else(|| panic!("{line:?} {pattern:?}"));
-        assert_eq!(
-            found.len(),
-            parameter_kinds(&pattern).len(),
-            "{line:?} {pattern:?}"
-        );
+        let found = parameters_of(&message, &pattern).unwrap_or_else(|| panic!("{line:?} {pattern:?}"));
+        assert_eq!(found.len(), parameter_kinds(&pattern).len(), "{line:?} {pattern:?}");
         mask_secrets(&line);
         m.add(&line);
     }

@@ -17,6 +17,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86_tile;
 
@@ -58,7 +60,8 @@ pub(crate) struct Test {
     pub hits: *mut u32,
 }
 
-/// One call of an int8 tile kernel. `sum` is the integer product times `query_scale[j]`.
+/// One call of an int8 tile kernel (the fields that x86 alone reads are there everywhere, so that the engine is one). `sum` is the integer product times `query_scale[j]`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) struct TileI8 {
     /// `mr` rows of bytes, `stride` apart, with the level's offset added.
     pub rows: *const u8,

@@ -6,9 +6,7 @@ use std::arch::asm;
 
 use half::f16;
 
-use super::{
-    EXACT_LANES, I8_BLOCK, Kernels, Quantised, Test, TileF32, TileI8, exact_finish, product, scalar, squared_difference,
-};
+use super::{EXACT_LANES, Kernels, Test, TileF32, TileI8, exact_finish, product, scalar, squared_difference};
 
 const MR: usize = 6;
 const NV: usize = 3;

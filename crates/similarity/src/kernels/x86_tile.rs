@@ -122,6 +122,8 @@ macro_rules! i8_block_tile {
         unsafe fn $name(t: &TileI8) -> bool {
             const NR: usize = $nv * $lanes;
             let mut sums = [[$zero(); $nv]; $mr];
+            // Unknown to the compiler: if it unrolled the inner loop, it would reorder the sums and spill them (twice the time).
+            let block_size = std::hint::black_box($crate::kernels::I8_BLOCK);
             let (mut panel, mut init) = (t.panel, t.block_init);
             for block in (0..t.k).step_by($crate::kernels::I8_BLOCK) {
                 let mut acc = [[$zero(); $nv]; $mr];
@@ -134,7 +136,7 @@ macro_rules! i8_block_tile {
                 }
                 // SAFETY: one more block follows or this is one past the end.
                 init = unsafe { init.add(NR * 2) };
-                for d in (0..$crate::kernels::I8_BLOCK).step_by(4) {
+                for d in (0..block_size).step_by(4) {
                     // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k; k is a multiple of the block.
                     unsafe {
                         let mut q = [$zero(); $nv];
@@ -153,7 +155,12 @@ macro_rules! i8_block_tile {
                 let ones = $set1_epi16(1);
                 for (sums, acc) in sums.iter_mut().zip(&acc) {
                     for v in 0..$nv {
-                        sums[v] = $add32(sums[v], $madd(acc[v], ones));
+                        // Volatile, or the compiler would keep these in registers and spill them around the inner loop.
+                        // SAFETY: a place in `sums`, borrowed here.
+                        unsafe {
+                            let sum = &raw mut sums[v];
+                            sum.write_volatile($add32(sum.read_volatile(), $madd(acc[v], ones)));
+                        }
                     }
                 }
             }
@@ -208,8 +215,8 @@ macro_rules! exact_sum {
             for d in (0..n - n % EXACT_LANES).step_by(EXACT_LANES) {
                 for (v, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: d + EXACT_LANES ≤ n, the length of both.
-                    let ($a, $b) =
-                        unsafe { ($widen($load(xp.add(d + v * $lanes))), $widen($load(yp.add(d + v * $lanes)))) };
+                    let (x, y) = unsafe { ($load(xp.add(d + v * $lanes)), $load(yp.add(d + v * $lanes))) };
+                    let ($a, $b) = ($widen(x), $widen(y));
                     let $acc = *acc;
                     *acc = $step;
                 }

@@ -1,0 +1,238 @@
+//! The aggregate `top_k` and its private twin `_top_k`, which gives the state's bytes to `batch_search`.
+//!
+//! The functions are written by hand, because an aggregate with `internal` state made by pgrx cannot run in parallel. They cost a few
+//! nanoseconds a row: the queries are read once a group, an embedding that lies in the row is read where it lies, an id is copied only into the tile.
+
+use half::f16;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::arrays::Flat;
+use super::call::{Call, sql_function};
+use super::id::{Id, IdType};
+use super::state::{Batch, RowElement, State, fingerprint};
+use super::{limit_of, metric_named, positive_k};
+use crate::errors::fail;
+use crate::pgvector::Embedding;
+
+// Arguments of the transition function: state, id, embedding, queries, k, metric, min_similarity.
+const ID: usize = 1;
+const EMBEDDING: usize = 2;
+const QUERIES: usize = 3;
+const K: usize = 4;
+const METRIC: usize = 5;
+const LIMIT: usize = 6;
+
+/// What a call site (`fn_extra`) keeps from group to group: the packed queries, which groups share.
+struct Site {
+    batch: Batch,
+    /// Whether the arguments after the embedding are the same for every row by their form.
+    constant: bool,
+}
+
+/// A state in an aggregate's memory, and whether its further rows must be checked for other arguments.
+struct Group {
+    state: State,
+    constant: bool,
+}
+
+impl Group {
+    /// # Safety
+    /// `datum` must come from [`Group::keep`], in the same aggregate.
+    unsafe fn of<'a>(datum: pg_sys::Datum) -> &'a mut Group {
+        // SAFETY: the caller's promise; PostgreSQL calls an aggregate's functions one after the other.
+        unsafe { &mut *datum.cast_mut_ptr::<Group>() }
+    }
+
+    /// Puts the group where it lives until `context` is reset.
+    fn keep(self, context: pg_sys::MemoryContext) -> pg_sys::Datum {
+        pg_sys::Datum::from(pgrx::PgMemoryContexts::For(context).leak_and_drop_on_delete(self))
+    }
+}
+
+fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
+    let state = call.arg(0);
+    let Some(embedding) = call.arg(EMBEDDING) else {
+        return state.unwrap_or_else(|| call.null());
+    };
+    let Some(id) = call.arg(ID) else { super::null_id() };
+    let state = state.unwrap_or_else(|| start(call));
+    // SAFETY: the state is ours; the arguments have the declared types.
+    unsafe {
+        let group = Group::of(state);
+        if !group.constant {
+            same_arguments(call, &group.state);
+        }
+        let id = group.state.ids.read(id);
+        let row = Embedding::<T>::from_raw(embedding);
+        group.state.push(id, row.as_slice());
+    }
+    state
+}
+
+struct Arguments {
+    metric: pgedge_similarity::Metric,
+    k: i32,
+    limit: Option<f32>,
+    queries: Flat,
+}
+
+fn arguments(call: &Call) -> Arguments {
+    // SAFETY: the declared types: int, text, real, vector[].
+    unsafe {
+        let k: i32 = call.need(K, "k");
+        positive_k(k);
+        let metric: &str = call.need(METRIC, "metric");
+        let limit = limit_of(call.get(LIMIT));
+        let queries = call
+            .arg(QUERIES)
+            .map_or(Flat { dim: 0, values: Vec::new(), places: Vec::new(), len: 0 }, |array| Flat::read::<f32>(array));
+        Arguments { metric: metric_named(metric), k, limit, queries }
+    }
+}
+
+/// The state of a new group.
+fn start(call: &Call) -> pg_sys::Datum {
+    let context = call.aggregate_context();
+    let Arguments { metric, k, limit, queries } = arguments(call);
+    let ids = IdType::new(call.type_of(ID), call.collation());
+    // SAFETY: fn_extra is this function's own; what it points to lives as long as fn_mcxt.
+    unsafe {
+        let info = (*call.raw()).flinfo;
+        let mut site = (*info).fn_extra.cast::<Site>();
+        if site.is_null() {
+            let new = Site { constant: constant_arguments(call), batch: Batch::new(metric, queries) };
+            site = pgrx::PgMemoryContexts::For((*info).fn_mcxt).leak_and_drop_on_delete(new);
+            (*info).fn_extra = site.cast();
+        } else if (*site).batch.fingerprint != fingerprint(metric, &queries) {
+            (*site).batch = Batch::new(metric, queries);
+        }
+        let state = State::new(&(*site).batch, ids, k, limit);
+        Group { state, constant: (*site).constant }.keep(context)
+    }
+}
+
+/// Whether queries, k, metric and min_similarity cannot change within a group: nothing in them depends on the row or on chance.
+fn constant_arguments(call: &Call) -> bool {
+    // SAFETY: called in an aggregate, whose expression lives as long as the plan.
+    unsafe {
+        let aggref = pg_sys::AggGetAggref(call.raw());
+        if aggref.is_null() {
+            return false;
+        }
+        pgrx::PgList::<pg_sys::TargetEntry>::from_pg((*aggref).args).iter_ptr().skip(QUERIES - 1).all(|entry| {
+            let node = (*entry).expr.cast();
+            !pg_sys::contain_var_clause(node) && !pg_sys::contain_volatile_functions(node)
+        })
+    }
+}
+
+/// Refuses a row that asks for something else than the first row of its group (22023).
+fn same_arguments(call: &Call, state: &State) {
+    let Arguments { metric, k, limit, queries } = arguments(call);
+    if state.k != k || state.limit != limit || state.fingerprint != fingerprint(metric, &queries) {
+        fail(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "queries, k, metric and min_similarity differ between the rows of a group",
+            "They must be the same for all rows: give them as parameters, constants or scalar sub-selects, or group by them.",
+        );
+    }
+}
+
+fn top_k_combine(call: &mut Call) -> pg_sys::Datum {
+    let context = call.aggregate_context();
+    // SAFETY: both are states of this aggregate.
+    unsafe {
+        match (call.arg(0), call.arg(1)) {
+            (None, None) => call.null(),
+            (Some(state), None) => state,
+            (None, Some(other)) => {
+                let other = Group::of(other);
+                Group { state: other.state.take(), constant: other.constant }.keep(context)
+            }
+            (Some(state), Some(other)) => {
+                Group::of(state).state.merge(&mut Group::of(other).state);
+                state
+            }
+        }
+    }
+}
+
+/// The state as `bytea`: `serialfunc`, and the final function of `_top_k`.
+fn top_k_bytes(call: &mut Call) -> pg_sys::Datum {
+    call.aggregate_context();
+    let Some(state) = call.arg(0) else { return call.null() };
+    // SAFETY: a state of this aggregate.
+    let bytes = unsafe { Group::of(state) }.state.serialise();
+    // MaxAllocSize, less the header.
+    if bytes.len() > 0x3fff_fff0 {
+        fail(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("the rows found take {} bytes, more than a value can have", bytes.len()),
+            "Lower k, or give fewer queries at a time.",
+        );
+    }
+    bytes.into_datum().unwrap_or_else(|| call.null())
+}
+
+fn top_k_deserial(call: &mut Call) -> pg_sys::Datum {
+    call.aggregate_context();
+    // SAFETY: declared bytea.
+    let Some(bytes) = (unsafe { call.get::<&[u8]>(0) }) else { return call.null() };
+    // The state goes with the row it came in; combining takes it over.
+    // SAFETY: a context is always current.
+    let context = unsafe { pg_sys::CurrentMemoryContext };
+    Group { state: State::deserialise(bytes), constant: true }.keep(context)
+}
+
+/// All rows found, as an array of `pgedge.hit`.
+fn top_k_final(call: &mut Call) -> pg_sys::Datum {
+    // SAFETY: the frame's own function; an array type whose elements are of a composite type of (int, int, text, real).
+    unsafe {
+        let element = pg_sys::get_element_type(pg_sys::get_fn_expr_rettype((*call.raw()).flinfo));
+        let descriptor = pg_sys::lookup_rowtype_tupdesc_copy(element, -1);
+        let mut hits = Vec::new();
+        if let Some(state) = call.arg(0) {
+            let state = &mut Group::of(state).state;
+            let mut printer = state.ids.printer();
+            let mut bytes = 0usize;
+            state.drain(|place, found| {
+                for (rank, hit) in found.iter().enumerate() {
+                    let mut values = hit_columns(place, rank, hit, printer.text(&hit.id));
+                    let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), [false; 4].as_mut_ptr());
+                    bytes += (*tuple).t_len as usize + 8;
+                    hits.push(pg_sys::Datum::from((*tuple).t_data));
+                }
+                if bytes > 0x3fff_0000 {
+                    fail(
+                        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                        "the result of top_k is larger than 1 GB",
+                        "Lower k, give fewer queries at a time, or use pgedge.batch_search, whose result has no such limit.",
+                    );
+                }
+            });
+        }
+        let array = pg_sys::construct_array(
+            hits.as_mut_ptr(),
+            hits.len() as i32,
+            element,
+            -1,
+            false,
+            b'd' as core::ffi::c_char,
+        );
+        pg_sys::Datum::from(array)
+    }
+}
+
+/// query_no, rank, id, similarity.
+pub fn hit_columns(place: u32, rank: usize, hit: &pgedge_similarity::Hit<Id>, id: pg_sys::Datum) -> [pg_sys::Datum; 4] {
+    let score = hit.score.into_datum().expect("not NULL");
+    [pg_sys::Datum::from(place as i32 + 1), pg_sys::Datum::from(rank as i32 + 1), id, score]
+}
+
+sql_function!(pgedge_top_k_trans, pg_finfo_pgedge_top_k_trans, top_k_trans::<f32>);
+sql_function!(pgedge_top_k_trans_half, pg_finfo_pgedge_top_k_trans_half, top_k_trans::<f16>);
+sql_function!(pgedge_top_k_combine, pg_finfo_pgedge_top_k_combine, top_k_combine);
+sql_function!(pgedge_top_k_bytes, pg_finfo_pgedge_top_k_bytes, top_k_bytes);
+sql_function!(pgedge_top_k_deserial, pg_finfo_pgedge_top_k_deserial, top_k_deserial);
+sql_function!(pgedge_top_k_final, pg_finfo_pgedge_top_k_final, top_k_final);

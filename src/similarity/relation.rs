@@ -1,0 +1,244 @@
+//! What is searched: a relation with an id and an embedding column, found by name, checked, and quoted for SQL.
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::call::{c_string, owned};
+use super::id::{IdType, type_name};
+use super::spi::Statement;
+use crate::errors::fail;
+
+/// pgvector's types.
+#[derive(Clone, Copy)]
+pub struct VectorTypes {
+    /// `vector`
+    pub vector: pg_sys::Oid,
+    /// `halfvec`
+    pub halfvec: pg_sys::Oid,
+    /// `vector[]`
+    pub array: pg_sys::Oid,
+}
+
+impl VectorTypes {
+    /// Looks them up in the schema that the extension `vector` is in. Needs an SPI connection.
+    pub fn find() -> VectorTypes {
+        let schema = Statement::new(
+            "SELECT e.extnamespace FROM pg_catalog.pg_extension e WHERE e.extname OPERATOR(pg_catalog.=) 'vector'",
+            &[],
+        )
+        .value();
+        // SAFETY: a catalog look-up.
+        let find = |name: &str| unsafe {
+            let name = c_string(name);
+            let oid = pg_sys::GetSysCacheOid(
+                pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
+                1,
+                pg_sys::Datum::from(name.as_ptr()),
+                schema.unwrap_or(pg_sys::Datum::from(0)),
+                pg_sys::Datum::from(0),
+                pg_sys::Datum::from(0),
+            );
+            if oid == pg_sys::Oid::INVALID {
+                fail(
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                    format!("type \"{}\" does not exist", name.to_string_lossy()),
+                    "CREATE EXTENSION vector;",
+                );
+            }
+            oid
+        };
+        let vector = find("vector");
+        // SAFETY: a catalog look-up.
+        VectorTypes { vector, halfvec: find("halfvec"), array: unsafe { pg_sys::get_array_type(vector) } }
+    }
+}
+
+/// What is to be searched, as the caller names it.
+pub struct Wanted<'a> {
+    /// The relation; the extension's `vectors` when there is none.
+    pub relation: Option<pg_sys::Oid>,
+    /// Column of the embeddings.
+    pub embedding: &'a str,
+    /// Column of the ids.
+    pub id: &'a str,
+    /// Whether rows are chosen by a column `source`.
+    pub by_source: bool,
+}
+
+/// A relation that can be searched.
+pub struct Source {
+    /// Its name, quoted and with its schema.
+    pub name: String,
+    /// The id column, quoted.
+    pub id: String,
+    /// The embedding column, quoted.
+    pub embedding: String,
+    /// Its type.
+    pub id_type: IdType,
+    /// The condition on `source`, with `$n` for the value wanted; empty without one.
+    source: Option<&'static str>,
+    /// Whether the embeddings are `halfvec`.
+    pub half: bool,
+    /// Whether rows have a place of their own, `(tableoid, ctid)`.
+    pub has_ctid: bool,
+    /// Whether all its rows are of this very table: no partitions, no children.
+    pub is_one_table: bool,
+}
+
+impl Source {
+    /// Finds the relation and its columns. Errors: 42P01, 42809, 42703, 42804, 42883 (ids without an order), 42501.
+    /// Takes an ACCESS SHARE lock on it until the transaction ends. Needs an SPI connection.
+    pub fn find(wanted: &Wanted<'_>, types: &VectorTypes) -> Source {
+        let oid = wanted.relation.unwrap_or_else(vectors_table);
+        // SAFETY: catalog look-ups on a relation that is locked once try_relation_open has found it.
+        unsafe {
+            let relation = pg_sys::try_relation_open(oid, pg_sys::AccessShareLock as i32);
+            if relation.is_null() {
+                fail(
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                    format!("relation with OID {oid} does not exist", oid = oid.to_u32()),
+                    "Give a table's name, as in relation => 'my_schema.my_table'.",
+                );
+            }
+            let kind = (*(*relation).rd_rel).relkind as u8;
+            let has_children = (*(*relation).rd_rel).relhassubclass;
+            let name = quoted_name(oid);
+            pg_sys::relation_close(relation, pg_sys::NoLock as i32);
+            if !matches!(
+                kind,
+                pg_sys::RELKIND_RELATION
+                    | pg_sys::RELKIND_PARTITIONED_TABLE
+                    | pg_sys::RELKIND_VIEW
+                    | pg_sys::RELKIND_MATVIEW
+                    | pg_sys::RELKIND_FOREIGN_TABLE
+            ) {
+                fail(
+                    PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                    format!("{name} is not a table, view or foreign table"),
+                    "Search a relation that has rows.",
+                );
+            }
+            let embedding = column(oid, &name, wanted.embedding, "embedding_column");
+            let id = column(oid, &name, wanted.id, "id_column");
+            let mut columns = vec![embedding, id];
+            let base = pg_sys::getBaseType(pg_sys::get_atttype(oid, embedding));
+            if base != types.vector && base != types.halfvec {
+                fail(
+                    PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                    format!(
+                        "column \"{}\" of {name} is of type {}, not vector or halfvec",
+                        wanted.embedding,
+                        type_name(base)
+                    ),
+                    "Name the column with embedding_column, or search a view that casts it to vector.",
+                );
+            }
+            let source = wanted.by_source.then(|| {
+                let source = column(oid, &name, "source", "source");
+                columns.push(source);
+                match pg_sys::getBaseType(pg_sys::get_atttype(oid, source)) {
+                    pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::NAMEOID => {
+                        "t.source OPERATOR(pg_catalog.=) "
+                    }
+                    _ => "t.source::pg_catalog.text OPERATOR(pg_catalog.=) ",
+                }
+            });
+            check_privileges(oid, &name, &columns);
+            let mut collation = pg_sys::Oid::INVALID;
+            let mut typmod = 0;
+            let mut id_type = pg_sys::Oid::INVALID;
+            pg_sys::get_atttypetypmodcoll(oid, id, &mut id_type, &mut typmod, &mut collation);
+            Source {
+                id: quoted(wanted.id),
+                embedding: quoted(wanted.embedding),
+                id_type: IdType::new(id_type, collation),
+                half: base == types.halfvec,
+                has_ctid: matches!(
+                    kind,
+                    pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW
+                ),
+                is_one_table: matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW) && !has_children,
+                source,
+                name,
+            }
+        }
+    }
+
+    /// ` FROM … AS t WHERE …`, where the source is parameter `$n`.
+    pub fn from_where(&self, n: usize) -> String {
+        match self.source {
+            Some(condition) => format!(" FROM {} AS t WHERE {condition}${n}", self.name),
+            None => format!(" FROM {} AS t", self.name),
+        }
+    }
+}
+
+/// The extension's table `vectors`, wherever the extension was created.
+fn vectors_table() -> pg_sys::Oid {
+    let found = Statement::new(
+        "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relname OPERATOR(pg_catalog.=) 'vectors' AND c.relnamespace OPERATOR(pg_catalog.=) pgedge._schema()",
+        &[],
+    )
+    .value();
+    match found {
+        Some(oid) => pg_sys::Oid::from(oid.value() as u32),
+        None => fail(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            "table \"vectors\" does not exist in the schema of the extension",
+            "SELECT * FROM pgedge.create_tables() makes it; or name another with relation => '…'.",
+        ),
+    }
+}
+
+/// # Safety
+/// The relation must be locked.
+unsafe fn quoted_name(relation: pg_sys::Oid) -> String {
+    // SAFETY: the caller's promise: it has a name and a schema.
+    unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        owned(pg_sys::quote_qualified_identifier(schema, pg_sys::get_rel_name(relation)))
+    }
+}
+
+fn quoted(identifier: &str) -> String {
+    // SAFETY: a C string.
+    unsafe { owned(pg_sys::quote_identifier(c_string(identifier).as_ptr())) }
+}
+
+/// The number of a column, or 42703.
+fn column(relation: pg_sys::Oid, name: &str, wanted: &str, argument: &str) -> pg_sys::AttrNumber {
+    // SAFETY: a catalog look-up.
+    let number = unsafe { pg_sys::get_attnum(relation, c_string(wanted).as_ptr()) };
+    if number == 0 {
+        fail(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            format!("column \"{wanted}\" of {name} does not exist"),
+            format!("{argument} must be a column of the relation."),
+        );
+    }
+    number
+}
+
+/// The caller may read the relation or at least these columns, or 42501.
+fn check_privileges(relation: pg_sys::Oid, name: &str, columns: &[pg_sys::AttrNumber]) {
+    // SAFETY: catalog look-ups.
+    let allowed = unsafe {
+        let user = pg_sys::GetUserId();
+        let select = pg_sys::ACL_SELECT.into();
+        pg_sys::pg_class_aclcheck(relation, user, select) == pg_sys::AclResult::ACLCHECK_OK
+            || columns
+                .iter()
+                .all(|&c| pg_sys::pg_attribute_aclcheck(relation, c, user, select) == pg_sys::AclResult::ACLCHECK_OK)
+    };
+    if !allowed {
+        fail(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("permission denied for {name}"),
+            format!("As its owner: GRANT SELECT ON {name} TO {};", current_user()),
+        );
+    }
+}
+
+fn current_user() -> String {
+    // SAFETY: the present user exists.
+    unsafe { quoted(&owned(pg_sys::GetUserNameFromId(pg_sys::GetUserId(), false))) }
+}

@@ -1,0 +1,127 @@
+//! `batch_search`: the aggregate over a relation, a block of queries at a time.
+use pgedge_similarity::{Simd, queries_for_budget};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::aggregate::hit_columns;
+use super::arrays::{Flat, vector_array};
+use super::call::{Call, Rows, sql_function};
+use super::id::{Id, IdType};
+use super::relation::{Source, VectorTypes, Wanted};
+use super::spi::{Statement, free};
+use super::state::State;
+use super::{limit_of, metric_named, positive_k};
+
+/// What a search asks for, beside the queries.
+pub struct Question<'a> {
+    /// Rows of each query.
+    pub k: i32,
+    /// The metric's name, checked.
+    pub metric: &'a str,
+    /// The worst similarity to accept.
+    pub limit: Option<f32>,
+    /// The value of `source` to keep to.
+    pub source: Option<&'a str>,
+}
+
+impl Question<'_> {
+    /// Queries that a pass can take within a part of work_mem: at least 1.
+    pub fn most_queries(&self, ids: &IdType, dim: usize, part: usize) -> usize {
+        // SAFETY: a setting of this backend, in kB. A pass's result travels as one value, so it stays far below 1 GB.
+        let budget = (unsafe { pg_sys::work_mem } as usize).saturating_mul(1024).min(256 << 20) / part;
+        // What an id owns outside its entry counts as more entries.
+        let entry = 32;
+        let k = (self.k as usize).saturating_mul(entry + ids.usual_heap_bytes()) / entry;
+        queries_for_budget::<Id>(Simd::detect(), dim, k, budget).max(1)
+    }
+
+    /// Queries of each pass: within work_mem, and of about one size.
+    pub fn block(&self, ids: &IdType, dim: usize, queries: usize) -> usize {
+        let passes = queries.div_ceil(self.most_queries(ids, dim, 1)).max(1);
+        queries.div_ceil(passes).max(1)
+    }
+
+    /// Searches `source` for a block of queries, given as a `vector[]`. `None` when no row has an embedding. Needs an SPI connection.
+    pub fn ask(&self, source: &Source, types: &VectorTypes, queries: pg_sys::Datum) -> Option<State> {
+        let query = format!(
+            "SELECT pgedge._top_k(t.{}, t.{}, $1, $2, $3, $4){}",
+            source.id,
+            source.embedding,
+            source.from_where(5)
+        );
+        let mut params = vec![
+            (types.array, Some(queries)),
+            (pg_sys::INT4OID, self.k.into_datum()),
+            (pg_sys::TEXTOID, self.metric.into_datum()),
+            (pg_sys::FLOAT4OID, self.limit.into_datum()),
+        ];
+        if let Some(source) = self.source {
+            params.push((pg_sys::TEXTOID, source.into_datum()));
+        }
+        let bytes = Statement::new(&query, &params).value()?;
+        // SAFETY: `_top_k` gives bytea.
+        let bytes = unsafe { <&[u8]>::from_datum(bytes, false) }?;
+        let state = State::deserialise(bytes);
+        free();
+        Some(state)
+    }
+}
+
+/// queries, k, metric, min_similarity, source, relation, embedding_column, id_column
+fn batch_search(call: &mut Call) -> pg_sys::Datum {
+    let mut rows = Rows::start(call);
+    // SAFETY: the types that sql/similarity.sql declares.
+    unsafe {
+        let k: i32 = call.need(1, "k");
+        positive_k(k);
+        let metric: &str = call.need(2, "metric");
+        metric_named(metric);
+        let question = Question { k, metric, limit: limit_of(call.get(3)), source: call.get(4) };
+        let wanted = Wanted {
+            relation: call.get(5),
+            embedding: &call.need_name(6, "embedding_column"),
+            id: &call.need_name(7, "id_column"),
+            by_source: question.source.is_some(),
+        };
+        let queries = call.arg(0).map(|array| (array, Flat::read::<f32>(array)));
+        Spi::connect(|_| {
+            let types = VectorTypes::find();
+            let source = Source::find(&wanted, &types);
+            let Some((array, flat)) = queries else { return };
+            if flat.count() > 0 {
+                search(&question, &source, &types, array, &flat, &mut rows);
+            }
+        });
+    }
+    call.null()
+}
+
+fn search(
+    question: &Question<'_>,
+    source: &Source,
+    types: &VectorTypes,
+    array: pg_sys::Datum,
+    flat: &Flat,
+    rows: &mut Rows,
+) {
+    let block = question.block(&source.id_type, flat.dim, flat.count());
+    let mut printer = source.id_type.printer();
+    let whole = block >= flat.count() && !flat.has_nulls();
+    for (values, places) in flat.values.chunks(block * flat.dim).zip(flat.places.chunks(block)) {
+        let queries = if whole { array } else { vector_array(values, flat.dim, types.vector) };
+        let Some(mut state) = question.ask(source, types, queries) else { return };
+        state.drain(|place, found| {
+            // The place is one in this block where the block's array was made here.
+            let place = if whole { place } else { places[place as usize] };
+            for (rank, hit) in found.iter().enumerate() {
+                rows.push(|| hit_columns(place, rank, hit, printer.text(&hit.id)).map(Some));
+            }
+        });
+        if !whole {
+            // SAFETY: made above.
+            unsafe { pg_sys::pfree(queries.cast_mut_ptr()) };
+        }
+    }
+}
+
+sql_function!(pgedge_batch_search, pg_finfo_pgedge_batch_search, batch_search);

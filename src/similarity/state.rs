@@ -1,0 +1,258 @@
+//! The state of a `top_k` aggregate: what it searches for, what it has found, and how that travels between workers.
+use std::sync::Arc;
+
+use half::f16;
+use pgedge_similarity::{Hit, Metric, Queries, RowId, Scanner, Simd, TopK};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::arrays::Flat;
+use super::checked;
+use super::id::{Id, IdType};
+use crate::errors::fail;
+use crate::pgvector::Element;
+
+/// An element type of rows.
+pub trait RowElement: Element {
+    /// Gives a row to a scanner.
+    fn push(scan: &mut Scanner<Id, TopK<Id>>, id: Id, row: &[Self]) -> Result<(), pgedge_similarity::Error>
+    where
+        Self: Sized;
+}
+
+impl RowElement for f32 {
+    fn push(scan: &mut Scanner<Id, TopK<Id>>, id: Id, row: &[f32]) -> Result<(), pgedge_similarity::Error> {
+        scan.push(id, row)
+    }
+}
+
+impl RowElement for f16 {
+    fn push(scan: &mut Scanner<Id, TopK<Id>>, id: Id, row: &[f16]) -> Result<(), pgedge_similarity::Error> {
+        scan.push_f16(id, row)
+    }
+}
+
+/// The queries of a batch, packed, and their places in the array they came in.
+pub struct Batch {
+    /// The queries that are not NULL.
+    pub queries: Arc<Queries>,
+    /// Their places, from 0.
+    pub places: Vec<u32>,
+    /// Tells batches apart, when states of different workers are combined.
+    pub fingerprint: u64,
+}
+
+impl Batch {
+    /// Packs the vectors of an array.
+    pub fn new(metric: Metric, flat: Flat) -> Batch {
+        let fingerprint = fingerprint(metric, &flat);
+        // An array without vectors finds nothing, in any number of dimensions.
+        let queries = checked(Queries::new(Simd::detect(), metric, flat.dim.max(1), &flat.values));
+        Batch { queries: Arc::new(queries), places: flat.places, fingerprint }
+    }
+}
+
+/// FNV-1a, a word at a time.
+pub fn fingerprint(metric: Metric, flat: &Flat) -> u64 {
+    let words = [metric as u32, flat.dim as u32, flat.len as u32];
+    let values = flat.values.iter().map(|v| v.to_bits());
+    words
+        .into_iter()
+        .chain(flat.places.iter().copied())
+        .chain(values)
+        .fold(0xcbf2_9ce4_8422_2325, |hash, word| (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3))
+}
+
+enum Work {
+    Scanning(Box<Scanner<Id, TopK<Id>>>),
+    Found(TopK<Id>),
+    /// Only after an error.
+    Lost,
+}
+
+/// What has been found for one group of rows.
+pub struct State {
+    /// The type of the ids.
+    pub ids: IdType,
+    /// k, as asked for.
+    pub k: i32,
+    /// The limit of the similarity, as asked for.
+    pub limit: Option<f32>,
+    /// The batch's.
+    pub fingerprint: u64,
+    /// Place of each query in its array, from 0.
+    pub places: Vec<u32>,
+    work: Work,
+    /// Bytes that the rows found may take.
+    allowed: usize,
+    /// Rows until the bytes are looked at again; never while even full heaps stay below what is allowed.
+    look: u32,
+    bounded: bool,
+}
+
+const LOOK_ROWS: u32 = 32;
+const FORMAT: u32 = 0x7067_7401;
+
+impl State {
+    /// An empty state.
+    pub fn new(batch: &Batch, ids: IdType, k: i32, limit: Option<f32>) -> State {
+        let (queries, rows) = (&batch.queries, super::positive_k(k));
+        let found = checked(TopK::new(queries.metric(), queries.len(), rows, super::limit_of(limit)));
+        let scan = checked(Scanner::new(Arc::clone(queries), found));
+        let allowed = allowed_bytes();
+        let most = TopK::<Id>::bytes_for(queries.len(), rows);
+        State {
+            ids,
+            k,
+            limit,
+            fingerprint: batch.fingerprint,
+            places: batch.places.clone(),
+            work: Work::Scanning(Box::new(scan)),
+            allowed,
+            look: LOOK_ROWS,
+            bounded: ids.usual_heap_bytes() == 0 && most <= allowed,
+        }
+    }
+
+    /// A row.
+    #[inline]
+    pub fn push<T: RowElement>(&mut self, id: Id, row: &[T]) {
+        self.ids.enter();
+        let Work::Scanning(scan) = &mut self.work else { self.lost() };
+        checked(T::push(scan, id, row));
+        if !self.bounded {
+            self.look -= 1;
+            if self.look == 0 {
+                self.look = LOOK_ROWS;
+                let bytes = scan.sink_mut().bytes();
+                self.check_memory(bytes);
+            }
+        }
+    }
+
+    fn check_memory(&self, bytes: usize) {
+        if bytes > self.allowed {
+            fail(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!(
+                    "the rows found for {} queries with k = {} take more than {} kB",
+                    self.places.len(),
+                    self.k,
+                    self.allowed / 1024
+                ),
+                "Raise work_mem, lower k, or use pgedge.batch_search, which takes the queries in blocks that fit.",
+            );
+        }
+    }
+
+    fn lost(&self) -> ! {
+        fail(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the search has already given its result",
+            "Call pgedge.top_k, not its parts.",
+        )
+    }
+
+    /// What was found, every row pushed so far included.
+    pub fn found(&mut self) -> &mut TopK<Id> {
+        self.ids.enter();
+        if let Work::Scanning(_) = self.work
+            && let Work::Scanning(scan) = core::mem::replace(&mut self.work, Work::Lost)
+        {
+            self.work = Work::Found(checked(scan.finish()));
+        }
+        if let Work::Lost = self.work {
+            self.lost();
+        }
+        let Work::Found(found) = &mut self.work else { unreachable!("just set") };
+        found
+    }
+
+    /// Takes over what another worker found.
+    pub fn merge(&mut self, other: &mut State) {
+        if self.fingerprint != other.fingerprint || self.k != other.k || self.ids.oid != other.ids.oid {
+            checked::<()>(Err(pgedge_similarity::Error::Mismatch("they were asked different things")));
+        }
+        checked(self.found().merge(other.found()));
+        let bytes = self.found().bytes();
+        self.check_memory(bytes);
+    }
+
+    /// Leaves `self` empty-handed and gives its contents to a longer life.
+    pub fn take(&mut self) -> State {
+        State {
+            work: core::mem::replace(&mut self.work, Work::Lost),
+            places: core::mem::take(&mut self.places),
+            ..*self
+        }
+    }
+
+    /// The state in bytes, for another process of this server.
+    pub fn serialise(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for word in
+            [FORMAT, self.ids.oid.to_u32(), self.ids.collation.to_u32(), self.k as u32, self.places.len() as u32]
+        {
+            word.encode(&mut out);
+        }
+        self.fingerprint.encode(&mut out);
+        let places = core::mem::take(&mut self.places);
+        places.iter().for_each(|p| p.encode(&mut out));
+        self.places = places;
+        checked(self.found().serialise(&mut out));
+        out
+    }
+
+    /// What [`State::serialise`] wrote. Anything else is an error.
+    pub fn deserialise(bytes: &[u8]) -> State {
+        Self::decode(bytes).unwrap_or_else(|| {
+            fail(
+                PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION,
+                "not a search state",
+                "Call pgedge.top_k, not its parts.",
+            )
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Option<State> {
+        let input = &mut &bytes[..];
+        let mut word = || u32::decode(input);
+        (word()? == FORMAT).then_some(())?;
+        let (oid, collation, k, count) = (word()?, word()?, word()? as i32, word()? as usize);
+        let fingerprint = u64::decode(input)?;
+        (count <= input.len() / 4).then_some(())?;
+        let places = (0..count).map(|_| u32::decode(input)).collect::<Option<Vec<_>>>()?;
+        let ids = IdType::new(pg_sys::Oid::from(oid), pg_sys::Oid::from(collation));
+        ids.enter();
+        let found = checked(TopK::deserialise(input));
+        (found.queries() == count).then_some(())?;
+        Some(State {
+            ids,
+            k,
+            limit: None,
+            fingerprint,
+            places,
+            work: Work::Found(found),
+            allowed: allowed_bytes(),
+            look: LOOK_ROWS,
+            bounded: false,
+        })
+    }
+
+    /// All that was found, by query: its place from 0, and its rows, best first. Leaves nothing behind.
+    pub fn drain(&mut self, mut take: impl FnMut(u32, Vec<Hit<Id>>)) {
+        let places = core::mem::take(&mut self.places);
+        for (q, place) in places.into_iter().enumerate() {
+            self.ids.enter();
+            let hits = self.found().take(q);
+            take(place, hits);
+            pgrx::check_for_interrupts!();
+        }
+    }
+}
+
+/// What an aggregate may keep: work_mem times hash_mem_multiplier, as for a hash table; a megabyte at least, so that k = 10,000 always works.
+fn allowed_bytes() -> usize {
+    // SAFETY: settings of this backend.
+    unsafe { pg_sys::get_hash_memory_limit() }.max(1 << 20)
+}
