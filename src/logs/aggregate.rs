@@ -13,7 +13,7 @@ use super::spi::Session;
 use super::store::{self, Hour};
 use super::table::{self, Delta, Limits, Target};
 use super::timestamp::{self, HOUR};
-use super::{input, notice};
+use super::{TREND_HOURS, input, notice};
 use crate::errors;
 use crate::jsonb::Jsonb;
 
@@ -41,6 +41,34 @@ fn aggregate_logs_entries(
         name!(is_new, bool),
     ),
 > {
+    TableIterator::new(aggregate(|limits, batch| input::entries(&entries, limits, batch)))
+}
+
+/// The same for a body that comes as text: what drivers send when they are not told a type.
+#[pg_extern(
+    schema = "pgedge",
+    volatile,
+    parallel_unsafe,
+    strict,
+    security_definer,
+    name = "aggregate_logs",
+    cost = 1000
+)]
+#[search_path(pg_catalog, pg_temp)]
+fn aggregate_logs_text(
+    entries: &str,
+) -> TableIterator<
+    'static,
+    (
+        name!(id, i32),
+        name!(message_pattern, String),
+        name!(level, Option<String>),
+        name!(source, Option<String>),
+        name!(occurrences, i64),
+        name!(is_new, bool),
+    ),
+> {
+    let entries = Jsonb::parse(entries);
     TableIterator::new(aggregate(|limits, batch| input::entries(&entries, limits, batch)))
 }
 
@@ -372,6 +400,7 @@ fn insert_new(
 /// later one begins, the lines of the one before are put down.
 fn track_hours(session: &Session<'_, '_>, work: &mut Work<'_>, outcomes: &[Outcome]) {
     let mut closed = Vec::new();
+    let mut rolled = Vec::new();
     for (delta, outcome) in work.deltas.iter().zip(outcomes) {
         let Some((_, row)) = work.learned.by_id(outcome.id) else { continue };
         let Some((&latest, &in_latest)) = delta.tally.hours.last_key_value() else { continue };
@@ -389,6 +418,7 @@ fn track_hours(session: &Session<'_, '_>, work: &mut Work<'_>, outcomes: &[Outco
             if lines > 0 {
                 closed.push(Hour { row_id: outcome.id, hour: open, lines });
             }
+            rolled.push(outcome.id);
             row.open_hour = latest;
             row.lines_before = outcome.count - in_latest;
         } else {
@@ -398,6 +428,9 @@ fn track_hours(session: &Session<'_, '_>, work: &mut Work<'_>, outcomes: &[Outco
     }
     if !closed.is_empty() {
         store::add_hours(session, &closed);
+    }
+    if !rolled.is_empty() {
+        store::expire_hours(session, &rolled, timestamp::now() - i64::from(TREND_HOURS.get()) * HOUR);
     }
 }
 

@@ -6,22 +6,16 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData, SpiTupleTable};
 
-/// Statements by the address of their text and whether they may write, prepared for the table named here.
-#[derive(Default)]
-struct Plans {
-    table: String,
-    prepared: HashMap<(usize, bool), &'static OwnedPreparedStatement>,
-}
-
 thread_local! {
-    static PLANS: RefCell<Plans> = RefCell::default();
+    /// Statements by the address of their text and whether they may write, and the table that they were prepared for.
+    static PLANS: RefCell<HashMap<(usize, bool), (String, &'static OwnedPreparedStatement)>> = RefCell::default();
 }
 
-/// Where statements run: `%T` in them is the quoted name of `aggregated_logs`.
+/// Where statements run: `%T` in them is the name of the table.
 pub struct Session<'a, 'conn> {
     /// The SPI connection.
     pub client: &'a SpiClient<'conn>,
-    /// Schema-qualified, quoted name of `aggregated_logs`.
+    /// Schema-qualified, quoted name of the table.
     pub table: &'a str,
     /// Whether the function may write. If not, statements see what the calling query sees.
     pub writes: bool,
@@ -46,13 +40,8 @@ impl<'conn> Session<'_, 'conn> {
 
     fn plan(&self, text: &'static str, args: &[DatumWithOid<'_>]) -> &'static OwnedPreparedStatement {
         let key = (text.as_ptr() as usize, self.writes);
-        let known = PLANS.with_borrow_mut(|plans| {
-            if plans.table != self.table {
-                // The table was renamed or made anew elsewhere. The old plans stay allocated: this happens next to never.
-                *plans = Plans { table: self.table.to_owned(), ..Plans::default() };
-            }
-            plans.prepared.get(&key).copied()
-        });
+        let known =
+            PLANS.with_borrow(|plans| plans.get(&key).filter(|(table, _)| table == self.table).map(|(_, plan)| *plan));
         known.unwrap_or_else(|| {
             let types: Vec<PgOid> = args.iter().map(|a| PgOid::from(a.oid())).collect();
             let text = text.replace("%T", self.table);
@@ -63,7 +52,8 @@ impl<'conn> Session<'_, 'conn> {
             };
             // Leaked on purpose: a destructor would run after PostgreSQL's memory contexts are gone.
             let plan: &'static _ = Box::leak(Box::new(plan.unwrap_or_else(|e| panic!("{e}: {text}")).keep()));
-            PLANS.with_borrow_mut(|plans| plans.prepared.insert(key, plan));
+            // A plan for a table that was renamed or made anew elsewhere stays allocated: this happens next to never.
+            PLANS.with_borrow_mut(|plans| plans.insert(key, (self.table.to_owned(), plan)));
             plan
         })
     }
@@ -109,11 +99,6 @@ pub fn int8s<'a>(values: impl IntoIterator<Item = i64>) -> DatumWithOid<'a> {
     arg(values.into_iter().collect::<Vec<_>>(), pg_sys::INT8ARRAYOID)
 }
 
-/// An `int8[]` that may hold NULLs.
-pub fn int8_options<'a>(values: impl IntoIterator<Item = Option<i64>>) -> DatumWithOid<'a> {
-    arg(values.into_iter().collect::<Vec<_>>(), pg_sys::INT8ARRAYOID)
-}
-
 /// A `text[]`.
 pub fn texts<'a, 'b>(values: impl IntoIterator<Item = &'b str>) -> DatumWithOid<'a> {
     arg(values.into_iter().collect::<Vec<_>>(), pg_sys::TEXTARRAYOID)
@@ -139,6 +124,11 @@ pub fn times<'a>(values: impl IntoIterator<Item = i64>) -> DatumWithOid<'a> {
         );
         DatumWithOid::new(pg_sys::Datum::from(array), pg_sys::TIMESTAMPTZARRAYOID)
     }
+}
+
+/// An `interval`.
+pub fn interval<'a>(value: Interval) -> DatumWithOid<'a> {
+    arg(value, pg_sys::INTERVALOID)
 }
 
 /// A `timestamptz`.

@@ -49,8 +49,15 @@ pub fn lock_all() {
 /// What is known of a source, from the cache as far as it is still true; None when nothing is.
 pub fn load(session: &Session<'_, '_>, extension: pg_sys::Oid, source: &str) -> Option<Learned> {
     let cached = cache::take(extension, source);
+    // SAFETY: a plain read of this backend's state.
+    let keeps_snapshot = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
     let stored = session.rows(
-        "SELECT s.source_no, s.epoch, s.last_no FROM pgedge._log_sources s WHERE s.source = $1",
+        if session.writes && keeps_snapshot {
+            // This transaction may not see what was learned since it began. Locking the row finds that out: 40001, try again.
+            "SELECT s.source_no, s.epoch, s.last_no FROM pgedge._log_sources s WHERE s.source = $1 FOR UPDATE"
+        } else {
+            "SELECT s.source_no, s.epoch, s.last_no FROM pgedge._log_sources s WHERE s.source = $1"
+        },
         &[spi::text(source)],
         |row| (row.get::<i32>(1), row.get::<i64>(2), row.get::<i64>(3)),
     );
@@ -70,7 +77,7 @@ pub fn load(session: &Session<'_, '_>, extension: pg_sys::Oid, source: &str) -> 
 ///
 /// Shapes that were forgotten meanwhile need no telling: which shapes a full set keeps is a function of all that it ever saw, so adding
 /// the new ones forgets the same.
-fn refresh(session: &Session<'_, '_>, learned: &mut Learned) {
+pub fn refresh(session: &Session<'_, '_>, learned: &mut Learned) {
     let since = [spi::int4(learned.no), spi::int8(learned.last_no)];
     let shapes =
         session.rows("SELECT s.shape FROM pgedge._log_shapes s WHERE s.source_no = $1 AND s.no > $2", &since, |row| {
@@ -105,10 +112,12 @@ fn refresh(session: &Session<'_, '_>, learned: &mut Learned) {
 /// Registers a source of which nothing is known.
 pub fn create(session: &Session<'_, '_>, source: &str) -> Learned {
     let made = session.rows(
-        "INSERT INTO pgedge._log_sources (source, epoch) VALUES ($1, pg_current_xact_id()::text::int8) RETURNING source_no, epoch",
+        "INSERT INTO pgedge._log_sources (source, epoch) VALUES ($1, pg_current_xact_id()::text::int8)
+         ON CONFLICT (source) DO NOTHING RETURNING source_no, epoch",
         &[spi::text(source)],
         |row| Learned::new(row.get(1), row.get(2)),
     );
+    // With the lock held there is no conflict but with a row that this transaction cannot see, and that is a 40001.
     made.into_iter().next().expect("INSERT … RETURNING answers its row")
 }
 
@@ -199,6 +208,14 @@ pub fn add_hours(session: &Session<'_, '_>, hours: &[Hour]) {
             spi::times(hours.iter().map(|h| h.hour)),
             spi::int8s(hours.iter().map(|h| h.lines)),
         ],
+    );
+}
+
+/// Forgets hours that are further before the given one than is kept.
+pub fn expire_hours(session: &Session<'_, '_>, ids: &[i64], before: i64) {
+    session.run(
+        "DELETE FROM pgedge._log_hours WHERE row_id = ANY ($1) AND hour < $2",
+        &[spi::int8s(ids.iter().copied()), spi::time(before)],
     );
 }
 

@@ -132,6 +132,17 @@ impl Target {
         (type_oid, typmod)
     }
 
+    /// Name and owner of another table of the same schema; None when it is not there.
+    pub fn sibling(&self, name: &core::ffi::CStr) -> Option<(String, pg_sys::Oid)> {
+        // SAFETY: a lookup by name and schema.
+        let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), self.schema) };
+        let (owner, name, _) = relation(oid)?;
+        Some((
+            format!("{}.{}", pgrx::spi::quote_identifier(&self.schema_name), pgrx::spi::quote_identifier(&name)),
+            owner,
+        ))
+    }
+
     /// Runs `f` with the rights of the table's owner.
     pub fn as_owner<R>(&self, f: impl FnOnce() -> R) -> R {
         as_user(self.owner, f)
