@@ -13,6 +13,7 @@ mod id;
 mod join;
 mod pairs;
 mod pairwise;
+mod prefetch;
 mod relation;
 mod search;
 mod sorter;
