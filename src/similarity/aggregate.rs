@@ -58,7 +58,7 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
         return state.unwrap_or_else(|| call.null());
     };
     let Some(id) = call.arg(ID) else { super::null_id() };
-    let state = state.unwrap_or_else(|| start(call));
+    let state = state.unwrap_or_else(|| start::<T>(call));
     // SAFETY: the state is ours; the arguments have the declared types.
     unsafe {
         let group = Group::of(state);
@@ -69,9 +69,13 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
             return state; // no queries, in no number of dimensions
         }
         let id = group.state.ids.read(id);
-        let row = Embedding::<T>::from_raw(embedding);
-        group.prefetch.note(row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
-        group.state.push(id, row.as_slice());
+        if let Err(id) = group.state.waiting.take(id, embedding) {
+            let row = Embedding::<T>::from_raw(embedding);
+            group.prefetch.note(row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
+            group.state.push(id, row.as_slice());
+        } else if group.state.waiting.is_full() {
+            group.state.fetch();
+        }
     }
     state
 }
@@ -98,7 +102,7 @@ fn arguments(call: &Call) -> Arguments {
 }
 
 /// The state of a new group.
-fn start(call: &Call) -> pg_sys::Datum {
+fn start<T: RowElement>(call: &Call) -> pg_sys::Datum {
     let context = call.aggregate_context();
     let Arguments { metric, k, limit, queries } = arguments(call);
     let ids = IdType::new(call.type_of(ID), call.collation());
@@ -113,7 +117,7 @@ fn start(call: &Call) -> pg_sys::Datum {
         } else if (*site).batch.fingerprint != fingerprint(metric, &queries) {
             (*site).batch = Batch::new(metric, queries);
         }
-        let state = State::new(&(*site).batch, ids, k, limit);
+        let state = State::new::<T>(&(*site).batch, ids, k, limit);
         Group { state, constant: (*site).constant, prefetch: Prefetch::default() }.keep(context)
     }
 }
@@ -154,7 +158,8 @@ fn top_k_combine(call: &mut Call) -> pg_sys::Datum {
             (Some(state), None) => state,
             (None, Some(other)) => {
                 let other = Group::of(other);
-                Group { state: other.state.take(), constant: other.constant, prefetch: Prefetch::default() }.keep(context)
+                Group { state: other.state.take(), constant: other.constant, prefetch: Prefetch::default() }
+                    .keep(context)
             }
             (Some(state), Some(other)) => {
                 Group::of(state).state.merge(&mut Group::of(other).state);

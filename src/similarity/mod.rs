@@ -19,6 +19,7 @@ mod search;
 mod sorter;
 mod spi;
 mod state;
+mod toast;
 
 extension_sql_file!("../../sql/similarity.sql", name = "similarity", requires = ["schema"]);
 
