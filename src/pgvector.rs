@@ -94,6 +94,18 @@ pub unsafe fn with_embedding<T: Element, R>(datum: pg_sys::Datum, f: impl FnOnce
     result
 }
 
+/// The elements of a value without its length word, as TOAST stores it. `None` when the bytes are not such a value or do not lie aligned for `T`.
+pub fn elements_of_body<T: Element>(body: &[u8]) -> Option<&[T]> {
+    let header = size_of::<Header>() - size_of::<u32>();
+    let dim = i16::from_ne_bytes(*body.first_chunk()?);
+    let elements = body.get(header..)?;
+    if dim < 1 || elements.len() != dim as usize * size_of::<T>() || !elements.as_ptr().cast::<T>().is_aligned() {
+        return None;
+    }
+    // SAFETY: so many bytes, aligned, and any bits are a number.
+    Some(unsafe { slice::from_raw_parts(elements.as_ptr().cast(), dim as usize) })
+}
+
 impl<T: Element> FromDatum for Embedding<'_, T> {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _typoid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: pgrx asks for this type only where the SQL signature has the pgvector type.

@@ -13,11 +13,13 @@ mod id;
 mod join;
 mod pairs;
 mod pairwise;
+mod prefetch;
 mod relation;
 mod search;
 mod sorter;
 mod spi;
 mod state;
+mod toast;
 
 extension_sql_file!("../../sql/similarity.sql", name = "similarity", requires = ["schema"]);
 
