@@ -10,7 +10,7 @@ demo:            ## set everything up and run pgedge on real logs, events and em
 test:            ## set everything up and run all tests
 	@scripts/test.sh
 
-lint test-unit test-pgrx test-regress test-sessions:  ## one part of the tests
+lint test-unit test-pgrx test-regress test-sessions test-versions:  ## one part of the tests
 	@scripts/test.sh $@
 
 bench:           ## run the benchmarks (bench-logs, bench-events, bench-similarity for one); results go to docs/benchmarks
