@@ -246,8 +246,12 @@ unsafe fn tile_i8_dot(t: &TileI8) -> bool {
 macro_rules! mull_step {
     ($v:literal, $at:literal, $next:literal) => {
         concat!(
-            "ldur {q0:q}, [{panel}, #", $at, "]\n",
-            "ldur {q1:q}, [{panel}, #", $next, "]\n",
+            "ldur {q0:q}, [{panel}, #",
+            $at,
+            "]\n",
+            "ldur {q1:q}, [{panel}, #",
+            $next,
+            "]\n",
             "smull {t0:v}.8h, {q0:v}.8b, {x0:v}.8b\n",
             "smull2 {t1:v}.8h, {q0:v}.16b, {x0:v}.16b\n",
             "smull {t2:v}.8h, {q0:v}.8b, {x2:v}.8b\n",
@@ -260,12 +264,24 @@ macro_rules! mull_step {
             "smlal2 {t3:v}.8h, {q1:v}.16b, {x3:v}.16b\n",
             "smlal {t4:v}.8h, {q1:v}.8b, {x5:v}.8b\n",
             "smlal2 {t5:v}.8h, {q1:v}.16b, {x5:v}.16b\n",
-            "sadalp {a0", $v, ":v}.4s, {t0:v}.8h\n",
-            "sadalp {a3", $v, ":v}.4s, {t1:v}.8h\n",
-            "sadalp {a1", $v, ":v}.4s, {t2:v}.8h\n",
-            "sadalp {a4", $v, ":v}.4s, {t3:v}.8h\n",
-            "sadalp {a2", $v, ":v}.4s, {t4:v}.8h\n",
-            "sadalp {a5", $v, ":v}.4s, {t5:v}.8h\n"
+            "sadalp {a0",
+            $v,
+            ":v}.4s, {t0:v}.8h\n",
+            "sadalp {a3",
+            $v,
+            ":v}.4s, {t1:v}.8h\n",
+            "sadalp {a1",
+            $v,
+            ":v}.4s, {t2:v}.8h\n",
+            "sadalp {a4",
+            $v,
+            ":v}.4s, {t3:v}.8h\n",
+            "sadalp {a2",
+            $v,
+            ":v}.4s, {t4:v}.8h\n",
+            "sadalp {a5",
+            $v,
+            ":v}.4s, {t5:v}.8h\n"
         )
     };
 }
