@@ -539,7 +539,8 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
             return Some((Kind::Ip, e));
         }
         let e = path_end(s, a, b);
-        if e == a + 1 && s[e..].starts_with(b" HTTP/") {
+        let quoted = a > 0 && matches!(s[a - 1], b'"' | b'\'') && byte(s, e) == s[a - 1];
+        if e == a + 1 && (quoted || s[e..].starts_with(b" HTTP/")) {
             return Some((Kind::Path, e));
         }
         return s[a..e].iter().any(|&c| is_word(c)).then(|| (Kind::Path, query(s, e)));

@@ -363,7 +363,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             None => false,
             Some(i) => {
                 matches!(s[i], b'=' | b'(' | b'[' | b':')
-                    || s[i].is_ascii_alphabetic() && i + 1 < a && is_switch(&s[self.word.0.min(i)..=i])
+                    || i + 1 < a && is_switch(&s[i + 1 - s[..=i].iter().rev().take(4).take_while(|&&c| is_word(c)).count()..=i])
             }
         };
         opens

@@ -9,7 +9,8 @@ use crate::slots::{is_preposition, word_before};
 /// Weight at which a slot becomes a wildcard.
 pub(crate) const ENOUGH: u32 = 120;
 
-fn k(i: usize, default: u32) -> u32 {
+
+pub(crate) fn k(i: usize, default: u32) -> u32 {
     static K: std::sync::OnceLock<HashMap<usize, u32>> = std::sync::OnceLock::new();
     let m = K.get_or_init(|| std::env::var("KK").unwrap_or_default().split(',').filter_map(|p| { let (a, b) = p.split_once('=')?; Some((a.parse().ok()?, b.parse().ok()?)) }).collect());
     m.get(&i).copied().unwrap_or(default)
@@ -39,6 +40,7 @@ pub(crate) enum Form {
 }
 
 pub(crate) fn form(value: &str) -> Form {
+    let value = value.trim_end_matches('.');
     let b = value.as_bytes();
     if value.contains(' ') {
         Form::Phrase
@@ -56,7 +58,7 @@ pub(crate) fn form(value: &str) -> Form {
         Form::Parts
     } else if b.len() == 1 {
         Form::Letter
-    } else if b.len() >= 5 && (b.ends_with(b"ed") || b.ends_with(b"ing")) {
+    } else if b.len() >= 5 && k(22, 1) == 1 && (b.ends_with(b"ed") || b.ends_with(b"ing")) {
         Form::Verb
     } else {
         Form::Plain
@@ -88,15 +90,15 @@ pub(crate) fn weight(
     let typed = values.iter().filter(|v| v.1 == Form::Typed).count();
     let units = before.is_some_and(|b| b.1 == Form::Typed)
         && values.iter().filter(|v| is_size_unit(v.0.as_bytes())).count() >= 2;
-    if typed >= 2 || units {
+    if typed >= 2 || units && k(18, 1) == 1 {
         return ENOUGH;
     }
     let infinitive = place == Place::To && next.is_some_and(|n| matches!(n.1, Form::Plain | Form::Verb) && n.0.as_bytes()[0].is_ascii_lowercase());
     let place = match place {
-        Place::To if infinitive => Place::Usual,
+        Place::To if infinitive && k(20, 1) == 1 => Place::Usual,
         Place::To => Place::Likely,
-        Place::Usual if before.is_some_and(|b| is_noun_cue(b.0)) => Place::Likely,
-        Place::First if typed > 0 => Place::Usual,
+        Place::Usual if before.is_some_and(|b| k(23, 1) == 1 && is_noun_cue(b.0)) => Place::Likely,
+        Place::First if typed > 0 && k(21, 1) == 1 => Place::Usual,
         p => p,
     };
     let mut stems: HashMap<String, usize> = HashMap::new();
@@ -107,17 +109,17 @@ pub(crate) fn weight(
     }
     let (mut sum, mut constants) = (0, 0);
     for v in values {
-        let kin = stem(v.0, v.1).is_some_and(|s| stems[&s] > 1);
+        let kin = k(19, 1) == 1 && stem(v.0, v.1).is_some_and(|s| stems[&s] > 1);
         let form = if infinitive && v.1 == Form::Plain { Form::Verb } else { v.1 };
         let part = if kin { k(10, 60) } else { value_weight(form, place) };
         *if matches!(form, Form::Upper | Form::Verb) { &mut constants } else { &mut sum } += part;
     }
     match same {
         0 => 0,
-        1 => (constants + sum) / 2,
+        1 => (constants + sum) * k(15, 50) / 100,
         2 | 3 => constants + sum,
-        4 => constants + sum * 3 / 2,
-        _ => constants + sum * 2,
+        4 => constants + sum * k(16, 150) / 100,
+        _ => constants + sum * k(17, 200) / 100,
     }
 }
 
@@ -125,7 +127,7 @@ pub(crate) fn weight(
 fn stem(value: &str, form: Form) -> Option<String> {
     match form {
         Form::Digits => Some(value.chars().filter(|c| !c.is_ascii_digit()).collect()),
-        Form::Parts => value.rsplit_once('.').map(|(_, ending)| format!(".{ending}")),
+        Form::Parts => value.trim_end_matches('.').rsplit_once('.').map(|(_, ending)| format!(".{ending}")),
         _ => None,
     }
 }
@@ -135,18 +137,20 @@ fn value_weight(form: Form, place: Place) -> u32 {
         Form::Typed => return k(0, 100),
         Form::Mixed => return k(1, 60),
         Form::Digits => k(2, 60),
-        Form::Parts => k(3, 30),
+        Form::Parts => k(3, 25),
         Form::Plain => k(4, 20),
         Form::Upper => k(5, 10),
+        Form::Verb if matches!(place, Place::Likely | Place::Value) => k(4, 20),
         Form::Verb => k(6, 10),
         Form::Letter => k(7, 30),
-        Form::Phrase => k(8, 20),
+        Form::Phrase => return k(8, 20),
     };
     let scaled = match place {
-        Place::First => base / 2,
+        Place::First if form == Form::Digits => k(11, 60),
+        Place::First => base * k(12, 50) / 100,
         Place::Usual => base,
-        Place::Likely | Place::To => 2 * base,
-        Place::Value => 3 * base,
+        Place::Likely | Place::To => k(13, 200) * base / 100,
+        Place::Value => k(14, 300) * base / 100,
     };
     scaled.min(k(9, 60).max(base))
 }
@@ -181,6 +185,6 @@ fn is_noun_cue(word: &str) -> bool {
     };
     low.copy_from_slice(word.as_bytes());
     low.make_ascii_lowercase();
-    const NOUNS: &[u8] = b" user group role client account host hostname node server service process module device interface port file directory volume disk partition filesystem domain cluster container pod image unit target table database index column schema topic queue channel session task job worker thread plugin package driver class component name key signal command method ";
+    const NOUNS: &[u8] = b" user group role client account host hostname node server service process module device interface port file directory volume disk partition filesystem domain cluster container pod image unit target table database index column schema topic queue channel session task job worker thread plugin package class component key signal command method ";
     NOUNS.split(|&b| b == b' ').any(|n| n == &*low && !n.is_empty())
 }
