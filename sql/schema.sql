@@ -45,44 +45,71 @@ BEGIN ATOMIC
     ('claude_events', 'priority',            'integer DEFAULT 5',             '{int4,int2,int8}', true),
     ('claude_events', 'status',              'varchar(20) DEFAULT ''pending''', '{varchar,text}', true),
     ('claude_events', 'created_at',          'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
-    ('claude_events', 'processed_at',        'timestamp',                     '{timestamp}', true);
+    ('claude_events', 'processed_at',        'timestamp',                     '{timestamp}', true),
+    ('claude_events', 'run_at',              'timestamptz',                   '{timestamptz}', false),
+    ('claude_events', 'attempts',            'integer NOT NULL DEFAULT 0',    '{int4}', false),
+    ('claude_events', 'max_attempts',        'integer',                       '{int4}', false),
+    ('claude_events', 'dedup_key',           'text',                          '{text}', false),
+    ('claude_events', 'ordering_key',        'text',                          '{text}', false),
+    ('claude_events', 'lease_token',         'bigint',                        '{int8}', false),
+    ('claude_events', 'lease_expires_at',    'timestamptz',                   '{timestamptz}', false),
+    ('claude_events', 'claimed_by',          'text',                          '{text}', false),
+    ('claude_events', 'claimed_at',          'timestamptz',                   '{timestamptz}', false),
+    ('claude_events', 'last_error',          'text',                          '{text}', false),
+    -- The ready queue an event stands in: its priority, within 1 to 10, while it is pending and not delayed. Plain clients' rows get it too.
+    ('claude_events', 'lane',                'smallint GENERATED ALWAYS AS (CASE WHEN status = ''pending'' AND run_at IS NULL THEN LEAST(GREATEST(COALESCE(priority, 5), 1), 10)::smallint END) STORED', '{int2}', false);
 END;
 COMMENT ON FUNCTION pgedge._columns() IS 'internal: the columns of the data tables, the specified ones first';
 
 -- An index is there when one of the same method over the same columns and operator classes is there, whatever its name.
--- A NULL name leaves the choice to PostgreSQL, as the specification does.
-CREATE FUNCTION pgedge._indexes() RETURNS TABLE (table_name name, index_name name, method name, columns name[], opclass name, ddl text)
+-- A NULL name leaves the choice to PostgreSQL, as the specification does; a partial index has a predicate.
+CREATE FUNCTION pgedge._indexes() RETURNS TABLE (table_name name, index_name name, method name, columns name[], opclass name, ddl text, is_unique boolean, predicate text)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     VALUES
-    ('vectors'::name, NULL::name,            'hnsw'::name, '{embedding}'::name[], 'vector_cosine_ops'::name, 'USING hnsw (embedding %1$s.vector_cosine_ops)'),
-    ('vectors', NULL,                        'ivfflat', '{embedding}', 'vector_l2_ops', 'USING ivfflat (embedding %1$s.vector_l2_ops) WITH (lists = 100)'),
-    ('vectors', 'idx_vectors_source',        'btree', '{source}', NULL, '(source)'),
-    ('vectors', 'idx_vectors_created_at',    'btree', '{created_at}', NULL, '(created_at)'),
-    ('vectors', 'idx_vectors_metadata',      'gin', '{metadata}', NULL, 'USING gin (metadata)'),
-    ('analytics_results', 'idx_analytics_type',       'btree', '{analysis_type}', NULL, '(analysis_type)'),
-    ('analytics_results', 'idx_analytics_created_at', 'btree', '{created_at}', NULL, '(created_at)'),
-    ('aggregated_logs', 'idx_logs_source',   'btree', '{source}', NULL, '(source)'),
-    ('aggregated_logs', 'idx_logs_level',    'btree', '{level}', NULL, '(level)'),
-    ('aggregated_logs', 'idx_logs_last_seen', 'btree', '{last_seen}', NULL, '(last_seen)'),
-    ('claude_events', 'idx_events_status',   'btree', '{status}', NULL, '(status)'),
-    ('claude_events', 'idx_events_type',     'btree', '{event_type}', NULL, '(event_type)'),
-    ('claude_events', 'idx_events_created_at', 'btree', '{created_at}', NULL, '(created_at)');
+    ('vectors'::name, NULL::name,            'hnsw'::name, '{embedding}'::name[], 'vector_cosine_ops'::name, 'USING hnsw (embedding %1$s.vector_cosine_ops)', false, NULL),
+    ('vectors', NULL,                        'ivfflat', '{embedding}', 'vector_l2_ops', 'USING ivfflat (embedding %1$s.vector_l2_ops) WITH (lists = 100)', false, NULL),
+    ('vectors', 'idx_vectors_source',        'btree', '{source}', NULL, '(source)', false, NULL),
+    ('vectors', 'idx_vectors_created_at',    'btree', '{created_at}', NULL, '(created_at)', false, NULL),
+    ('vectors', 'idx_vectors_metadata',      'gin', '{metadata}', NULL, 'USING gin (metadata)', false, NULL),
+    ('analytics_results', 'idx_analytics_type',       'btree', '{analysis_type}', NULL, '(analysis_type)', false, NULL),
+    ('analytics_results', 'idx_analytics_created_at', 'btree', '{created_at}', NULL, '(created_at)', false, NULL),
+    ('aggregated_logs', 'idx_logs_source',   'btree', '{source}', NULL, '(source)', false, NULL),
+    ('aggregated_logs', 'idx_logs_level',    'btree', '{level}', NULL, '(level)', false, NULL),
+    ('aggregated_logs', 'idx_logs_last_seen', 'btree', '{last_seen}', NULL, '(last_seen)', false, NULL),
+    ('claude_events', 'idx_events_status',   'btree', '{status}', NULL, '(status)', false, NULL),
+    ('claude_events', 'idx_events_type',     'btree', '{event_type}', NULL, '(event_type)', false, NULL),
+    ('claude_events', 'idx_events_created_at', 'btree', '{created_at}', NULL, '(created_at)', false, NULL),
+    ('claude_events', 'idx_events_ready',    'btree', '{lane,id}', NULL, '(lane, id)', false, 'lane IS NOT NULL'),
+    ('claude_events', 'idx_events_due',      'btree', '{run_at}', NULL, '(run_at)', false, 'status = ''pending'' AND run_at IS NOT NULL'),
+    ('claude_events', 'idx_events_leased',   'btree', '{lease_expires_at}', NULL, '(lease_expires_at)', false, 'status = ''processing'''),
+    ('claude_events', 'idx_events_dedup',    'btree', '{event_type,dedup_key}', NULL, '(event_type, dedup_key)', true, 'dedup_key IS NOT NULL AND status IN (''pending'', ''processing'')'),
+    ('claude_events', 'idx_events_ordering', 'btree', '{ordering_key,id}', NULL, '(ordering_key, id)', false, 'ordering_key IS NOT NULL AND status IN (''pending'', ''processing'')');
 END;
 COMMENT ON FUNCTION pgedge._indexes() IS 'internal: the indexes of the data tables';
 
-CREATE FUNCTION pgedge._has_index(relation regclass, method name, columns name[], opclass name) RETURNS boolean
+CREATE FUNCTION pgedge._has_index(relation regclass, method name, columns name[], opclass name, is_unique boolean DEFAULT false, is_partial boolean DEFAULT false) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 RETURN EXISTS (
     SELECT FROM pg_catalog.pg_index i
     JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
     JOIN pg_catalog.pg_am am ON am.oid = c.relam
-    WHERE i.indrelid = relation AND am.amname = method AND i.indpred IS NULL AND i.indisvalid
+    WHERE i.indrelid = relation AND am.amname = method AND (i.indpred IS NOT NULL) = is_partial AND i.indisvalid AND (i.indisunique OR NOT is_unique)
       AND columns = (SELECT pg_catalog.array_agg(a.attname ORDER BY k.n)
                      FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum)
       AND (opclass IS NULL OR opclass = (SELECT o.opcname FROM pg_catalog.pg_opclass o WHERE o.oid = i.indclass[0])));
-COMMENT ON FUNCTION pgedge._has_index(regclass, name, name[], name) IS 'internal: whether a relation has a valid, whole index of this kind';
+COMMENT ON FUNCTION pgedge._has_index(regclass, name, name[], name, boolean, boolean) IS 'internal: whether a relation has a valid index of this kind';
+
+-- `ddl` follows CREATE TRIGGER name, %1$s standing for the table. A trigger fires on replicas too (ENABLE ALWAYS), and depends on the
+-- extension without being a member of it, so that DROP EXTENSION takes it along and leaves the table.
+CREATE FUNCTION pgedge._triggers() RETURNS TABLE (table_name name, trigger_name name, ddl text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    VALUES
+    ('claude_events'::name, 'pgedge_events_wake'::name, 'AFTER INSERT ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_wake()');
+END;
+COMMENT ON FUNCTION pgedge._triggers() IS 'internal: the triggers of the data tables';
 
 -- Refuses a relation that cannot be the table it is named for; NULL when there is none of that name.
 CREATE FUNCTION pgedge._existing_table(wanted name) RETURNS regclass
@@ -146,14 +173,24 @@ BEGIN
     END LOOP;
     FOR i IN SELECT * FROM pgedge._indexes() s WHERE s.table_name <> ALL (kept) LOOP
         relation := format('%s.%I', schema, i.table_name)::regclass;
-        CONTINUE WHEN pgedge._has_index(relation, i.method, i.columns, i.opclass);
+        CONTINUE WHEN pgedge._has_index(relation, i.method, i.columns, i.opclass, i.is_unique, i.predicate IS NOT NULL);
         -- pgvector warns of an IVFFlat index over little data; the specification wants it from the start, and health() says when to rebuild it.
         PERFORM set_config('client_min_messages', 'warning', true);
-        EXECUTE format('CREATE INDEX %s ON %s ', CASE WHEN to_regclass(schema || '.' || quote_ident(i.index_name)) IS NULL THEN coalesce(quote_ident(i.index_name), '') ELSE '' END, relation)
-            || format(i.ddl, vector_schema);
+        EXECUTE format('CREATE %s INDEX %s ON %s ', CASE WHEN i.is_unique THEN 'UNIQUE' ELSE '' END, CASE WHEN to_regclass(schema || '.' || quote_ident(i.index_name)) IS NULL THEN coalesce(quote_ident(i.index_name), '') ELSE '' END, relation)
+            || format(i.ddl, vector_schema) || coalesce(' WHERE ' || i.predicate, '');
         PERFORM set_config('client_min_messages', messages, true);
         RETURN NEXT format('index %s on %s (%s)', coalesce(i.index_name, i.method), relation, array_to_string(i.columns, ', '));
     END LOOP;
+    FOR i IN SELECT * FROM pgedge._triggers() s WHERE s.table_name <> ALL (kept) LOOP
+        relation := format('%s.%I', schema, i.table_name)::regclass;
+        CONTINUE WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = relation AND g.tgname = i.trigger_name);
+        EXECUTE format('CREATE TRIGGER %I ', i.trigger_name) || format(i.ddl, relation);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, i.trigger_name);
+        EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION pgedge', i.trigger_name, relation);
+        RETURN NEXT format('trigger %I on %s', i.trigger_name, relation);
+    END LOOP;
+    -- health() must know on how many rows an IVFFlat index was built.
+    PERFORM pgedge._observe();
 END $$;
 COMMENT ON FUNCTION pgedge._create_tables(boolean) IS 'internal: creates missing tables; alters existing ones only when told to';
 
@@ -161,6 +198,6 @@ CREATE FUNCTION pgedge.create_tables() RETURNS SETOF text
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS 'SELECT pgedge._create_tables(true)';
 COMMENT ON FUNCTION pgedge.create_tables() IS
-'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns and indexes is missing in the extension''s schema. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
+'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
 
 REVOKE ALL ON FUNCTION pgedge.create_tables(), pgedge._create_tables(boolean) FROM PUBLIC;

@@ -45,11 +45,6 @@ pub struct Embedding<'a, T: Element> {
     _life: PhantomData<&'a [T]>,
 }
 
-/// `vector`: single precision.
-pub type Vector<'a> = Embedding<'a, f32>;
-/// `halfvec`: half precision.
-pub type HalfVector<'a> = Embedding<'a, f16>;
-
 impl<'a, T: Element> Embedding<'a, T> {
     /// # Safety
     /// `datum` must be a non-null datum of the pgvector type whose elements are `T`.

@@ -63,7 +63,7 @@ impl<'a> Reader<'a> {
             params.push((pg_sys::TEXTOID, self.wanted_source.into_datum()));
         }
         let place = if self.with_places { "t.tableoid, t.ctid, " } else { "" };
-        let mut text = format!("SELECT {place}t.{}, t.{}{}", source.id, source.embedding, source.from_where(1));
+        let mut text = format!("SELECT {place}t.{}, t.{}{}", source.id, source.embedding, source.scanned_part(1));
         if let Some(after) = after {
             params.push((pg_sys::TIDOID, Some(after)));
             let keyword = if params.len() > 1 { "AND" } else { "WHERE" };

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the regress suite: every sql/*.sql of this folder, in one database of a throw-away server, against expected/*.out.
+"""Runs the regress suite: every sql/*.sql of this folder, each in an empty database of one throw-away server, against expected/*.out.
 
     tests/regress/run.py [name …]       names without .sql; all of them by default
     ACCEPT=1 tests/regress/run.py …     writes what came out as what is expected: read every line of the diff before you commit it
@@ -21,7 +21,7 @@ from cluster import Cluster  # noqa: E402
 
 def run_file(cluster: Cluster, path: Path) -> str:
     """What psql prints for the file, as pg_regress runs it: statements echoed, errors in place."""
-    out = cluster.tool("psql", "-X", "-a", "-q", "-d", "regress", "-v", "HIDE_TABLEAM=on", "-v", "HIDE_TOAST_COMPRESSION=on",
+    out = cluster.tool("psql", "-X", "-a", "-q", "-d", f"regress_{path.stem}", "-v", "HIDE_TABLEAM=on", "-v", "HIDE_TOAST_COMPRESSION=on",
                        stdin=path.open("rb"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     return out.stdout.decode()
 
@@ -33,8 +33,8 @@ def main() -> int:
     failed = 0
     os.environ.update({"PGTZ": "UTC", "PGDATESTYLE": "ISO, MDY", "PGOPTIONS": "-c intervalstyle=postgres -c lc_messages=C"})
     with Cluster({"timezone": "UTC"}) as cluster:
-        cluster.tool("createdb", "regress")
         for name in names:
+            cluster.tool("createdb", f"regress_{name}")
             got = run_file(cluster, HERE / "sql" / f"{name}.sql")
             (output / f"{name}.out").write_text(got)
             expected_file = HERE / "expected" / f"{name}.out"

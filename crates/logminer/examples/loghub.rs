@@ -2,35 +2,10 @@
 //! SUITE_DIR defaults to the environment variable PGEDGE_LOGHUB; without either there is nothing to do, and it says so.
 //! Also prints the share of lines whose final pattern was known when they arrived.
 
+mod csv;
+
 use pgedge_logminer::{PatternSet, loghub_template, shape};
 use std::{collections::HashMap, env, fs, path::Path};
-
-/// The rows of a CSV file with quoted fields (RFC 4180).
-fn csv_rows(text: &str) -> Vec<Vec<String>> {
-    let (mut rows, mut row, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match (c, quoted) {
-            ('"', true) if chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            ('"', _) => quoted = !quoted,
-            (',', false) => row.push(std::mem::take(&mut field)),
-            ('\r', false) => {}
-            ('\n', false) => {
-                row.push(std::mem::take(&mut field));
-                rows.push(std::mem::take(&mut row));
-            }
-            _ => field.push(c),
-        }
-    }
-    if !field.is_empty() || !row.is_empty() {
-        row.push(field);
-        rows.push(row);
-    }
-    rows
-}
 
 fn main() -> std::io::Result<()> {
     let mut args = env::args().skip(1);
@@ -50,11 +25,13 @@ fn main() -> std::io::Result<()> {
     let mut shares = Vec::new();
     for set in sets {
         let file = Path::new(&suite).join(&set).join(format!("{set}_2k.log_structured.csv"));
-        let Ok(text) = fs::read_to_string(&file) else { continue };
-        let rows = csv_rows(&text);
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        let rows = csv::rows(&text);
         let column = |name: &str| rows[0].iter().position(|c| c == name).unwrap_or(0);
         let (content, label) = (column("Content"), column("EventTemplate"));
-        let mut patterns = PatternSet::new();
+        let mut patterns = PatternSet::default();
         let lines: Vec<&str> = rows[1..].iter().map(|r| r[content].as_str()).collect();
         let shapes: Vec<String> = lines.iter().map(|l| shape(l)).collect();
         let arrival: Vec<String> = shapes.iter().map(|s| patterns.insert(s).pattern).collect();

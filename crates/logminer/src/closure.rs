@@ -1,16 +1,22 @@
 //! The closure over a set of shapes with one skeleton.
 //!
-//! A slot of a pattern becomes a wildcard when the shapes that agree with the pattern in every other slot show enough different values
-//! there. The rule only ever counts shapes, and a more general pattern agrees with more of them: the operator is monotone, so its least
-//! fixpoint is unique (Knaster–Tarski) and the same whatever the order in which shapes arrive or rules fire.
+//! Derived elements: every shape is one; and when the shapes that agree with an element in all slots but one show enough different
+//! values in that slot, the element with the slot opened is one as well. (Several slots count as one when they always hold the same word,
+//! and when they hold nothing but placeholders of different types.) How many values are enough depends on the element alone, and
+//! a larger set of shapes only shows more of them, so the derived elements are the least fixpoint of a monotone operator: unique,
+//! whatever the order in which shapes arrive, and never fewer when shapes are added. The pattern of a shape is the join (slot by slot:
+//! equal or wildcard) of all elements that cover it, and of all that cover a shape which that join covers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::forms::is_word;
 use crate::slots::{is_preposition, word_before};
 
 /// Weight at which a slot becomes a wildcard.
 const ENOUGH: u32 = 120;
+
+/// Elements with this many open slots open no more.
+const MAX_OPEN: usize = 6;
 
 /// A slot's value, as an index into [`Bucket::values`]; 0 is the wildcard.
 pub(crate) type Value = u32;
@@ -86,6 +92,8 @@ pub(crate) struct Bucket {
     class_of: Vec<u32>,
     classes: Vec<Class>,
     places: Vec<Place>,
+    derived: Vec<Vec<Value>>,
+    is_derived: HashSet<Vec<Value>>,
 }
 
 /// What [`Bucket::insert`] changed: for each class whose pattern became another one, the old pattern and the class.
@@ -103,6 +111,8 @@ impl Bucket {
             class_of: Vec::new(),
             classes: Vec::new(),
             places,
+            derived: Vec::new(),
+            is_derived: HashSet::new(),
         };
         b.intern("{*}");
         b
@@ -149,33 +159,89 @@ impl Bucket {
         let shape: Vec<Value> = slots.iter().map(|t| self.intern(t)).collect();
         let number = self.shapes.len() as u32;
         let mut changes = Changes::default();
-        let mut dirty: Vec<u32> = Vec::new();
-        for (c, class) in self.classes.iter().enumerate() {
-            if !class.members.is_empty()
-                && let Some(slot) = single_mismatch(&class.pattern, &shape)
-                && self.may_fire(&class.pattern, slot)
-            {
-                dirty.push(c as u32);
+        let mut tried: HashSet<(Vec<Value>, Vec<usize>, bool)> = HashSet::new();
+        for element in &self.derived {
+            let (slots, typed) = match self.mismatches(element, &shape) {
+                Mismatch::Slots(slots) => (slots, false),
+                Mismatch::Typed(slots) => (slots, true),
+                Mismatch::None | Mismatch::Many => continue,
+            };
+            let open = opened(element, &slots);
+            if !self.is_derived.contains(&open) {
+                tried.insert((open, slots, typed));
             }
         }
         let own = self.classes.len() as u32;
         self.classes.push(Class { pattern: shape.clone(), members: vec![number] });
+        self.is_derived.insert(shape.clone());
+        self.derived.push(shape.clone());
         self.shapes.push(shape);
         self.class_of.push(own);
         self.absorb(own, &mut changes);
-        dirty.push(self.class_of[number as usize]);
-        while let Some(c) = dirty.pop() {
-            if self.classes[c as usize].members.is_empty() {
+        let mut fresh: Vec<Vec<Value>> = Vec::new();
+        for (open, slots, typed) in tried {
+            if self.follows(&open, &slots, typed) {
+                fresh.push(open);
+            }
+        }
+        while let Some(element) = fresh.pop() {
+            if !self.is_derived.insert(element.clone()) {
                 continue;
             }
-            if let Some(pattern) = self.fire(c) {
-                let old = std::mem::replace(&mut self.classes[c as usize].pattern, pattern);
-                changes.absorbed.push((old, self.classes[c as usize].members[0]));
-                self.absorb(c, &mut changes);
-                dirty.push(c);
+            self.derived.push(element.clone());
+            self.apply(&element, &mut changes);
+            if element.iter().filter(|&&v| v == WILD).count() < MAX_OPEN {
+                fresh.extend(self.fire(&element));
             }
         }
         changes
+    }
+
+    /// Different values that the shapes agreeing with `open` show in `slots`, the same one in each of them.
+    fn values_in(&self, open: &[Value], slots: &[usize]) -> Vec<Value> {
+        let first = slots[0];
+        let mut values: Vec<Value> = self
+            .shapes
+            .iter()
+            .filter(|s| covers(open, s) && slots.iter().all(|&i| s[i] == s[first]))
+            .map(|s| s[first])
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        values
+    }
+
+    /// Whether an element that opens these slots follows. `typed`: an element and a shape were found that differ in placeholders of
+    /// another type only; for several slots that is all the rule asks for.
+    fn follows(&self, open: &[Value], slots: &[usize], typed: bool) -> bool {
+        if typed && slots.len() > 1 {
+            return self.same(open) > 0;
+        }
+        self.weight(open, slots[0], &self.values_in(open, slots)) >= ENOUGH
+    }
+
+    /// Words that stay the same when slots are opened: the evidence that it is one statement.
+    fn same(&self, open: &[Value]) -> usize {
+        open.iter().filter(|&&v| v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)).count()
+    }
+
+    fn is_typed(&self, v: Value) -> bool {
+        self.values[v as usize].1 == Form::Typed
+    }
+
+    /// Joins the classes of all shapes that a new element covers.
+    fn apply(&mut self, element: &[Value], changes: &mut Changes) {
+        let Some(first) = self.shapes.iter().position(|s| covers(element, s)) else {
+            return;
+        };
+        let c = self.class_of[first];
+        let class = &mut self.classes[c as usize];
+        let joined = join(&class.pattern, element);
+        if joined != class.pattern {
+            let old = std::mem::replace(&mut class.pattern, joined);
+            changes.absorbed.push((old, class.members[0]));
+        }
+        self.absorb(c, changes);
     }
 
     /// A class whose pattern agrees with a shape of another class, or is agreed with, becomes one class with it.
@@ -205,12 +271,7 @@ impl Bucket {
                 pattern: std::mem::take(&mut self.classes[k as usize].pattern),
                 members: std::mem::take(&mut self.classes[k as usize].members),
             };
-            let joined: Vec<Value> = self.classes[c as usize]
-                .pattern
-                .iter()
-                .zip(&taken.pattern)
-                .map(|(&x, &y)| if x == y { x } else { WILD })
-                .collect();
+            let joined = join(&self.classes[c as usize].pattern, &taken.pattern);
             for &m in &taken.members {
                 self.class_of[m as usize] = c;
             }
@@ -226,43 +287,58 @@ impl Bucket {
         }
     }
 
-    /// The pattern of class `c` with every slot opened that shows enough values; `None` when none does.
-    fn fire(&self, c: u32) -> Option<Vec<Value>> {
-        let pattern = &self.classes[c as usize].pattern;
-        let mut seen: Vec<Vec<Value>> = pattern.iter().map(|&v| vec![v]).collect();
+    /// The elements that follow from a new element: one for each slot that shows enough values.
+    fn fire(&self, element: &[Value]) -> Vec<Vec<Value>> {
+        let mut tried: HashSet<(Vec<usize>, bool)> = HashSet::new();
         for shape in &self.shapes {
-            if let Some(slot) = single_mismatch(pattern, shape)
-                && !seen[slot].contains(&shape[slot])
+            match self.mismatches(element, shape) {
+                Mismatch::Slots(slots) => tried.insert((slots, false)),
+                Mismatch::Typed(slots) => tried.insert((slots, true)),
+                Mismatch::None | Mismatch::Many => false,
+            };
+        }
+        let mut found = Vec::new();
+        for (slots, typed) in tried {
+            let open = opened(element, &slots);
+            if !self.is_derived.contains(&open) && self.follows(&open, &slots, typed) {
+                found.push(open);
+            }
+        }
+        found
+    }
+
+    /// In which slots a shape disagrees with an element.
+    fn mismatches(&self, element: &[Value], shape: &[Value]) -> Mismatch {
+        let mut slots: Vec<usize> = Vec::new();
+        let mut typed = 0;
+        for (i, (&e, &s)) in element.iter().zip(shape).enumerate() {
+            if e == WILD || e == s {
+                continue;
+            }
+            let both = self.is_typed(e) && self.is_typed(s);
+            typed += usize::from(both);
+            // beyond the first slot: types everywhere, or the same word in all of them on either side
+            if let Some(&first) = slots.first()
+                && !(both && typed > slots.len())
+                && (typed > 0 || e != element[first] || s != shape[first])
             {
-                seen[slot].push(shape[slot]);
+                return Mismatch::Many;
             }
+            slots.push(i);
         }
-        let mut opened = pattern.clone();
-        for (slot, values) in seen.iter().enumerate() {
-            if pattern[slot] != WILD && values.len() > 1 && self.weight(pattern, slot, values) >= ENOUGH {
-                opened[slot] = WILD;
-            }
+        match slots.len() {
+            0 => Mismatch::None,
+            n if n == typed => Mismatch::Typed(slots),
+            _ => Mismatch::Slots(slots),
         }
-        (opened != *pattern).then_some(opened)
     }
 
-    fn may_fire(&self, pattern: &[Value], slot: usize) -> bool {
-        pattern[slot] != WILD
-    }
-
-    fn weight(&self, pattern: &[Value], slot: usize, values: &[Value]) -> u32 {
+    /// Sum of the weights of the values in a slot that `open` opens; never less for more values.
+    fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
         let mut place = self.places[slot];
-        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[pattern[slot - 1] as usize].0) {
+        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0) {
             place = Place::Likely;
         }
-        // Words that stay the same are the evidence that it is one statement.
-        let same = pattern
-            .iter()
-            .enumerate()
-            .filter(|&(i, &v)| {
-                i != slot && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
-            })
-            .count();
         let mut sum = 0;
         let mut constants = 0;
         let mut typed = 0;
@@ -293,7 +369,7 @@ impl Bucket {
         if typed >= 2 {
             return ENOUGH;
         }
-        match same {
+        match self.same(open) {
             0 => 0,
             1 => (constants + sum) / 2,
             2 | 3 => constants + sum,
@@ -347,16 +423,25 @@ fn covers(pattern: &[Value], shape: &[Value]) -> bool {
     pattern.iter().zip(shape).all(|(&p, &s)| p == WILD || p == s)
 }
 
-/// The only slot in which `shape` disagrees with `pattern`.
-fn single_mismatch(pattern: &[Value], shape: &[Value]) -> Option<usize> {
-    let mut found = None;
-    for (i, (&p, &s)) in pattern.iter().zip(shape).enumerate() {
-        if p != WILD && p != s {
-            if found.is_some() {
-                return None;
-            }
-            found = Some(i);
-        }
+/// Slot by slot: the value that both have, or the wildcard.
+fn join(a: &[Value], b: &[Value]) -> Vec<Value> {
+    a.iter().zip(b).map(|(&x, &y)| if x == y { x } else { WILD }).collect()
+}
+
+/// How a shape disagrees with an element.
+enum Mismatch {
+    None,
+    /// In one slot, or in several that hold one word each time (a host named twice).
+    Slots(Vec<usize>),
+    /// In slots that hold a placeholder of another type.
+    Typed(Vec<usize>),
+    Many,
+}
+
+fn opened(element: &[Value], slots: &[usize]) -> Vec<Value> {
+    let mut open = element.to_vec();
+    for &i in slots {
+        open[i] = WILD;
     }
-    found
+    open
 }

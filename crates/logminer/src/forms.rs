@@ -7,9 +7,21 @@ pub(crate) fn boundary(s: &[u8], e: usize) -> bool {
     e >= s.len() || !is_word(s[e])
 }
 
+static WORD: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        t[i] = b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80;
+        i += 1;
+    }
+    t
+};
+
 /// Letters, digits, underscore and every byte of a non-ASCII character.
+#[inline]
 pub(crate) fn is_word(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80
+    WORD[b as usize]
 }
 
 /// Length of the run of ASCII digits at `a`.
@@ -402,6 +414,10 @@ pub(crate) const DIGIT: u8 = 8;
 pub(crate) const DOT: u8 = 16;
 /// Joins the parts of paths, addresses and the like.
 pub(crate) const MARK: u8 = 32;
+/// `/` or `\`
+pub(crate) const SLASH: u8 = 64;
+/// `:`
+pub(crate) const COLON: u8 = 128;
 
 static CLASS: [u8; 256] = {
     let mut t = [CHUNK; 256];
@@ -414,7 +430,9 @@ static CLASS: [u8; 256] = {
             | b'!' | b'?' | b'&' | b'^' => HARD,
             b'0'..=b'9' => CHUNK | DIGIT,
             b'.' => CHUNK | DOT,
-            b'/' | b'\\' | b'@' | b':' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
+            b'/' | b'\\' => CHUNK | MARK | SLASH,
+            b':' => CHUNK | MARK | COLON,
+            b'@' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
             _ => CHUNK,
         };
         i += 1;
@@ -522,10 +540,11 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
     if s[first] != b'/' || !(is_word(c) || dotted_path(s, a)) {
         return None;
     }
-    if let Some(e) = ipv4(s, first + 1) {
-        if ipv4(s, a).is_none() && byte(s, e) != b'/' {
-            return Some((Kind::Ip, e));
-        }
+    if let Some(e) = ipv4(s, first + 1)
+        && ipv4(s, a).is_none()
+        && byte(s, e) != b'/'
+    {
+        return Some((Kind::Ip, e));
     }
     if date(s, a).is_some() || ipv4(s, a).is_some() {
         return None;

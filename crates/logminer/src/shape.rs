@@ -1,12 +1,15 @@
 //! The shape pass: one walk over a line, tokens recognised by form and replaced by typed placeholders.
 
-use crate::forms::{self, CHUNK, DIGIT, DOT, HARD, MARK, SPACE, byte_class, digits, is_word};
+use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, HARD, MARK, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
 
 /// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
 pub const MAX_SCANNED: usize = 16 * 1024;
 /// Bytes of shape text after which the rest of a line becomes `{REST}`.
 pub const MAX_SHAPE: usize = 1500;
+
+/// Bytes of a word without a form of its own; a longer one is data and becomes `{*}`.
+pub const MAX_WORD: usize = 128;
 
 /// A piece of shape text and the bytes of the line that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +80,7 @@ fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
         segments: Vec::new(),
     };
     let reached = w.run();
-    if reached < line.len() {
+    if !line[reached..].trim_ascii().is_empty() {
         w.rest(reached, line.len());
     }
     w.segments
@@ -96,8 +99,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             } else {
                 let start = i;
                 let mut seen = 0;
-                while i < n {
-                    let c = byte_class(self.s[i]);
+                for &b in &self.s[start..] {
+                    let c = byte_class(b);
                     if c & CHUNK == 0 {
                         break;
                     }
@@ -107,10 +110,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 if seen & (DIGIT | DOT | MARK) == 0 {
                     i = self.plain(start, i);
                 } else {
-                    i = self.chunk(start, i);
+                    i = self.chunk(start, i, seen);
                 }
             }
-            if self.out.len() > MAX_SHAPE && i < n {
+            if self.out.len() + i.saturating_sub(self.pending) > MAX_SHAPE && i < n {
                 break;
             }
         }
@@ -286,10 +289,14 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     #[inline]
     fn plain(&mut self, a: usize, b: usize) -> usize {
         let len = b - a;
-        if (3..=5).contains(&len) {
-            if let Some(end) = self.short_word(a, b) {
-                return end;
-            }
+        if len > MAX_WORD {
+            self.emit(Kind::Any, a, b);
+            return b;
+        }
+        if (3..=5).contains(&len)
+            && let Some(end) = self.short_word(a, b)
+        {
+            return end;
         }
         if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
             self.emit(Kind::Id, a, b);
@@ -309,6 +316,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     /// Booleans, null and dates that begin with a name.
     fn short_word(&mut self, a: usize, b: usize) -> Option<usize> {
         let w = &self.s[a..b];
+        if !matches!(w[0], b'A'..=b'Z' | b't' | b'f' | b'n') {
+            return None;
+        }
         match w {
             b"true" | b"false" | b"True" | b"False" | b"TRUE" | b"FALSE" => {
                 self.emit(Kind::Bool, a, b);
@@ -354,23 +364,39 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
     }
 
-    /// A chunk with digits, dots or marks. Answers where reading goes on (a date may run past the chunk).
-    fn chunk(&mut self, start: usize, end: usize) -> usize {
+    /// A chunk with digits, dots or marks, whose classes are `seen`. Answers where reading goes on (a date may run past the chunk).
+    fn chunk(&mut self, start: usize, end: usize, seen: u8) -> usize {
+        if seen == CHUNK | DIGIT && end - start <= MAX_WORD {
+            // nothing but digits, letters, underscores and dashes; mostly a plain number
+            let signed = usize::from(matches!(self.s[start], b'-' | b'+') && end > start + 1);
+            if digits(self.s, start + signed) == end - start - signed {
+                let kind = if self.cued(start) { Kind::Id } else { Kind::Num };
+                self.emit(kind, start, end);
+                return end;
+            }
+        }
         let mut b = end;
         while b > start && matches!(self.s[b - 1], b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$')
         {
             b -= 1;
         }
-        let mut a = start;
-        if let Some((u, e)) = forms::url(self.s, a, b) {
+        if seen & SLASH != 0
+            && seen & COLON != 0
+            && let Some((u, e)) = forms::url(self.s, start, b)
+        {
             self.emit(Kind::Url, u, e);
             return e;
         }
+        let mut a = start;
         while a < b {
             let c = self.s[a];
-            if is_word(c) || matches!(c, b'/' | b'\\') || self.starts_signed(a, start) || forms::dotted_path(self.s, a)
+            if is_word(c)
+                || matches!(c, b'/' | b'\\')
+                || self.starts_signed(a, start)
+                || c < b'/' && forms::dotted_path(self.s, a)
+                || c == b'~' && forms::dotted_path(self.s, a)
             {
-                let e = self.one(a, b);
+                let e = self.one(a, b, seen);
                 if e > b {
                     return e;
                 }
@@ -387,11 +413,17 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     /// Recognises what begins at `a`; the chunk ends at `b`. Answers the end of what was read, always past `a`.
-    fn one(&mut self, a: usize, b: usize) -> usize {
+    fn one(&mut self, a: usize, b: usize, seen: u8) -> usize {
         let s = self.s;
-        if let Some((kind, e)) = forms::path(s, a, b) {
+        if seen & SLASH != 0
+            && let Some((kind, e)) = forms::path(s, a, b)
+        {
             self.emit(kind, a, e);
             return e;
+        }
+        if b - a > MAX_WORD {
+            self.emit(Kind::Any, a, b);
+            return b;
         }
         let signed = usize::from(matches!(s[a], b'-' | b'+'));
         let c = s[a + signed];
@@ -400,17 +432,22 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         // hexadecimal groups and identifiers may begin with a letter or a digit
         if signed == 0 && c.is_ascii_hexdigit() {
-            if let Some(e) = forms::uuid(s, a) {
+            if s.get(a + 8) == Some(&b'-')
+                && let Some(e) = forms::uuid(s, a)
+            {
                 self.emit(Kind::Uuid, a, e);
                 return e;
             }
-            if let Some((kind, e)) = forms::hex_groups(s, a) {
+            if (seen & COLON != 0 || s.get(a + 2) == Some(&b'-'))
+                && let Some((kind, e)) = forms::hex_groups(s, a)
+            {
                 self.emit(kind, a, e);
                 return e;
             }
         }
         let run = forms::joined_run(s, a + signed, b);
         if signed == 0
+            && seen & (DOT | MARK) != 0
             && let Some((kind, e)) = forms::named(s, a, run, b)
         {
             self.emit(kind, a, e);
@@ -463,7 +500,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 self.emit(Kind::Ver, a, run);
                 return run;
             }
-            if forms::is_identifier(word) {
+            if piece != run && forms::is_identifier(word) {
                 self.emit(Kind::Id, a, piece);
                 return piece;
             }
@@ -474,10 +511,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         } else if forms::is_hex(word) {
             self.emit(Kind::Hex, a, piece);
             return piece;
-        } else if (3..=5).contains(&word.len()) {
-            if let Some(e) = self.short_word(a, piece) {
-                return e;
-            }
+        } else if (3..=5).contains(&word.len())
+            && let Some(e) = self.short_word(a, piece)
+        {
+            return e;
         }
         if piece == run
             && self.word.1 + 1 == a

@@ -8,7 +8,7 @@ pub(crate) const SLOT: u8 = 0x01;
 
 /// Byte ranges of the slots of `text`, in order.
 ///
-/// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=` or `:`, and that holds at least
+/// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=`, `:` or `/`, and that holds at least
 /// one letter, digit or placeholder; text between double quotes is one slot whatever it holds. Prepositions are no slots: lines that
 /// differ in one are different statements.
 pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
@@ -16,12 +16,13 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::with_capacity(16);
     let mut i = 0;
     while i < s.len() {
-        if s[i] == b'"' && i + 1 < s.len() {
-            if let Some(close) = closing_quote(s, i) {
-                found.push((i + 1, close));
-                i = close + 1;
-                continue;
-            }
+        if s[i] == b'"'
+            && i + 1 < s.len()
+            && let Some(close) = closing_quote(s, i)
+        {
+            found.push((i + 1, close));
+            i = close + 1;
+            continue;
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
             // Empty brackets that stand alone hold a value that is missing.
@@ -101,7 +102,7 @@ fn closing_quote(s: &[u8], i: usize) -> Option<usize> {
 }
 
 pub(crate) fn is_delimiter(b: u8) -> bool {
-    byte_class(b) & (SPACE | HARD) != 0 || b == b':'
+    byte_class(b) & (SPACE | HARD) != 0 || matches!(b, b':' | b'/')
 }
 
 /// The text around the slots, each slot replaced by [`SLOT`].

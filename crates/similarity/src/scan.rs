@@ -35,7 +35,7 @@ pub enum Pass {
 /// Up to this many queries a row is cheaper to read in place than to copy into a tile.
 const DIRECT_QUERIES: usize = 3;
 /// From here on int8 repays the quantising of each row.
-const INT8_QUERIES: usize = 40;
+const INT8_QUERIES: usize = 48;
 const INT8_DIM: usize = 64;
 /// Rows of a tile at most, and its bytes: half of a 512 kB second-level cache.
 const TILE_ROWS: usize = 96;
@@ -264,7 +264,9 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             let (dot, norm2) = dot_norm(self, self.queries.query(q));
             let (scale, bias) = self.queries.margin.row(norm2, || row);
             let value = dot * self.queries.direct_factor(q) * scale + bias;
-            if !(value < self.thresholds[q]) {
+            // As in the tiles: NaN is not less than anything.
+            let below = value < self.thresholds[q];
+            if !below {
                 offer(&self.queries, &mut self.sink, &mut self.stats, q, row, &mut self.tile.exact_norms[0], id)?;
                 self.thresholds[q] = self.queries.margin.threshold(self.sink.limit(q), self.queries.terms[q]);
             }

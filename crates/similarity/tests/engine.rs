@@ -26,13 +26,17 @@ impl Rng {
 }
 
 fn levels() -> Vec<Simd> {
-    for level in Level::ALL {
-        if Simd::new(level).is_none() {
+    static SAY: std::sync::Once = std::sync::Once::new();
+    SAY.call_once(|| {
+        for level in Level::ALL.into_iter().filter(|l| !l.is_available()) {
             println!("skipped: this CPU lacks {}", level.name());
         }
-    }
+    });
     Simd::available()
 }
+
+/// Fewer tilings where the tests most likely run under emulation, twenty times as slow.
+const TILES: &[usize] = if cfg!(target_arch = "aarch64") { &[40] } else { &[1, 40, 96] };
 
 /// The score in f64, in a plain loop.
 fn reference(metric: Metric, q: &[f32], x: &[f32]) -> f64 {
@@ -74,35 +78,38 @@ fn same(a: &[Hit<i64>], b: &[Hit<i64>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.id == b.id && a.score.to_bits() == b.score.to_bits())
 }
 
-fn run(
-    simd: Simd,
-    metric: Metric,
+/// One search.
+struct Search<'a> {
     dim: usize,
-    queries: &[f32],
-    rows: &[(i64, Vec<f32>)],
+    queries: &'a [f32],
+    rows: &'a [(i64, Vec<f32>)],
     k: usize,
     limit: Option<f32>,
-    pass: Pass,
-    tile: usize,
-) -> Vec<Vec<Hit<i64>>> {
-    let packed = Arc::new(Queries::new(simd, metric, dim, queries).unwrap());
-    let n = packed.len();
-    let mut scan = Scanner::with_pass(packed, TopK::new(metric, n, k, limit).unwrap(), pass, tile).unwrap();
-    for (id, row) in rows {
-        scan.push(*id, row).unwrap();
+}
+
+impl Search<'_> {
+    fn run(&self, simd: Simd, metric: Metric, pass: Pass, tile: usize) -> Vec<Vec<Hit<i64>>> {
+        let packed = Arc::new(Queries::new(simd, metric, self.dim, self.queries).unwrap());
+        let n = packed.len();
+        let mut scan =
+            Scanner::with_pass(packed, TopK::new(metric, n, self.k, self.limit).unwrap(), pass, tile).unwrap();
+        for (id, row) in self.rows {
+            scan.push(*id, row).unwrap();
+        }
+        let mut top = scan.finish().unwrap();
+        (0..n).map(|q| top.take(q)).collect()
     }
-    let mut top = scan.finish().unwrap();
-    (0..n).map(|q| top.take(q)).collect()
 }
 
 /// Every level, pass and a few tilings against the plain scan.
 fn check(what: &str, dim: usize, queries: &[f32], rows: &[(i64, Vec<f32>)], k: usize, limit: Option<f32>) {
+    let search = Search { dim, queries, rows, k, limit };
     for metric in METRICS {
         let want: Vec<_> = queries.chunks(dim).map(|q| expected(metric, q, rows, k, limit)).collect();
         for simd in levels() {
             for pass in PASSES {
-                for tile in [1, 40, 96] {
-                    let got = run(simd, metric, dim, queries, rows, k, limit, pass, tile);
+                for &tile in TILES {
+                    let got = search.run(simd, metric, pass, tile);
                     for (q, (got, want)) in got.iter().zip(&want).enumerate() {
                         assert!(
                             same(got, want),

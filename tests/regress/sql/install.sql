@@ -1,5 +1,5 @@
 \set SHOW_CONTEXT never
--- CREATE EXTENSION in its variants. Runs first; the others find the extension in schema public.
+-- CREATE EXTENSION in its variants.
 CREATE EXTENSION pgedge CASCADE;
 SELECT * FROM pgedge.create_tables();
 -- what is missing is made again, and nothing else

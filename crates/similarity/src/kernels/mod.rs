@@ -11,13 +11,33 @@ use crate::simd::Level;
 
 pub(crate) mod scalar;
 
+// The attributes of the x86 levels, by which `x86_tile` and `avx512` make their functions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx2 {
+    ($($function:tt)*) => { #[target_feature(enable = "avx2,fma,f16c")] $($function)* };
+}
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx512 {
+    ($($function:tt)*) => { #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")] $($function)* };
+}
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx512vnni {
+    ($($function:tt)*) => { #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")] $($function)* };
+}
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64 as intrinsics;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+pub(crate) mod emulated;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-#[cfg(target_arch = "x86_64")]
+#[cfg(test)]
+mod tests;
+#[cfg(any(target_arch = "x86_64", test))]
 mod x86_tile;
 
 /// Lanes of the exact sums: element `i` is added to lane `i % EXACT_LANES`, whatever the width of the registers.
@@ -58,7 +78,8 @@ pub(crate) struct Test {
     pub hits: *mut u32,
 }
 
-/// One call of an int8 tile kernel. `sum` is the integer product times `query_scale[j]`.
+/// One call of an int8 tile kernel (the fields that x86 alone reads are there everywhere, so that the engine is one). `sum` is the integer product times `query_scale[j]`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) struct TileI8 {
     /// `mr` rows of bytes, `stride` apart, with the level's offset added.
     pub rows: *const u8,

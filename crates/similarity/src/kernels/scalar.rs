@@ -63,8 +63,8 @@ unsafe fn test(acc: &[[f32; NR]; MR], t: &super::Test) -> bool {
     for (r, mask) in masks.iter_mut().enumerate() {
         // SAFETY: by the contract.
         let (scale, bias) = unsafe { (*t.scale.add(r), *t.bias.add(r)) };
-        for j in 0..NR {
-            let value = acc[r][j] * scale + bias;
+        for (j, sum) in acc[r].iter().enumerate() {
+            let value = sum * scale + bias;
             // SAFETY: by the contract.
             let below = value < unsafe { *t.threshold.add(j) };
             *mask |= u32::from(!below) << j;
@@ -129,7 +129,7 @@ fn dot_norm_f16(x: &[f16], q: &[f32]) -> (f32, f32) {
     (dots.iter().sum(), norms.iter().sum())
 }
 
-fn widen(x: &[f16], out: &mut [f32]) {
+pub(super) fn widen(x: &[f16], out: &mut [f32]) {
     for (o, x) in out.iter_mut().zip(x) {
         *o = x.to_f32();
     }

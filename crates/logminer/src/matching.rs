@@ -1,0 +1,188 @@
+//! From patterns back to lines: parameters and regular expressions.
+
+use crate::event::{message_of, message_spans};
+use crate::kind::Kind;
+use crate::shape::Segment;
+use crate::slots::{skeleton, slots};
+
+/// One variable part of a pattern: its placeholder and where it stands in the pattern.
+pub(crate) fn placeholders(text: &str) -> Vec<(Kind, usize, usize)> {
+    let s = text.as_bytes();
+    let mut found = Vec::new();
+    let mut i = 0;
+    while i < s.len() {
+        match Kind::at_start(&s[i..]) {
+            Some((kind, len)) => {
+                found.push((kind, i, i + len));
+                i += len;
+            }
+            None => i += 1,
+        }
+    }
+    found
+}
+
+/// The types of the placeholders of a pattern, in order.
+pub fn parameter_kinds(pattern: &str) -> Vec<Kind> {
+    placeholders(pattern).into_iter().map(|(k, _, _)| k).collect()
+}
+
+/// The raw byte at which byte `at` of the shape begins (`end`: ends).
+fn raw_at(segments: &[Segment], at: usize, end: bool) -> usize {
+    let i = if end { segments.partition_point(|s| s.out.1 < at) } else { segments.partition_point(|s| s.out.1 <= at) };
+    let Some(s) = segments.get(i) else {
+        return segments.last().map_or(0, |s| s.raw.1);
+    };
+    let literal = s.out.1 - s.out.0 == s.raw.1 - s.raw.0;
+    if end && at == s.out.1 {
+        s.raw.1
+    } else if literal {
+        s.raw.0 + at.saturating_sub(s.out.0)
+    } else {
+        s.raw.0
+    }
+}
+
+/// The parts of a raw line that the placeholders of `pattern` stand for, in order; `None` when the line is not one of that pattern.
+///
+/// `line` is taken as [`crate::log_pattern`] takes it: prefixes are skipped and the message is found inside JSON. A value is a piece of
+/// the message, so of the line itself unless the message had to be decoded (JSON escapes, ANSI codes).
+pub fn parameters(line: &str, pattern: &str) -> Option<Vec<String>> {
+    let message = message_of(line);
+    parameters_of(&message, pattern).map(|found| found.into_iter().map(str::to_owned).collect())
+}
+
+/// [`parameters`] of a bare message.
+pub fn parameters_of<'a>(message: &'a str, pattern: &str) -> Option<Vec<&'a str>> {
+    let (shape, segments) = message_spans(message);
+    if pattern == crate::patterns::OTHER && shape != pattern {
+        return Some(vec![message]);
+    }
+    let (of_shape, of_pattern) = (slots(&shape), slots(pattern));
+    if of_shape.len() != of_pattern.len() || skeleton(&shape, &of_shape) != skeleton(pattern, &of_pattern) {
+        return None;
+    }
+    let raw = |a: usize, b: usize| {
+        let (from, to) = (raw_at(&segments, a, false), raw_at(&segments, b, true));
+        message.get(from..to.max(from)).unwrap_or("")
+    };
+    let mut found = Vec::new();
+    for (&(a, b), &(p, q)) in of_shape.iter().zip(&of_pattern) {
+        let (have, want) = (&shape[a..b], &pattern[p..q]);
+        if want == Kind::Any.placeholder() {
+            found.push(if a == b { "" } else { raw(a, b) });
+        } else if have == want {
+            found.extend(placeholders(have).into_iter().map(|(_, x, y)| raw(a + x, a + y)));
+        } else {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+/// A word byte: no ASCII punctuation but `_`, no white space, no control character.
+const W: &str = r"[^\x01-\x2f:-@\[-\^\x60{-\x7f]";
+/// What the shape pass takes for white space.
+const S: &str = r"[\x01-\x20\x7f]";
+const CLOCK: &str = r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:[.,:][0-9]{1,9})?)?(?:Z| ?[-+][0-9]{2}:?[0-9]{2})?";
+const MONTH: &str = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)";
+const DAY: &str = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)";
+const IPV4: &str = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}";
+const DECIMAL: &str = r"[-+]?[0-9]+(?:\.[0-9]+)?";
+
+/// The expression for what a placeholder stands for.
+fn expression(kind: Kind) -> String {
+    match kind {
+        Kind::Num => format!("{DECIMAL}(?:[eE][-+]?[0-9]+)?"),
+        Kind::Id => format!(r"[-+]?{W}(?:{W}|-)*"),
+        Kind::Hex => r"[-+]?(?:0[xX])?[0-9A-Fa-f]+(?::[0-9A-Fa-f]+:[0-9A-Fa-f]+(?:\.[0-9])?)?".into(),
+        Kind::Time => {
+            let tail = format!(r"(?:[T_: -] *{CLOCK})?");
+            let dotted = r"(?:-[0-9]{2}\.[0-9]{2}\.[0-9]{2}(?:\.[0-9]+)?)?";
+            format!(
+                r"[-+]?(?:[0-9]{{4}}[-/.][0-9]{{1,2}}[-/.][0-9]{{1,2}}{tail}{dotted}|[0-9]{{1,2}}[-/]{MONTH}[-/][0-9]{{4}}{tail}|[0-9]{{1,2}}/[0-9]{{1,2}}/[0-9]{{2,4}}{tail}|{CLOCK}|(?:{DAY},? *)?(?:{MONTH} +[0-9]{{1,2}}|[0-9]{{1,2}} *{MONTH}),?(?: +[12][0-9]{{3}})?(?:[T_: -] *{CLOCK})?(?: *[A-Z]{{3,4}})?(?: +[12][0-9]{{3}})?|(?:[0-9]+(?:\.[0-9]+)?(?:d|h|m|s|ms|us|ns)){{2,}}|[0-9]+(?:\.[0-9]+)?)"
+            )
+        }
+        Kind::Path => {
+            let piece = format!(r"(?:{W}|[-./+~%@$#*!\\:])");
+            format!(r"{piece}*[/\\]{piece}*(?: {piece}+)?")
+        }
+        Kind::Ip => format!(r"[-+]?(?:{W}|[.:/-])*"),
+        Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}".into(),
+        Kind::Uuid => r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}".into(),
+        Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
+        Kind::Email => format!(r"(?:{W}|[.-])+@(?:{W}|[.-])+"),
+        Kind::Size => format!(r"{DECIMAL}[A-Za-z]{{1,6}}(?:/s)?"),
+        Kind::Bool => "(?:[Tt]rue|[Ff]alse|TRUE|FALSE)".into(),
+        Kind::Name => format!(r"{W}(?:{W}|[-.$])*\.(?:{W}|[-.$])*(?::[0-9]{{1,5}})?"),
+        Kind::Ver => format!(r"[-+]?[vV]?[0-9](?:{W}|[-.])*"),
+        Kind::List => {
+            // every value that makes a list has a digit, a dot or a slash in it, or is long and hexadecimal
+            let any = format!(r"(?:{W}|[-+.:/$~@#%*!\\])*");
+            let item = format!(r"(?:{any}[0-9./\\]{any}|[A-Fa-f]{{8,}})");
+            format!(r"{item}(?:(?:{S}+|,{S}*){item})+")
+        }
+        Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),
+        Kind::Stack | Kind::Rest => ".*".into(),
+        Kind::Any => any_value(),
+    }
+}
+
+/// What an open slot stands for: a word, or anything that has a form of its own.
+fn any_value() -> String {
+    let word = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
+    let long = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^]{129,}"#;
+    let placeholder = r"\{[*A-Z]+\}";
+    let time = expression(Kind::Time);
+    let forms = [Kind::Hex, Kind::Url, Kind::List, Kind::Path, Kind::Name].map(expression).join("|");
+    let attached = r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?";
+    format!(
+        r"(?:(?:{word}|{long}|{IPV4}:[0-9]+|[0-9A-Fa-f]*(?::+[0-9A-Fa-f]+)+|(?:{W}|[-.])+:[0-9]+|{time}|{placeholder}|{forms})+{attached})"
+    )
+}
+
+/// A POSIX (ARE) regular expression, anchored at both ends, that matches the raw lines of a pattern with PostgreSQL's `~`.
+///
+/// It allows for the prefixes that [`crate::log_pattern`] skips, for a JSON object around the message, and for the white space and
+/// colour codes that it drops. Only constructs that PostgreSQL's and other engines read alike are used.
+pub fn pattern_regex(pattern: &str) -> String {
+    let gap = format!(r"(?:{S}|\x1b\[[0-9;?]*[A-Za-z])");
+    let mut out = format!("^{gap}*{}{gap}*", crate::event::PREFIX_EXPRESSION);
+    if pattern == crate::patterns::OTHER {
+        return "^.*$".into();
+    }
+    let s = pattern.as_bytes();
+    let mut i = 0;
+    while i < s.len() {
+        if let Some((kind, len)) = Kind::at_start(&s[i..]) {
+            let (before, after) = (i.checked_sub(1).map_or(0, |k| s[k]), s.get(i + len).copied().unwrap_or(0));
+            match (kind, before, after) {
+                (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
+                (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
+                (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
+                _ => out.push_str(&expression(kind)),
+            }
+            i += len;
+        } else {
+            let c = pattern[i..].chars().next().unwrap_or(' ');
+            match c {
+                ' ' => {
+                    out.push_str(&gap);
+                    out.push('+');
+                }
+                '\\' | '^' | '$' | '.' | '|' | '?' | '*' | '+' | '(' | ')' | '[' | ']' | '{' | '}' => {
+                    out.push('\\');
+                    out.push(c);
+                }
+                '"' => out.push_str(r#"\\?""#),
+                _ => out.push(c),
+            }
+            i += c.len_utf8();
+        }
+    }
+    out.push_str(&gap);
+    out.push('*');
+    out.push_str(crate::event::SUFFIX_EXPRESSION);
+    out.push('$');
+    out
+}

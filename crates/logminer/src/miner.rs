@@ -1,0 +1,357 @@
+//! Counting lines by pattern: streaming, mergeable, bounded.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{message_of, message_spans};
+use crate::hash::StableState;
+use crate::kind::Kind;
+use crate::matching::placeholders;
+use crate::patterns::{DEFAULT_LIMIT, OTHER, PatternSet, structure};
+use crate::shape::shape;
+use crate::sketch::{Samples, Values};
+use crate::slots::slots;
+
+/// Version of the serialised form of a [`Miner`].
+pub const STATE_VERSION: u32 = 1;
+
+/// What is known of the lines of one shape.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Tally {
+    count: u64,
+    samples: Samples,
+    /// One for each placeholder of the shape; none where shapes were lumped together.
+    values: Vec<Values>,
+}
+
+impl Tally {
+    fn merge(&mut self, other: &Tally) {
+        self.count += other.count;
+        self.samples.merge(&other.samples);
+        if self.values.len() < other.values.len() {
+            self.values.resize_with(other.values.len(), Values::default);
+        }
+        for (mine, theirs) in self.values.iter_mut().zip(&other.values) {
+            mine.merge(theirs);
+        }
+    }
+
+    /// Adds the count and samples of a shape that is forgotten.
+    fn lump(&mut self, other: &Tally) {
+        self.count += other.count;
+        self.samples.merge(&other.samples);
+    }
+}
+
+/// One pattern as a [`Miner`] reports it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PatternSummary {
+    /// The pattern.
+    pub pattern: String,
+    /// Lines of it.
+    pub count: u64,
+    /// Up to five different lines, as they came: mask them ([`crate::mask_secrets`]) before showing.
+    pub samples: Vec<String>,
+    /// One entry for each placeholder, in order.
+    pub parameters: Vec<Parameter>,
+}
+
+/// What one placeholder stood for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Parameter {
+    /// Name of the placeholder without braces (`ID`, `*`).
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Number of different values: exact up to 64, estimated beyond.
+    pub distinct: u64,
+    /// The most frequent values with their counts.
+    pub top: Vec<ValueCount>,
+}
+
+/// A value and how often it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ValueCount {
+    /// The value.
+    pub value: String,
+    /// How often it came.
+    pub count: u64,
+}
+
+/// Serialised form: everything that cannot be computed again.
+#[derive(Serialize, Deserialize)]
+struct State {
+    version: u32,
+    limit: usize,
+    shapes: BTreeMap<String, Tally>,
+    lumped: BTreeMap<String, Tally>,
+    other: Tally,
+}
+
+/// Patterns, counts, samples and parameters of a stream of lines. Bounded by the limit on shapes (see [`PatternSet`]); two miners
+/// merge in any order to the same state; the counts always sum to the lines sent.
+#[derive(Debug)]
+pub struct Miner {
+    set: PatternSet,
+    tallies: HashMap<Box<str>, Tally, StableState>,
+    /// Lines of forgotten shapes by structure, for structures of which shapes are kept.
+    lumped: BTreeMap<String, Tally>,
+    /// Lines of forgotten structures.
+    other: Tally,
+}
+
+impl Default for Miner {
+    fn default() -> Self {
+        Self::new(DEFAULT_LIMIT)
+    }
+}
+
+impl Miner {
+    /// A miner that keeps at most `limit` shapes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            set: PatternSet::new(limit),
+            tallies: HashMap::default(),
+            lumped: BTreeMap::new(),
+            other: Tally::default(),
+        }
+    }
+
+    /// Counts a raw line.
+    pub fn add(&mut self, line: &str) {
+        let message = message_of(line);
+        let (shape, segments) = message_spans(&message);
+        if let Some(tally) = self.tallies.get_mut(shape.as_str()) {
+            tally.count += 1;
+            tally.samples.add(line);
+            record(tally, &shape, &message, &segments);
+            return;
+        }
+        let mut tally = Tally { count: 1, ..Tally::default() };
+        tally.samples.add(line);
+        record(&mut tally, &shape, &message, &segments);
+        self.put(&shape, &tally);
+    }
+
+    /// Adds a tally of a shape, kept or not.
+    fn put(&mut self, shape: &str, tally: &Tally) {
+        if let Some(mine) = self.tallies.get_mut(shape) {
+            mine.merge(tally);
+            return;
+        }
+        let outcome = self.set.insert(shape);
+        if outcome.is_kept {
+            self.tallies.insert(shape.into(), tally.clone());
+        } else {
+            self.lump(&structure(shape), tally);
+        }
+        if let Some(gone) = outcome.forgotten {
+            let tally = self.tallies.remove(gone.as_str()).unwrap_or_default();
+            self.lump(&structure(&gone), &tally);
+        }
+    }
+
+    fn lump(&mut self, structure: &str, tally: &Tally) {
+        if self.set.has_structure(structure) {
+            self.lumped.entry(structure.to_owned()).or_default().lump(tally);
+            return;
+        }
+        self.other.lump(tally);
+        if let Some(more) = self.lumped.remove(structure) {
+            self.other.lump(&more);
+        }
+    }
+
+    /// Adds everything that another miner counted. The smaller limit of the two holds.
+    pub fn merge(&mut self, other: &Miner) {
+        if other.set.limit() < self.set.limit() {
+            let mine = std::mem::replace(self, Miner::new(other.set.limit()));
+            self.merge(&mine);
+        }
+        let mut shapes: Vec<_> = other.tallies.iter().collect();
+        shapes.sort_by(|a, b| a.0.cmp(b.0));
+        for (shape, tally) in shapes {
+            self.put(shape, tally);
+        }
+        for (structure, tally) in &other.lumped {
+            self.lump(structure, tally);
+        }
+        self.other.lump(&other.other);
+    }
+
+    /// Lines counted.
+    pub fn lines(&self) -> u64 {
+        self.tallies.values().chain(self.lumped.values()).map(|t| t.count).sum::<u64>() + self.other.count
+    }
+
+    /// The shapes and their patterns.
+    pub fn pattern_set(&self) -> &PatternSet {
+        &self.set
+    }
+
+    /// Every pattern with its count, samples and parameters (`top` values for each), the most frequent first, ties by the pattern.
+    pub fn summaries(&self, top: usize) -> Vec<PatternSummary> {
+        let mut found: BTreeMap<String, Tally> = BTreeMap::new();
+        for (shape, pattern) in self.set.patterns() {
+            let Some(tally) = self.tallies.get(shape) else {
+                continue;
+            };
+            let mut of_pattern = Tally { values: pattern_values(shape, &pattern, tally), ..Tally::default() };
+            of_pattern.lump(tally);
+            found.entry(pattern).or_default().merge(&of_pattern);
+        }
+        for (structure, tally) in &self.lumped {
+            found.entry(self.set.open_structure(structure)).or_default().lump(tally);
+        }
+        if self.other.count > 0 {
+            found.entry(OTHER.to_owned()).or_default().lump(&self.other);
+        }
+        let mut all: Vec<PatternSummary> =
+            found.into_iter().map(|(pattern, tally)| summary(pattern, tally, top)).collect();
+        all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.pattern.cmp(&b.pattern)));
+        all
+    }
+
+    fn state(&self) -> State {
+        State {
+            version: STATE_VERSION,
+            limit: self.set.limit(),
+            shapes: self.tallies.iter().map(|(s, t)| (s.to_string(), t.clone())).collect(),
+            lumped: self.lumped.clone(),
+            other: self.other.clone(),
+        }
+    }
+}
+
+fn record(tally: &mut Tally, shape: &str, message: &str, segments: &[crate::shape::Segment]) {
+    if !shape.contains('{') {
+        return;
+    }
+    let spans = placeholders(shape);
+    if tally.values.len() < spans.len() {
+        tally.values.resize_with(spans.len(), Values::default);
+    }
+    let mut next = segments.iter();
+    for ((_, a, b), values) in spans.into_iter().zip(&mut tally.values) {
+        if let Some(s) = next.find(|s| s.out == (a, b)) {
+            values.add(message.get(s.raw.0..s.raw.1).unwrap_or(""), 1);
+        }
+    }
+}
+
+/// The values of a shape by the placeholders of its pattern: an open slot takes the text that the shape has there.
+fn pattern_values(shape: &str, pattern: &str, tally: &Tally) -> Vec<Values> {
+    let mut found = Vec::new();
+    let mut of_shape = tally.values.iter();
+    for (&(a, b), &(p, q)) in slots(shape).iter().zip(&slots(pattern)) {
+        let (have, want) = (&shape[a..b], &pattern[p..q]);
+        let inside = placeholders(have);
+        let values: Vec<Values> = inside.iter().map(|_| of_shape.next().cloned().unwrap_or_default()).collect();
+        if want != Kind::Any.placeholder() || have == want {
+            found.extend(values);
+            continue;
+        }
+        let mut open = Values::default();
+        match (&*inside, values.first()) {
+            ([(_, x, y)], Some(of_slot)) => {
+                for (v, n) in of_slot.iter() {
+                    open.add(&format!("{}{v}{}", &have[..*x], &have[*y..]), n);
+                }
+            }
+            _ => open.add(have, tally.count),
+        }
+        found.push(open);
+    }
+    found
+}
+
+fn summary(pattern: String, tally: Tally, top: usize) -> PatternSummary {
+    let kinds = placeholders(&pattern);
+    let parameters = kinds
+        .iter()
+        .enumerate()
+        .map(|(i, (kind, _, _))| {
+            let values = tally.values.get(i);
+            Parameter {
+                kind: kind.name(),
+                distinct: values.map_or(0, Values::distinct),
+                top: values.map_or_else(Vec::new, |v| {
+                    v.top(top).into_iter().map(|(value, count)| ValueCount { value: value.to_owned(), count }).collect()
+                }),
+            }
+        })
+        .collect();
+    PatternSummary {
+        count: tally.count,
+        samples: tally.samples.lines().map(str::to_owned).collect(),
+        parameters,
+        pattern,
+    }
+}
+
+impl Serialize for Miner {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.state().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Miner {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let state = State::deserialize(deserializer)?;
+        if state.version != STATE_VERSION {
+            return Err(serde::de::Error::custom(format!(
+                "miner state has version {}, this is version {STATE_VERSION}",
+                state.version
+            )));
+        }
+        let mut miner = Miner::new(state.limit);
+        for (shape, tally) in &state.shapes {
+            miner.put(shape, tally);
+        }
+        miner.lumped = state.lumped;
+        miner.other.merge(&state.other);
+        Ok(miner)
+    }
+}
+
+/// A counter of shapes alone: the fastest way to know which shapes lines have and how often.
+#[derive(Debug, Default)]
+pub struct ShapeCounts {
+    counts: HashMap<Box<[u8]>, u64, StableState>,
+    buffer: Vec<u8>,
+}
+
+impl ShapeCounts {
+    /// Counts a message (not a raw line: prefixes are not looked for).
+    pub fn add(&mut self, message: &str) {
+        crate::shape::shape_into(message, &mut self.buffer);
+        if let Some(n) = self.counts.get_mut(&*self.buffer) {
+            *n += 1;
+        } else {
+            self.counts.insert(self.buffer.as_slice().into(), 1);
+        }
+    }
+
+    /// The number of different shapes.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// The shapes with their counts, by the shape's bytes.
+    pub fn into_counts(self) -> Vec<(String, u64)> {
+        let mut all: Vec<(String, u64)> = self
+            .counts
+            .into_iter()
+            .map(|(s, n)| {
+                (String::from_utf8(s.into_vec()).unwrap_or_else(|e| shape(&String::from_utf8_lossy(e.as_bytes()))), n)
+            })
+            .collect();
+        all.sort();
+        all
+    }
+}

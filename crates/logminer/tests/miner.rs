@@ -1,0 +1,281 @@
+//! The miner as a whole: order, shards, bounds, counts, parameters, regular expressions. Lines are written for these tests; with
+//! PGEDGE_LOGHUB set the labelled sets are run as well.
+
+use pgedge_logminer::*;
+
+/// A small deterministic generator (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.below(of.len())]
+    }
+    fn shuffle<T>(&mut self, v: &mut [T]) {
+        for i in (1..v.len()).rev() {
+            v.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+fn stream(n: usize) -> Vec<String> {
+    let mut r = Random(7);
+    let people = ["ann", "bob", "carol", "dave", "eve", "frank", "grace", "heidi"];
+    let things =
+        ["pump", "valve", "fan", "lamp", "door", "lock", "heater", "sensor", "relay", "meter", "clock", "siren"];
+    (0..n)
+        .map(|_| match r.below(12) {
+            0 => format!("User {} logged in", r.below(5000)),
+            1 => format!("Query took 0.{:02}s", r.below(100)),
+            2 => format!("Error: File not found: /var/data/{}/{}.txt", r.pick(&things), r.below(900)),
+            3 => format!(
+                "Accepted password for {} from 10.0.{}.{} port {} ssh2",
+                r.pick(&people),
+                r.below(256),
+                r.below(256),
+                r.below(65536)
+            ),
+            4 => format!("device {} switched {}", r.pick(&things), r.pick(&["on", "off"])),
+            5 => format!("link eth{} is up at {} Mbps", r.below(4), r.pick(&["10", "100", "1000"])),
+            6 => format!(
+                "mqtt: connection from host-{}.local closed: reason={}",
+                r.below(40),
+                r.pick(&["timeout", "eof", "auth"])
+            ),
+            7 => format!(
+                "GET \"{}\" returned {} in {}ms",
+                r.pick(&["/index.html", "/api/v1/items", "/favicon.ico"]),
+                200 + r.below(4),
+                r.below(900)
+            ),
+            8 => format!(
+                "backup {:08x}-{:04x}-4000-8000-{:012x} finished, {} KB",
+                r.next() as u32,
+                r.below(65536),
+                r.next() & 0xffff_ffff_ffff,
+                r.below(9999)
+            ),
+            9 => format!("cache (size {} MB) flushed ({} entries) [{}]", r.below(64), r.below(9999), r.pick(&things)),
+            10 => format!(
+                "temperature of {} = {}.{} C, ok={}",
+                r.pick(&things),
+                r.below(90),
+                r.below(10),
+                r.pick(&["true", "false"])
+            ),
+            _ => "heartbeat".to_owned(),
+        })
+        .collect()
+}
+
+fn bits(m: &Miner) -> String {
+    serde_json::to_string(m).unwrap() + &serde_json::to_string(&m.summaries(10)).unwrap()
+}
+
+fn mined<'a>(lines: impl IntoIterator<Item = &'a String>, limit: usize) -> Miner {
+    let mut m = Miner::new(limit);
+    lines.into_iter().for_each(|l| m.add(l));
+    m
+}
+
+#[test]
+fn any_order_any_shards_same_bits() {
+    let lines = stream(3000);
+    for limit in [4096, 40] {
+        let expected = bits(&mined(&lines, limit));
+        let mut r = Random(1);
+        let mut order: Vec<&String> = lines.iter().collect();
+        for round in 0..20 {
+            r.shuffle(&mut order);
+            assert_eq!(bits(&mined(order.iter().copied(), limit)), expected, "shuffle {round}, limit {limit}");
+            let shards = [1, 2, 8][round % 3];
+            let mut parts: Vec<Miner> =
+                (0..shards).map(|k| mined(order.iter().skip(k).step_by(shards).copied(), limit)).collect();
+            while parts.len() > 1 {
+                let a = parts.swap_remove(r.below(parts.len()));
+                let b = r.below(parts.len());
+                parts[b].merge(&a);
+            }
+            assert_eq!(bits(&parts[0]), expected, "{shards} shards, limit {limit}");
+            assert_eq!(parts[0].lines(), lines.len() as u64);
+        }
+        let again: Miner = serde_json::from_str(&serde_json::to_string(&mined(&lines, limit)).unwrap()).unwrap();
+        assert_eq!(bits(&again), expected);
+    }
+}
+
+#[test]
+fn growing_only_generalises() {
+    let mut set = PatternSet::default();
+    let mut known: std::collections::BTreeMap<String, String> = Default::default();
+    for line in stream(3000) {
+        let shape = shape(&line);
+        let outcome = set.insert(&shape);
+        for (old, new) in &outcome.generalised {
+            assert_ne!(old, new);
+            for p in known.values_mut().filter(|p| *p == old) {
+                p.clone_from(new);
+            }
+        }
+        known.insert(shape.clone(), outcome.pattern);
+        if outcome.is_new {
+            for (s, p) in set.patterns() {
+                assert_eq!(known[s], p, "the reported changes lead to the patterns of the set");
+            }
+        }
+        assert!(parameters(&line, &known[&shape]).is_some());
+    }
+}
+
+#[test]
+fn floods_stay_bounded_and_counted() {
+    let mut m = Miner::new(200);
+    let mut r = Random(3);
+    for i in 0..2000 {
+        m.add("steady state reached");
+        m.add(&format!("User {i} logged in"));
+        let word: String = (0..12).map(|_| char::from(b'g' + r.below(16) as u8)).collect();
+        m.add(&format!("flood {word} and {}", word.chars().rev().collect::<String>()));
+        m.add(&word);
+        m.add(&format!("{}{}", ["[", "(", "<", "=", ","][r.below(5)].repeat(1 + r.below(9)), word));
+    }
+    assert_eq!(m.lines(), 10_000);
+    assert!(m.pattern_set().len() <= 200);
+    let found = m.summaries(5);
+    assert_eq!(found.iter().map(|p| p.count).sum::<u64>(), 10_000);
+    assert!(found.iter().any(|p| p.pattern == "User {ID} logged in" && p.count == 2000));
+    assert!(found.iter().any(|p| p.pattern == "steady state reached" && p.count == 2000));
+    assert!(serde_json::to_string(&m).unwrap().len() < 2_000_000);
+}
+
+/// Every line is found again by the expression of its pattern and by no other, and has its parameters.
+fn check_round_trip(lines: &[&str], exact: bool) -> (usize, usize) {
+    let mut set = PatternSet::default();
+    let shapes: Vec<String> = lines.iter().map(|l| log_pattern(l)).collect();
+    shapes.iter().for_each(|s| {
+        set.insert(s);
+    });
+    let mut patterns: Vec<String> = shapes.iter().map(|s| set.pattern(s).unwrap()).collect();
+    let of_line = patterns.clone();
+    patterns.sort();
+    patterns.dedup();
+    let mut strays = 0;
+    for p in &patterns {
+        let expression =
+            regex::RegexBuilder::new(&pattern_regex(p)).dot_matches_new_line(true).size_limit(1 << 26).build().unwrap();
+        for (line, own) in lines.iter().zip(&of_line) {
+            let found = expression.is_match(line);
+            if own == p {
+                assert!(found, "{line}\n{p}\n{}", pattern_regex(p));
+                assert_eq!(parameters(line, p).map(|v| v.len()), Some(parameter_kinds(p).len()), "{line}\n{p}");
+            } else {
+                assert_eq!(parameters(line, p), None, "{line}\n{p}");
+                if found {
+                    strays += 1;
+                    if std::env::var_os("SHOW_STRAYS").is_some() {
+                        println!("stray: {line}\n  own {own}\n  of {p}");
+                    }
+                    assert!(!exact, "{line}\n{p}");
+                }
+            }
+        }
+    }
+    (patterns.len(), strays)
+}
+
+#[test]
+fn lines_are_found_again() {
+    let lines = stream(600);
+    check_round_trip(&lines.iter().map(String::as_str).collect::<Vec<_>>(), true);
+    check_round_trip(
+        &[
+            "2024-01-15T10:30:00.123Z stderr F Connection lost after 30s",
+            "2024-01-15 10:30:00,123 ERROR Connection to 10.0.0.1:5432 refused",
+            "I0102 15:04:05.678901    1234 server.go:42] Listening on [::1]:8080",
+            "<34>Oct 11 22:14:15 edge su[230]: 'su root' failed for lonvick on /dev/pts/8",
+            r#"{"level":"warn","msg":"disk 91% full","device":"sda1"}"#,
+            "level=info ts=2024-01-01T00:00:00Z msg=\"scrape took 12ms\" target=node",
+            "\u{1b}[31mred alert\u{1b}[0m in sector 7",
+            "10.0.0.9 - - [05/Jan/2024:10:00:00 +0000] \"GET /a?b=c HTTP/1.1\" 200 612 \"-\" \"curl/8.1\"",
+            r"copied C:\Users\ann\file.txt to \\nas\share\x",
+            "java.lang.IllegalStateException: bad 7\n\tat a.b.C.d(C.java:1)\n\tat a.b.C.e(C.java:2)\nCaused by: x",
+            "Traceback (most recent call last):\n  File \"x.py\", line 3, in f\nValueError: bad 42",
+            "template {ID} and {*} in the text",
+            "größe 12 überschritten: 東京 5",
+        ],
+        true,
+    );
+}
+
+#[test]
+fn labelled_sets() {
+    let Some(suite) = std::env::var_os("PGEDGE_LOGHUB") else {
+        println!("skipped: PGEDGE_LOGHUB names no directory of labelled sets");
+        return;
+    };
+    for entry in std::fs::read_dir(suite).unwrap().flatten().filter(|e| e.path().is_dir()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let raw = std::fs::read(entry.path().join(format!("{name}_2k.log"))).unwrap();
+        let text = String::from_utf8_lossy(&raw);
+        let lines: Vec<&str> = text.lines().collect();
+        let (patterns, strays) = check_round_trip(&lines, false);
+        println!("{name}: {patterns} patterns, {strays} lines matched by an expression of another pattern");
+        let all: Vec<String> = lines.iter().map(|l| l.to_string()).collect();
+        let expected = bits(&mined(&all, 4096));
+        let mut order: Vec<&String> = all.iter().collect();
+        Random(5).shuffle(&mut order);
+        assert_eq!(bits(&mined(order, 4096)), expected);
+    }
+}
+
+#[test]
+fn any_text_is_safe() {
+    let mut r = Random(11);
+    let alphabet: Vec<char> = "aZ09 .:/-_{}[]()<>\"'=,;|@#%*\\\t\n\u{1b}é東\u{1F600}\u{85}xX".chars().collect();
+    let forms = [
+        "{NUM}",
+        "12.5ms",
+        "10.0.0.1:80",
+        "/a/b",
+        "Jan 5",
+        "2024-01-01",
+        "true",
+        "null",
+        "a@b.co",
+        "0x1f",
+        "=\"",
+        "\n\tat x(",
+        "{\"msg\":\"",
+        "a1 a2 ",
+        "1 2 3 ",
+    ];
+    let mut m = Miner::new(100);
+    for _ in 0..20_000 {
+        let mut line = String::new();
+        for _ in 0..r.below(30) {
+            match r.below(4) {
+                0 => line.push_str(forms[r.below(forms.len())]),
+                _ => line.push(alphabet[r.below(alphabet.len())]),
+            }
+        }
+        let message = message_of(&line);
+        let pattern = shape_of_message(&message);
+        let found = parameters_of(&message, &pattern).unwrap_or_else(|| panic!("{line:?} {pattern:?}"));
+        assert_eq!(found.len(), parameter_kinds(&pattern).len(), "{line:?} {pattern:?}");
+        mask_secrets(&line);
+        m.add(&line);
+    }
+    assert_eq!(m.lines(), 20_000);
+    let long = "x1 ".repeat(400_000) + &"word ".repeat(100_000) + &"é".repeat(100_000);
+    assert!(shape(&long).len() < MAX_SHAPE + 1000);
+    assert!(shape(&"ab, (cd) ".repeat(100_000)).len() < MAX_SHAPE + 1000);
+}
