@@ -283,7 +283,19 @@ impl Bucket {
         let before = slot.checked_sub(1).and_then(at);
         let values: Vec<(&str, Form)> =
             values.iter().map(|&v| (&*self.values[v as usize].0, self.values[v as usize].1)).collect();
-        weight(&values, self.places[slot], before, at(slot + 1), self.same(open) + self.prepositions.min(crate::weights::k(24, 99) as usize) + open.iter().filter(|&&v| v != WILD && self.values[v as usize].1 == Form::Typed).count().min(crate::weights::k(25, 0) as usize))
+        weight(
+            &values,
+            self.places[slot],
+            before,
+            at(slot + 1),
+            self.same(open)
+                + self.prepositions.min(crate::weights::k(24, 99) as usize)
+                + open
+                    .iter()
+                    .filter(|&&v| v != WILD && self.values[v as usize].1 == Form::Typed)
+                    .count()
+                    .min(crate::weights::k(25, 0) as usize),
+        )
     }
 }
 

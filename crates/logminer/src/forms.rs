@@ -588,7 +588,9 @@ fn query(s: &[u8], e: usize) -> usize {
     if byte(s, e) != b'?' || !is_word(byte(s, e + 1)) {
         return e;
     }
-    let stop = |c: u8| byte_class(c) & SPACE != 0 || matches!(c, b'"' | b'\'' | b'<' | b'>' | b'(' | b')' | b',' | b';' | b'{' | b'}');
+    let stop = |c: u8| {
+        byte_class(c) & SPACE != 0 || matches!(c, b'"' | b'\'' | b'<' | b'>' | b'(' | b')' | b',' | b';' | b'{' | b'}')
+    };
     e + s[e..].iter().take_while(|&&c| !stop(c)).count()
 }
 
@@ -642,7 +644,10 @@ fn is_host(text: &[u8], dots: usize, port: usize) -> bool {
         0 => text == b"localhost" || numbered && (text.contains(&b'-') || port >= 4),
         1 => {
             let last = text.rsplit(|&c| c == b'.').next().unwrap_or(b"");
-            last.len() >= 2 && last.len() < text.len() - 1 && last.iter().all(u8::is_ascii_lowercase) && !is_source(last)
+            last.len() >= 2
+                && last.len() < text.len() - 1
+                && last.iter().all(u8::is_ascii_lowercase)
+                && !is_source(last)
         }
         _ => false,
     }

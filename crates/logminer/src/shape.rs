@@ -363,15 +363,15 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             None => false,
             Some(i) => {
                 matches!(s[i], b'=' | b'(' | b'[' | b':')
-                    || i + 1 < a && is_switch(&s[i + 1 - s[..=i].iter().rev().take(4).take_while(|&&c| is_word(c)).count()..=i])
+                    || i + 1 < a
+                        && is_switch(&s[i + 1 - s[..=i].iter().rev().take(4).take_while(|&&c| is_word(c)).count()..=i])
             }
         };
         opens
             && match s[b..].iter().position(|&c| c != b' ').map(|i| b + i) {
                 None => true,
                 Some(i) => {
-                    matches!(s[i], b')' | b']' | b',' | b';' | b'|')
-                        || i > b && is_switch(&s[i..forms::word_end(s, i)])
+                    matches!(s[i], b')' | b']' | b',' | b';' | b'|') || i > b && is_switch(&s[i..forms::word_end(s, i)])
                 }
             }
     }

@@ -9,10 +9,18 @@ use crate::slots::{is_preposition, word_before};
 /// Weight at which a slot becomes a wildcard.
 pub(crate) const ENOUGH: u32 = 120;
 
-
 pub(crate) fn k(i: usize, default: u32) -> u32 {
     static K: std::sync::OnceLock<HashMap<usize, u32>> = std::sync::OnceLock::new();
-    let m = K.get_or_init(|| std::env::var("KK").unwrap_or_default().split(',').filter_map(|p| { let (a, b) = p.split_once('=')?; Some((a.parse().ok()?, b.parse().ok()?)) }).collect());
+    let m = K.get_or_init(|| {
+        std::env::var("KK")
+            .unwrap_or_default()
+            .split(',')
+            .filter_map(|p| {
+                let (a, b) = p.split_once('=')?;
+                Some((a.parse().ok()?, b.parse().ok()?))
+            })
+            .collect()
+    });
     m.get(&i).copied().unwrap_or(default)
 }
 
@@ -93,7 +101,8 @@ pub(crate) fn weight(
     if typed >= 2 || units && k(18, 1) == 1 {
         return ENOUGH;
     }
-    let infinitive = place == Place::To && next.is_some_and(|n| matches!(n.1, Form::Plain | Form::Verb) && n.0.as_bytes()[0].is_ascii_lowercase());
+    let infinitive = place == Place::To
+        && next.is_some_and(|n| matches!(n.1, Form::Plain | Form::Verb) && n.0.as_bytes()[0].is_ascii_lowercase());
     let place = match place {
         Place::To if infinitive && k(20, 1) == 1 => Place::Usual,
         Place::To => Place::Likely,
