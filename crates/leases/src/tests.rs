@@ -197,7 +197,7 @@ fn random_steps_keep_it_whole() {
         let key = if id % 3 == 0 { id as u64 % 5 + 1 } else { 0 };
         match next(8) {
             0 | 1 => {
-                drop(q.lease(&Request { key, lane: (id % 10 + 1) as u8, ..request(id, token, now + next(20) as i64) }))
+                _ = q.lease(&Request { key, lane: (id % 10 + 1) as u8, ..request(id, token, now + next(20) as i64) });
             }
             2 if key == 0 => drop(q.remember(id, (id % 10 + 1) as u8, 0, 0)),
             3 => drop(q.hold(id, token)),
