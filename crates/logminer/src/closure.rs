@@ -279,11 +279,10 @@ impl Bucket {
 
     /// What the values in a slot that `open` opens weigh; never less for more values.
     fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
-        let at = |i: usize| open.get(i).map(|&v| (&*self.values[v as usize].0, self.values[v as usize].1));
-        let before = slot.checked_sub(1).and_then(at);
-        let values: Vec<(&str, Form)> =
-            values.iter().map(|&v| (&*self.values[v as usize].0, self.values[v as usize].1)).collect();
-        weight(&values, self.places[slot], before, at(slot + 1), self.same(open) + self.prepositions.min(crate::weights::k(24, 99) as usize) + open.iter().filter(|&&v| v != WILD && self.values[v as usize].1 == Form::Typed).count().min(crate::weights::k(25, 0) as usize))
+        let value = |v: Value| (&*self.values[v as usize].0, self.values[v as usize].1);
+        let values: Vec<(&str, Form)> = values.iter().map(|&v| value(v)).collect();
+        let before = slot.checked_sub(1).map(|i| value(open[i]));
+        weight(&values, self.places[slot], before, self.same(open) + self.prepositions)
     }
 }
 
