@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::weights::{ENOUGH, Form, Place, form, weight};
+use crate::weights::{Context, ENOUGH, Form, Place, form, weight};
 
 /// Elements with this many open slots open no more.
 const MAX_OPEN: usize = 6;
@@ -281,8 +281,12 @@ impl Bucket {
     fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
         let value = |v: Value| (&*self.values[v as usize].0, self.values[v as usize].1);
         let values: Vec<(&str, Form)> = values.iter().map(|&v| value(v)).collect();
-        let before = slot.checked_sub(1).map(|i| value(open[i]));
-        weight(&values, self.places[slot], before, self.same(open) + self.prepositions)
+        let context = Context {
+            before: slot.checked_sub(1).map(|i| value(open[i])),
+            next: open.get(slot + 1).map(|&v| value(v)),
+            same: self.same(open) + self.prepositions,
+        };
+        weight(&values, self.places[slot], &context)
     }
 }
 

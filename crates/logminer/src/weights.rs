@@ -65,20 +65,35 @@ pub(crate) enum Place {
     Usual,
     /// Behind a preposition or in brackets.
     Likely,
+    /// Behind `to` and one blank before another slot: there stands a verb (`to open the file`) when that slot holds a word.
+    To,
     /// The value of a key, or quoted.
     Value,
 }
 
-/// Sum of the weights of different values in a slot; never less for more values. `before` is the value of the slot before it; `same` counts
-/// the words that stay the same.
-pub(crate) fn weight(values: &[(&str, Form)], place: Place, before: Option<(&str, Form)>, same: usize) -> u32 {
+/// What is around a slot: the values of the slots before and behind it, and the number of words that stay the same.
+pub(crate) struct Context<'a> {
+    pub before: Option<(&'a str, Form)>,
+    pub next: Option<(&'a str, Form)>,
+    pub same: usize,
+}
+
+/// Sum of the weights of different values in a slot; never less for more values.
+pub(crate) fn weight(values: &[(&str, Form)], place: Place, context: &Context) -> u32 {
+    let before = context.before;
     let typed = values.iter().filter(|v| v.1 == Form::Typed).count();
     let units = values.iter().filter(|v| is_size_unit(v.0.as_bytes())).count();
     if typed >= 2 || units >= 2 && before.is_some_and(|b| b.1 == Form::Typed) {
         return ENOUGH;
     }
-    let named = place == Place::Usual && before.is_some_and(|b| is_noun_cue(b.0));
-    let place = if named { Place::Likely } else { place };
+    let sentence = context.next.is_some_and(|n| {
+        matches!(n.1, Form::Plain | Form::Verb) && n.0.starts_with(|c: char| c.is_ascii_lowercase())
+    });
+    let place = match place {
+        Place::Usual if before.is_some_and(|b| is_noun_cue(b.0)) => Place::Likely,
+        Place::To if !sentence => Place::Likely,
+        p => p,
+    };
     let mut stems: HashMap<String, usize> = HashMap::new();
     for s in values.iter().filter_map(|v| stem(v.0, v.1)) {
         *stems.entry(s).or_default() += 1;
@@ -87,10 +102,10 @@ pub(crate) fn weight(values: &[(&str, Form)], place: Place, before: Option<(&str
     for v in values {
         let kin = stem(v.0, v.1).is_some_and(|s| stems[&s] > 1);
         let part = if kin { KIN } else { value_weight(v.1, place) };
-        *if v.1 == Form::Upper { &mut constants } else { &mut sum } += part;
+        *if v.1 == Form::Upper || place == Place::To { &mut constants } else { &mut sum } += part;
     }
     // The more text stays the same, the less it is chance that two statements differ in one word alone.
-    match same {
+    match context.same {
         0 => 0,
         1..=3 => constants + sum,
         _ => constants + 2 * sum,
@@ -122,14 +137,17 @@ fn value_weight(form: Form, place: Place) -> u32 {
     let scaled = match place {
         Place::First => base / 2,
         Place::Usual => base,
+        // two verbs are two statements
+        Place::To => base / 2,
         Place::Likely => 2 * base,
         Place::Value => 3 * base,
     };
     scaled.min(60)
 }
 
-/// The place of the slot `a..b` of a shape: `first` when no slot is before it. Depends on the skeleton alone.
-pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
+/// The place of the slot `a..b` of a shape: `first` when no slot is before it, `next` when another one is one blank behind it. Depends
+/// on the skeleton alone.
+pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool, next: bool) -> Place {
     let s = shape.as_bytes();
     let before = if a > 0 { s[a - 1] } else { 0 };
     let after = s.get(b).copied().unwrap_or(0);
@@ -139,6 +157,8 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
         Place::Likely
     } else if first {
         Place::First
+    } else if next && word_before(s, a) == b"to" {
+        Place::To
     } else if is_preposition(word_before(s, a)) {
         Place::Likely
     } else {
