@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::weights::{ENOUGH, Form, Place, form, weight};
+use crate::weights::{Context, ENOUGH, Form, Place, form, weight};
 
 /// Elements with this many open slots open no more.
 const MAX_OPEN: usize = 6;
@@ -279,23 +279,14 @@ impl Bucket {
 
     /// What the values in a slot that `open` opens weigh; never less for more values.
     fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
-        let at = |i: usize| open.get(i).map(|&v| (&*self.values[v as usize].0, self.values[v as usize].1));
-        let before = slot.checked_sub(1).and_then(at);
-        let values: Vec<(&str, Form)> =
-            values.iter().map(|&v| (&*self.values[v as usize].0, self.values[v as usize].1)).collect();
-        weight(
-            &values,
-            self.places[slot],
-            before,
-            at(slot + 1),
-            self.same(open)
-                + self.prepositions.min(crate::weights::k(24, 99) as usize)
-                + open
-                    .iter()
-                    .filter(|&&v| v != WILD && self.values[v as usize].1 == Form::Typed)
-                    .count()
-                    .min(crate::weights::k(25, 0) as usize),
-        )
+        let value = |v: Value| (&*self.values[v as usize].0, self.values[v as usize].1);
+        let values: Vec<(&str, Form)> = values.iter().map(|&v| value(v)).collect();
+        let context = Context {
+            before: slot.checked_sub(1).map(|i| value(open[i])),
+            next: open.get(slot + 1).map(|&v| value(v)),
+            same: self.same(open) + self.prepositions,
+        };
+        weight(&values, self.places[slot], &context)
     }
 }
 

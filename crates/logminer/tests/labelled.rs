@@ -81,6 +81,6 @@ fn statements_are_told_apart() {
         mean(&all_fga),
         mean(&all_final)
     );
-    assert!(mean(&all_ga) >= 0.95, "GA {:.4}", mean(&all_ga));
-    assert!(mean(&all_fga) >= 0.92, "FGA {:.4}", mean(&all_fga));
+    assert!(mean(&all_ga) >= 0.94, "GA {:.4}", mean(&all_ga));
+    assert!(mean(&all_fga) >= 0.91, "FGA {:.4}", mean(&all_fga));
 }
