@@ -27,7 +27,8 @@ RUN mkdir -p /out/usr && [ "$WITH_PG_NET" = 0 ] || { \
     git clone --depth 1 --branch "$PG_NET_VERSION" "$PG_NET_SOURCE" /src/pg_net \
     && [ "$(git -C /src/pg_net rev-parse HEAD)" = "$PG_NET_COMMIT" ] \
     && make -C /src/pg_net PG_CONFIG="$PG_CONFIG" with_llvm=no \
-    && make -C /src/pg_net PG_CONFIG="$PG_CONFIG" with_llvm=no DESTDIR=/out install; }
+    && make -C /src/pg_net PG_CONFIG="$PG_CONFIG" with_llvm=no DESTDIR=/out install \
+    && rm -rf /out/usr/include; }
 
 COPY --from=rust /usr/local/cargo /usr/local/cargo
 COPY --from=rust /usr/local/rustup /usr/local/rustup

@@ -47,7 +47,11 @@ base() {
     echo 'deb http://deb.debian.org/debian-security bookworm-security main' >>"$root/etc/apt/sources.list"
     tests/image/packages.sh "$TREE" "$("$PG_CONFIG" --version | sed 's/.* //')" "$(dpkg --print-architecture)" "$root/opt/packages"
     echo 'deb [trusted=yes] file:/opt/packages ./' >"$root/etc/apt/sources.list.d/packages.list"
+    # This machine's own certificate authorities, for networks that have some.
+    mkdir -p "$root/usr/local/share/ca-certificates"
+    find /usr/local/share/ca-certificates -name '*.crt' -exec cp {} "$root/usr/local/share/ca-certificates/" \; 2>/dev/null || true
     chroot "$root" sh -ec '
+        update-ca-certificates
         localedef -i en_US -c -f UTF-8 en_US.UTF-8
         groupadd -r postgres --gid=999 && useradd -r -g postgres --uid=999 --home-dir=/var/lib/postgresql --shell=/bin/bash postgres
         apt-get -q update && apt-get -q install -y --no-install-recommends postgresql-16 postgresql-16-pgvector
