@@ -3,6 +3,8 @@
 //! The functions are written by hand, because an aggregate with `internal` state made by pgrx cannot run in parallel. They cost a few
 //! nanoseconds a row: the queries are read once a group, an embedding that lies in the row is read where it lies, an id is copied only into the tile.
 
+use std::rc::Rc;
+
 use half::f16;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -11,7 +13,7 @@ use super::arrays::Flat;
 use super::call::{Call, sql_function};
 use super::id::{Id, IdType};
 use super::prefetch::Prefetch;
-use super::state::{Batch, RowElement, State, fingerprint};
+use super::state::{Batch, RowElement, State};
 use super::{limit_of, metric_named, positive_k};
 use crate::errors::fail;
 use crate::pgvector::Embedding;
@@ -26,15 +28,16 @@ const LIMIT: usize = 6;
 
 /// What a call site (`fn_extra`) keeps from group to group: the packed queries, which groups share.
 struct Site {
-    batch: Batch,
+    batch: Rc<Batch>,
     /// Whether the arguments after the embedding are the same for every row by their form.
     constant: bool,
 }
 
-/// A state in an aggregate's memory, and whether its further rows must be checked for other arguments.
+/// A state in an aggregate's memory.
 struct Group {
     state: State,
-    constant: bool,
+    /// The queries that further rows must come with, where their form does not make sure of it.
+    check: Option<Rc<Batch>>,
     prefetch: Prefetch,
 }
 
@@ -62,8 +65,8 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
     // SAFETY: the state is ours; the arguments have the declared types.
     unsafe {
         let group = Group::of(state);
-        if !group.constant {
-            same_arguments(call, &group.state);
+        if let Some(batch) = &group.check {
+            same_arguments(call, &group.state, batch);
         }
         if group.state.places.is_empty() {
             return state; // no queries, in no number of dimensions
@@ -111,14 +114,15 @@ fn start<T: RowElement>(call: &Call) -> pg_sys::Datum {
         let info = (*call.raw()).flinfo;
         let mut site = (*info).fn_extra.cast::<Site>();
         if site.is_null() {
-            let new = Site { constant: constant_arguments(call), batch: Batch::new(metric, queries) };
+            let new = Site { constant: constant_arguments(call), batch: Rc::new(Batch::new(metric, queries)) };
             site = pgrx::PgMemoryContexts::For((*info).fn_mcxt).leak_and_drop_on_delete(new);
             (*info).fn_extra = site.cast();
-        } else if (*site).batch.fingerprint != fingerprint(metric, &queries) {
-            (*site).batch = Batch::new(metric, queries);
+        } else if !(*site).batch.is(metric, &queries) {
+            (*site).batch = Rc::new(Batch::new(metric, queries));
         }
         let state = State::new::<T>(&(*site).batch, ids, k, limit);
-        Group { state, constant: (*site).constant, prefetch: Prefetch::default() }.keep(context)
+        let check = (!(*site).constant).then(|| Rc::clone(&(*site).batch));
+        Group { state, check, prefetch: Prefetch::default() }.keep(context)
     }
 }
 
@@ -138,9 +142,9 @@ fn constant_arguments(call: &Call) -> bool {
 }
 
 /// Refuses a row that asks for something else than the first row of its group (22023).
-fn same_arguments(call: &Call, state: &State) {
+fn same_arguments(call: &Call, state: &State, batch: &Batch) {
     let Arguments { metric, k, limit, queries } = arguments(call);
-    if state.k != k || state.limit != limit || state.fingerprint != fingerprint(metric, &queries) {
+    if state.k != k || state.limit != limit || !batch.is(metric, &queries) {
         fail(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "queries, k, metric and min_similarity differ between the rows of a group",
@@ -158,8 +162,7 @@ fn top_k_combine(call: &mut Call) -> pg_sys::Datum {
             (Some(state), None) => state,
             (None, Some(other)) => {
                 let other = Group::of(other);
-                Group { state: other.state.take(), constant: other.constant, prefetch: Prefetch::default() }
-                    .keep(context)
+                Group { state: other.state.take(), check: None, prefetch: Prefetch::default() }.keep(context)
             }
             (Some(state), Some(other)) => {
                 Group::of(state).state.merge(&mut Group::of(other).state);
@@ -193,7 +196,7 @@ fn top_k_deserial(call: &mut Call) -> pg_sys::Datum {
     // The state goes with the row it came in; combining takes it over.
     // SAFETY: a context is always current.
     let context = unsafe { pg_sys::CurrentMemoryContext };
-    Group { state: State::deserialise(bytes), constant: true, prefetch: Prefetch::default() }.keep(context)
+    Group { state: State::deserialise(bytes), check: None, prefetch: Prefetch::default() }.keep(context)
 }
 
 /// All rows found, as an array of `pgedge.hit`.

@@ -53,8 +53,22 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// Whether these are the queries of the batch, bit for bit.
+    pub fn is(&self, metric: Metric, flat: &Flat) -> bool {
+        let queries = &self.queries;
+        (queries.metric(), queries.len(), &self.places) == (metric, flat.count(), &flat.places)
+            && (queries.is_empty() || queries.dim() == flat.dim)
+            && flat
+                .values
+                .chunks_exact(flat.dim.max(1))
+                .enumerate()
+                .all(|(i, v)| v.iter().zip(queries.query(i)).all(|(a, b)| a.to_bits() == b.to_bits()))
+    }
+}
+
 /// FNV-1a, a word at a time.
-pub fn fingerprint(metric: Metric, flat: &Flat) -> u64 {
+fn fingerprint(metric: Metric, flat: &Flat) -> u64 {
     let words = [metric as u32, flat.dim as u32, flat.len as u32];
     let values = flat.values.iter().map(|v| v.to_bits());
     words

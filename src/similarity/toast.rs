@@ -160,7 +160,11 @@ impl Walk {
             }
             assert!(!index.is_null(), "a TOAST relation has a valid index");
             let snapshot = Box::new(toast_snapshot());
-            let scan = pg_sys::index_beginscan(relation, index, (&raw const *snapshot).cast_mut(), 1, 0);
+            let seen = (&raw const *snapshot).cast_mut();
+            #[cfg(not(feature = "pg18"))]
+            let scan = pg_sys::index_beginscan(relation, index, seen, 1, 0);
+            #[cfg(feature = "pg18")]
+            let scan = pg_sys::index_beginscan(relation, index, seen, null_mut(), 1, 0);
             // Asked for before the first rescan: the entries themselves, to see whose chunk one is without reading the heap.
             (*scan).xs_want_itup = true;
             let mut key = core::mem::zeroed();

@@ -471,7 +471,7 @@ def test_standby(tmp_path_factory):
 @pytest.mark.parametrize("dim, kind", [(20, "vector"), (384, "vector"), (384, "halfvec"), (1100, "vector"), (1100, "halfvec"), (16000, "vector")])
 def test_vectors_out_of_line(data, dim, kind):
     """Long text beside it moves a vector to the TOAST relation, in one chunk or several; rows are updated, deleted, joined twice; some stay in line."""
-    rows = 60 if dim > 5000 else 2600
+    rows = 60 if dim > 5000 else 1500
     with data.connect() as conn:
         conn.execute(f"CREATE TEMP TABLE plain AS SELECT i AS id, (SELECT array_agg(sin(i * j) ORDER BY j) FROM generate_series(1, {dim}) j)::{kind}({dim}) AS embedding"
                      f" FROM generate_series(1, {rows}) i")
