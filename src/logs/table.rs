@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use pgrx::prelude::*;
 
 use super::batch::Tally;
-use super::spi::{self, Session};
+use super::spi::{self, Planned, Session};
 use crate::errors;
 
 /// Longest source that the support tables index.
@@ -214,7 +214,7 @@ fn columns<'a>(deltas: &[(i64, &Delta<'_>)]) -> Vec<pgrx::datum::DatumWithOid<'a
 }
 
 /// Adds lines to rows. Answers the new count of each row that is still as it was: its id, pattern, level and source.
-pub fn update(session: &Session<'_, '_>, deltas: &[(i64, &Delta<'_>)], limits: &Limits) -> HashMap<i64, i64> {
+pub fn update(session: &Session<'_>, deltas: &[(i64, &Delta<'_>)], limits: &Limits) -> HashMap<i64, i64> {
     let mut args = columns(deltas);
     args.push(spi::int8(limits.count));
     args.push(spi::int4(super::metadata::MAX_BYTES as i32));
@@ -248,9 +248,10 @@ fn overflow(table: &str, id: i64, limits: &Limits) -> ! {
 
 /// Ids of rows that are there already for these patterns, levels and one source: written by clients that know nothing of pgedge, or left
 /// from before the extension was created anew. The oldest of each; None where there is none.
-pub fn existing(session: &Session<'_, '_>, of: &str, deltas: &[&Delta<'_>]) -> Vec<Option<i64>> {
+pub fn existing(session: &Session<'_>, of: &str, deltas: &[&Delta<'_>]) -> Vec<Option<i64>> {
     let mut found = vec![None; deltas.len()];
-    let rows = session.rows(
+    let rows = session.planned(
+        Planned::Anew,
         "SELECT DISTINCT ON (v.n) v.n, a.id::int8
          FROM unnest($1, $2) WITH ORDINALITY AS v(pattern, level, n)
          JOIN %T a ON a.message_pattern = v.pattern AND a.level IS NOT DISTINCT FROM v.level
@@ -270,7 +271,7 @@ pub fn existing(session: &Session<'_, '_>, of: &str, deltas: &[&Delta<'_>]) -> V
 }
 
 /// Adds rows; answers their ids in the same order.
-pub fn insert(session: &Session<'_, '_>, deltas: &[&Delta<'_>], limits: &Limits) -> Vec<i64> {
+pub fn insert(session: &Session<'_>, deltas: &[&Delta<'_>], limits: &Limits) -> Vec<i64> {
     let numbered: Vec<(i64, &Delta<'_>)> = deltas.iter().enumerate().map(|(i, d)| (i as i64, *d)).collect();
     if let Some((id, _)) = numbered.iter().find(|(_, d)| d.tally.count > limits.count) {
         overflow(session.table, *id, limits);
@@ -315,7 +316,7 @@ pub struct Stored {
 }
 
 /// Rows by id, locked, in the order of their ids.
-pub fn read(session: &Session<'_, '_>, ids: impl IntoIterator<Item = i64>) -> Vec<Stored> {
+pub fn read(session: &Session<'_>, ids: impl IntoIterator<Item = i64>) -> Vec<Stored> {
     session.rows(
         "SELECT a.id::int8, a.message_pattern, a.level::text, coalesce(a.count, 0)::int8, a.metadata::text, a.sample_messages::text
          FROM %T a WHERE a.id = ANY ($1) ORDER BY a.id FOR UPDATE",
@@ -339,7 +340,7 @@ pub struct Merge {
 }
 
 /// Gives rows their new patterns and adds to them, then deletes, the rows that end in them.
-pub fn merge(session: &Session<'_, '_>, merges: &[Merge], limits: &Limits) {
+pub fn merge(session: &Session<'_>, merges: &[Merge], limits: &Limits) {
     let members = merges.iter().flat_map(|m| m.members.iter().map(|&id| (id, m.id)));
     let (ids, ends): (Vec<i64>, Vec<i64>) = members.unzip();
     let counts = session.rows(
