@@ -52,6 +52,11 @@ CREATE TABLE pgedge._log_lineage (
 CREATE INDEX _log_lineage_source ON pgedge._log_lineage (source_no, step_no);
 COMMENT ON TABLE pgedge._log_lineage IS 'internal: patterns that became more general ones; see the view log_pattern_lineage';
 
+CREATE TYPE pgedge._log_delta AS (
+    id bigint, pattern text, level text, source text, n bigint, first_seen timestamptz, last_seen timestamptz, metadata text, samples text
+);
+COMMENT ON TYPE pgedge._log_delta IS 'internal: lines to add to a row of aggregated_logs';
+
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_sources', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_sources_source_no_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_shapes', '');

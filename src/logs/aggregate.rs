@@ -298,7 +298,7 @@ fn update_known(
     }
     let known: Vec<(i64, &Delta<'_>)> =
         ids.iter().zip(&work.deltas).filter_map(|(id, d)| id.map(|id| (id, d))).collect();
-    if known.is_empty() { HashMap::new() } else { target.as_owner(|| table::update(session, &known, limits)) }
+    if known.is_empty() { HashMap::new() } else { target.as_owner(|| table::update(session, target, &known, limits)) }
 }
 
 /// Takes rows that are there already, though nobody knew, as those of their patterns.
@@ -364,7 +364,7 @@ fn insert_new(
         work.deltas[i].samples = Some(work.deltas[i].tally.samples.to_json());
     }
     let deltas: Vec<&Delta<'_>> = absent.iter().map(|&i| &work.deltas[i]).collect();
-    let made = target.as_owner(|| table::insert(session, &deltas, limits));
+    let made = target.as_owner(|| table::insert(session, target, &deltas, limits));
     for (&i, id) in absent.iter().zip(made) {
         let delta = &work.deltas[i];
         let row = new_row(id, delta, delta.tally.samples.ranks().collect());
