@@ -52,6 +52,11 @@ CREATE TABLE pgedge._log_lineage (
 CREATE INDEX _log_lineage_source ON pgedge._log_lineage (source_no, step_no);
 COMMENT ON TABLE pgedge._log_lineage IS 'internal: patterns that became more general ones; see the view log_pattern_lineage';
 
+CREATE TYPE pgedge._log_delta AS (
+    id bigint, pattern text, level text, source text, n bigint, first_seen timestamptz, last_seen timestamptz, metadata text, samples text
+);
+COMMENT ON TYPE pgedge._log_delta IS 'internal: lines to add to a row of aggregated_logs';
+
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_sources', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_sources_source_no_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_shapes', '');
@@ -59,6 +64,21 @@ SELECT pg_catalog.pg_extension_config_dump('pgedge._log_rows', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_hours', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_lineage', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_lineage_step_no_seq', '');
+
+CREATE FUNCTION pgedge.aggregate_logs(entries jsonb)
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_entries_wrapper';
+
+CREATE FUNCTION pgedge.aggregate_logs(entries text)
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_text_wrapper';
+
+CREATE FUNCTION pgedge.aggregate_logs(messages text[], level text DEFAULT NULL, source text DEFAULT NULL, seen_at timestamptz DEFAULT pg_catalog.now())
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_lines_wrapper';
 
 CREATE AGGREGATE pgedge.log_patterns(message text) (
     SFUNC = pgedge._log_patterns_trans, STYPE = internal, SSPACE = 1048576,
@@ -178,9 +198,6 @@ COMMENT ON FUNCTION pgedge._log_baseline(bigint[], bigint) IS 'internal: median 
 COMMENT ON FUNCTION pgedge.prune_logs(interval) IS
 'Deletes the rows of aggregated_logs last seen longer ago than given, whoever wrote them, and forgets their shapes, hours and lineage. Returns the number of rows. Waits for, and holds up, writers until its transaction ends. 22023 for a negative interval.';
 
-ALTER FUNCTION pgedge.aggregate_logs(jsonb) ROWS 20;
-ALTER FUNCTION pgedge.aggregate_logs(text) ROWS 20;
-ALTER FUNCTION pgedge.aggregate_logs(text[], text, text, timestamptz) ROWS 20;
 
 ALTER FUNCTION pgedge.match_log(text, text, text) ROWS 1;
 

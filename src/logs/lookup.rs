@@ -25,8 +25,8 @@ fn find(message: &str, source: Option<&str>, level: Option<&str>) -> Option<(i64
     let event = miner::parse(message);
     let shape = miner::shape_of_message(&event.message);
     let of_line = event.level.map(miner::Level::name);
-    Spi::connect(|client| {
-        let session = Session { client, table: &target.name, writes: false };
+    Spi::connect(|_| {
+        let session = Session { table: &target.name, writes: false };
         let first = in_source(&session, &target, source.unwrap_or(""), &shape, level, of_line);
         if first.is_some() || source.is_some() {
             return first;
@@ -45,7 +45,7 @@ fn find(message: &str, source: Option<&str>, level: Option<&str>) -> Option<(i64
 }
 
 fn in_source(
-    session: &Session<'_, '_>,
+    session: &Session<'_>,
     target: &Target,
     source: &str,
     shape: &str,
