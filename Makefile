@@ -10,7 +10,7 @@ demo:            ## set everything up and run pgedge on real logs, events and em
 test:            ## set everything up and run all tests
 	@scripts/test.sh
 
-lint test-unit test-pgrx test-regress test-sessions:  ## one part of the tests
+lint test-unit test-pgrx test-regress test-sessions test-versions:  ## one part of the tests
 	@scripts/test.sh $@
 
 test-arm:        ## build the crates' tests for aarch64 and run them under qemu as the cores of a Raspberry Pi 4 and 5 (no PostgreSQL)

@@ -8,6 +8,8 @@ use pgrx::prelude::*;
 
 mod errors;
 mod events;
+mod jsonb;
+mod logs;
 mod ops;
 mod pgvector;
 mod similarity;
@@ -32,12 +34,34 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops", "events"]);
+extension_sql_file!(
+    "../sql/logs.sql",
+    name = "logs",
+    requires = [
+        "schema",
+        logs::pattern::log_pattern,
+        logs::pattern::log_parameters,
+        logs::pattern::log_pattern_regex,
+        logs::aggregate::aggregate_logs_entries,
+        logs::aggregate::aggregate_logs_text,
+        logs::aggregate::aggregate_logs_lines,
+        logs::lookup::match_log,
+        logs::mine::log_patterns_trans,
+        logs::mine::log_patterns_combine,
+        logs::mine::log_patterns_serial,
+        logs::mine::log_patterns_deserial,
+        logs::mine::log_patterns_final,
+        logs::prune::prune_logs,
+        logs::trends::log_baseline,
+    ]
+);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
 
 /// Called by PostgreSQL when the library is loaded: declares the settings.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     events::define_settings();
+    logs::define_settings();
 }
 
 /// Required by `cargo pgrx test`.
