@@ -70,7 +70,8 @@ pub fn structure(shape: &str) -> String {
 fn new_bucket(shape: &str, parts: &[(usize, usize)]) -> Bucket {
     let next = |i: usize, b: usize| parts.get(i + 1).is_some_and(|n| n.0 == b + 1 && shape.as_bytes()[b] == b' ');
     let places = parts.iter().enumerate().map(|(i, &(a, b))| place(shape, a, b, i == 0, next(i, b))).collect();
-    let prepositions = skeleton(shape, parts).split([' ', SLOT as char]).filter(|w| is_preposition(w.as_bytes())).count();
+    let prepositions =
+        skeleton(shape, parts).split([' ', SLOT as char]).filter(|w| is_preposition(w.as_bytes())).count();
     Bucket::new(places, prepositions)
 }
 

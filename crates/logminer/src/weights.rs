@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::forms::{is_size_unit, is_word};
+use crate::forms::is_word;
+use crate::quantities::is_size_unit;
 use crate::slots::{is_preposition, word_before};
 
 /// Weight at which a slot becomes a wildcard.
@@ -86,9 +87,9 @@ pub(crate) fn weight(values: &[(&str, Form)], place: Place, context: &Context) -
     if typed >= 2 || units >= 2 && before.is_some_and(|b| b.1 == Form::Typed) {
         return ENOUGH;
     }
-    let sentence = context.next.is_some_and(|n| {
-        matches!(n.1, Form::Plain | Form::Verb) && n.0.starts_with(|c: char| c.is_ascii_lowercase())
-    });
+    let sentence = context
+        .next
+        .is_some_and(|n| matches!(n.1, Form::Plain | Form::Verb) && n.0.starts_with(|c: char| c.is_ascii_lowercase()));
     let place = match place {
         Place::Usual if before.is_some_and(|b| is_noun_cue(b.0)) => Place::Likely,
         Place::To if !sentence => Place::Likely,

@@ -74,7 +74,13 @@ fn statements_are_told_apart() {
         all_final.push(arrived);
     }
     let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-    println!("{:<16} GA {:.4}  FGA {:.4}  final on arrival {:.4}", "average", mean(&all_ga), mean(&all_fga), mean(&all_final));
+    println!(
+        "{:<16} GA {:.4}  FGA {:.4}  final on arrival {:.4}",
+        "average",
+        mean(&all_ga),
+        mean(&all_fga),
+        mean(&all_final)
+    );
     assert!(mean(&all_ga) >= 0.94, "GA {:.4}", mean(&all_ga));
     assert!(mean(&all_fga) >= 0.91, "FGA {:.4}", mean(&all_fga));
 }

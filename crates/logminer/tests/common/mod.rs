@@ -20,7 +20,11 @@ impl Random {
 
 fn digits(r: &mut Random, most: usize) -> String {
     let n = most - usize::from(most > 1 && r.below(4) == 0);
-    (0..n).map(|i| char::from(b'0' + (r.below(if i == 0 && n > 1 { 9 } else { 10 }) + usize::from(i == 0 && n > 1)) as u8)).collect()
+    (0..n)
+        .map(|i| {
+            char::from(b'0' + (r.below(if i == 0 && n > 1 { 9 } else { 10 }) + usize::from(i == 0 && n > 1)) as u8)
+        })
+        .collect()
 }
 
 fn hex(r: &mut Random, n: usize) -> String {
@@ -46,7 +50,12 @@ fn value(spec: &str, r: &mut Random) -> String {
         "host:" => match r.below(5) {
             0 => format!("{}:{}", ip(r), 80 + r.below(9000)),
             1 => format!("{}.com:443", word(r).trim_end_matches("_a")),
-            _ => format!("{}.{}.example.edu:{}", ["proxy", "www", "s-3", "mail"][r.below(4)], word(r).replace('_', ""), [80, 443, 5070][r.below(3)]),
+            _ => format!(
+                "{}.{}.example.edu:{}",
+                ["proxy", "www", "s-3", "mail"][r.below(4)],
+                word(r).replace('_', ""),
+                [80, 443, 5070][r.below(3)]
+            ),
         },
         _ if spec.starts_with('#') => match spec[1..].split_once('.') {
             Some((a, b)) => {
