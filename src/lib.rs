@@ -39,6 +39,7 @@ extension_sql_file!(
     name = "logs",
     requires = [
         "schema",
+        events::_events_as_owner,
         logs::pattern::log_pattern,
         logs::pattern::log_parameters,
         logs::pattern::log_pattern_regex,

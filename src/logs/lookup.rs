@@ -56,11 +56,14 @@ fn in_source(
     let pattern = learned.set.pattern(shape).or_else(|| learned.set.find(shape));
     let found = pattern.and_then(|pattern| {
         let ids = preferred(learned.rows(&pattern), level, of_line);
-        let there = session.rows(
-            "SELECT a.id::int8 FROM %T a WHERE a.id = ANY ($1) AND a.message_pattern = $2",
-            &[spi::int8s(ids.iter().copied()), spi::text(&pattern)],
-            |row| row.get::<i64>(1),
-        );
+        // As its owner, who may have put a view with functions in its place.
+        let there = target.as_owner(|| {
+            session.rows(
+                "SELECT a.id::int8 FROM %T a WHERE a.id = ANY ($1) AND a.message_pattern = $2",
+                &[spi::int8s(ids.iter().copied()), spi::text(&pattern)],
+                |row| row.get::<i64>(1),
+            )
+        });
         ids.into_iter().find(|id| there.contains(id)).map(|id| (id, pattern))
     });
     cache::put_back(source, learned, false);
