@@ -447,7 +447,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn stands_for_number(&self, a: usize, b: usize) -> bool {
         let s = self.s;
         let stars = b - a >= 2 && s[a..b].iter().all(|&c| c == b'*');
-        let behind = self.list.end == self.out.len() && self.pending + 1 == a;
+        let numbers = matches!(self.list.kind, Kind::Num | Kind::List);
+        let behind = numbers && self.list.end == self.out.len() && self.pending + 1 == a;
         stars && (behind || b + 1 < s.len() && s[b] == b' ' && s[b + 1].is_ascii_digit())
     }
 
