@@ -52,6 +52,11 @@ CREATE TABLE pgedge._log_lineage (
 CREATE INDEX _log_lineage_source ON pgedge._log_lineage (source_no, step_no);
 COMMENT ON TABLE pgedge._log_lineage IS 'internal: patterns that became more general ones; see the view log_pattern_lineage';
 
+CREATE TYPE pgedge._log_delta AS (
+    id bigint, pattern text, level text, source text, n bigint, first_seen timestamptz, last_seen timestamptz, metadata text, samples text
+);
+COMMENT ON TYPE pgedge._log_delta IS 'internal: lines to add to a row of aggregated_logs';
+
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_sources', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_sources_source_no_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_shapes', '');
@@ -60,15 +65,143 @@ SELECT pg_catalog.pg_extension_config_dump('pgedge._log_hours', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_lineage', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_lineage_step_no_seq', '');
 
+CREATE FUNCTION pgedge.aggregate_logs(entries jsonb)
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_entries_wrapper';
+
+CREATE FUNCTION pgedge.aggregate_logs(entries text)
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_text_wrapper';
+
+CREATE FUNCTION pgedge.aggregate_logs(messages text[], level text DEFAULT NULL, source text DEFAULT NULL, seen_at timestamptz DEFAULT pg_catalog.now())
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_lines_wrapper';
+
+CREATE AGGREGATE pgedge.log_patterns(message text) (
+    SFUNC = pgedge._log_patterns_trans, STYPE = internal, SSPACE = 1048576,
+    COMBINEFUNC = pgedge._log_patterns_combine, SERIALFUNC = pgedge._log_patterns_serial, DESERIALFUNC = pgedge._log_patterns_deserial,
+    FINALFUNC = pgedge._log_patterns_final, PARALLEL = SAFE
+);
+
+CREATE VIEW pgedge.log_pattern_lineage AS
+SELECT row_id AS id, former_id, source, level, old_pattern, new_pattern, lines, changed_at, step_no
+FROM pgedge._log_lineage;
+
+-- The table may belong to another role than these functions, who could put a view in its place, or a type with a cast of their own: so it is
+-- read with its owner's rights, by a function of its own, since what others read besides is not the owner's. The table's schema is known
+-- at run time only, so this is dynamic; nothing but its quoted name goes into the text.
+CREATE FUNCTION pgedge._log_table()
+RETURNS TABLE (id bigint, message_pattern text, level text, source text, first_seen timestamptz, last_seen timestamptz, count bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    relation text := format('%I.aggregated_logs', pgedge._schema());
+BEGIN
+    PERFORM pgedge._events_as_owner(relation, false);
+    RETURN QUERY EXECUTE format('
+        SELECT a.id::bigint, a.message_pattern::text, a.level::text, a.source::text, a.first_seen::timestamptz, a.last_seen::timestamptz, a.count::bigint
+        FROM %s a', relation);
+END $$;
+
+CREATE FUNCTION pgedge._log_hours_of(from_hour timestamptz)
+RETURNS TABLE (id bigint, message_pattern text, level text, source text, first_seen timestamptz, last_seen timestamptz, lines bigint, hour timestamptz)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.id, a.message_pattern, a.level, a.source, a.first_seen, a.last_seen, h.lines, h.hour
+    FROM pgedge._log_table() a
+    JOIN pgedge._log_rows r ON r.row_id = a.id
+    CROSS JOIN LATERAL (
+        SELECT o.lines, o.hour FROM pgedge._log_hours o WHERE o.row_id = a.id AND o.hour >= from_hour
+        UNION ALL
+        SELECT a.count - r.lines_before, r.open_hour WHERE r.open_hour >= from_hour
+    ) h
+    WHERE h.lines > 0
+$$;
+
+CREATE FUNCTION pgedge.log_trends(since interval DEFAULT '24 hours')
+RETURNS TABLE (id integer, message_pattern text, level text, source text, hour timestamptz, lines bigint)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT h.id::integer, h.message_pattern, h.level, h.source, h.hour, h.lines
+    FROM pgedge._log_hours_of(date_trunc('hour', now() - since, 'UTC')) h
+    ORDER BY h.hour, h.id
+$$;
+
+CREATE FUNCTION pgedge.log_anomalies(since interval DEFAULT '1 hour', min_score double precision DEFAULT 3, min_lines bigint DEFAULT 10)
+RETURNS TABLE (id integer, message_pattern text, level text, source text, kind text, observed bigint, expected double precision, score double precision)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 50 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    began timestamptz := now() - since;
+    first_hour timestamptz := date_trunc('hour', began, 'UTC');
+    hours double precision := extract(epoch FROM since) / 3600;
+BEGIN
+    IF since <= '0'::interval THEN
+        RAISE EXCEPTION 'since must be positive: %', since USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the time to look back, e.g. ''1 hour''.';
+    END IF;
+    IF min_score = 'NaN' OR min_score < 0 THEN
+        RAISE EXCEPTION 'min_score must be zero or more: %', min_score USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the number of standard deviations from which a count is unusual; 3 by default.';
+    END IF;
+    RETURN QUERY
+    WITH patterns AS (
+        SELECT h.id, h.message_pattern, h.level, h.source, h.first_seen, h.last_seen,
+               coalesce(max(h.lines) FILTER (WHERE h.hour >= first_hour), 0) AS peak,
+               coalesce(sum(h.lines) FILTER (WHERE h.hour >= first_hour), 0)::bigint AS recent,
+               coalesce(array_agg(h.lines) FILTER (WHERE h.hour < first_hour), '{}') AS usual,
+               coalesce(extract(epoch FROM first_hour - min(h.hour) FILTER (WHERE h.hour < first_hour)) / 3600, 0)::bigint AS usual_hours
+        FROM pgedge._log_hours_of(first_hour - interval '168 hours') h
+        GROUP BY 1, 2, 3, 4, 5, 6
+    ), judged AS (
+        SELECT p.*, b.b[1] AS median, b.b[2] AS scale
+        FROM patterns p CROSS JOIN LATERAL (SELECT pgedge._log_baseline(p.usual, p.usual_hours)) b(b)
+    ), found AS (
+        SELECT j.*, 'new' AS what, j.recent AS seen, 0::double precision AS awaited, j.recent::double precision AS deviation
+        FROM judged j WHERE j.first_seen >= began
+        UNION ALL
+        SELECT j.*, 'spike', j.peak, j.median, (j.peak - j.median) / j.scale
+        FROM judged j WHERE j.first_seen < began AND j.usual_hours >= 3 AND j.peak >= min_lines AND (j.peak - j.median) / j.scale >= min_score
+        UNION ALL
+        SELECT j.*, 'silence', 0, j.median * hours, j.median * sqrt(hours) / j.scale
+        FROM judged j WHERE j.last_seen < began AND j.usual_hours >= 3 AND j.median > 0 AND j.median * sqrt(hours) / j.scale >= min_score
+    )
+    SELECT f.id::integer, f.message_pattern, f.level, f.source, f.what, f.seen, f.awaited, f.deviation
+    FROM found f ORDER BY f.what, f.deviation DESC, f.id;
+END $$;
+
 COMMENT ON FUNCTION pgedge.log_pattern(text) IS 'The pattern of a line by itself: prefix and envelope (JSON, logfmt, syslog, Docker, …) taken off, variable parts replaced by typed placeholders such as {ID} or {TIME}. A stored pattern may be more general: see match_log(). NULL for NULL.';
 COMMENT ON FUNCTION pgedge.log_parameters(text, text) IS 'What the placeholders of a pattern stand for in a line, in order; NULL when the line is not one of that pattern.';
 COMMENT ON FUNCTION pgedge.log_pattern_regex(text) IS 'A POSIX regular expression, anchored at both ends, that finds the raw lines of a pattern with ~.';
 COMMENT ON FUNCTION pgedge.aggregate_logs(jsonb) IS
 'Adds log lines to aggregated_logs: one row for each pattern, level and source, with count, times, merged metadata and up to five samples. entries is an array of {"message", "level", "source", "metadata", "timestamp"} or {"logs": […]}; only message is required, level is taken from the line when not given, timestamp is now() when not given, further keys are kept as metadata. Returns the rows that got lines, how many, and whether the row is new. Errors change nothing: 22023 wrong JSON, 22001 level or source too long, 22007 bad timestamp, 22003 count overflows, 25006 read-only.';
+COMMENT ON FUNCTION pgedge.aggregate_logs(text) IS
+'aggregate_logs(jsonb) for a body whose type the client does not say. 22P02 for text that is not JSON.';
 COMMENT ON FUNCTION pgedge.aggregate_logs(text[], text, text, timestamptz) IS
 'Adds log lines of one level and source to aggregated_logs; see aggregate_logs(jsonb). NULL elements are no lines and are skipped; a NULL array has none.';
+COMMENT ON FUNCTION pgedge.match_log(text, text, text) IS
+'The row of aggregated_logs that a line belongs to now: its id and pattern, or no row. Writes nothing. A source or level that is not given is any: first the lines without a source, and the level that the line names, then none, then the oldest row.';
+COMMENT ON AGGREGATE pgedge.log_patterns(text) IS
+'Mines the patterns of the lines of any query: [{"pattern", "count", "samples", "parameters": [{"type", "distinct", "top": [{"value", "count"}]}]}], the most frequent first. NULLs are skipped; [] for no lines. Same result for any order of lines and any number of workers.';
+COMMENT ON FUNCTION pgedge._log_patterns_trans(internal, text) IS 'internal: adds a line to the state of log_patterns()';
+COMMENT ON FUNCTION pgedge._log_patterns_combine(internal, internal) IS 'internal: merges two states of log_patterns()';
+COMMENT ON FUNCTION pgedge._log_patterns_serial(internal) IS 'internal: a state of log_patterns() for another process';
+COMMENT ON FUNCTION pgedge._log_patterns_deserial(bytea, internal) IS 'internal: a state of log_patterns() from another process';
+COMMENT ON FUNCTION pgedge._log_patterns_final(internal) IS 'internal: the result of log_patterns()';
+COMMENT ON VIEW pgedge.log_pattern_lineage IS
+'Patterns that became more general: the row (id) that has the new pattern, the row (former_id) that had the old one and was merged into it (the same id where it only changed its pattern), and the lines it had. The last 10,000 steps of each source; prune_logs() deletes old ones.';
+COMMENT ON FUNCTION pgedge._log_table() IS 'internal: aggregated_logs, read with the rights of its owner';
+COMMENT ON FUNCTION pgedge._log_hours_of(timestamptz) IS 'internal: lines by pattern and hour';
+COMMENT ON FUNCTION pgedge.log_trends(interval) IS
+'Lines by pattern and hour (of UTC) as far back as given; pgedge.log_trend_hours says how long they are kept. Only hours with lines.';
+COMMENT ON FUNCTION pgedge.log_anomalies(interval, double precision, bigint) IS
+'Patterns that behave unusually in the time given: new (first seen in it), spike (an hour of it has at least min_lines lines and exceeds the usual by min_score standard deviations), silence (no line in it where the usual rate makes that as unlikely). observed lines, expected lines, score in standard deviations. Usual is the median of the hours of the week before, at least three; the standard deviation is 1.4826 times the median absolute deviation, at least the square root of the median: a Shewhart control chart for counts with robust estimates.';
+COMMENT ON FUNCTION pgedge._log_baseline(bigint[], bigint) IS 'internal: median and scale of the lines of some hours; hours not given had no lines';
+COMMENT ON FUNCTION pgedge.prune_logs(interval) IS
+'Deletes the rows of aggregated_logs last seen longer ago than given, whoever wrote them, and forgets their shapes, hours and lineage. Returns the number of rows. Waits for, and holds up, writers until its transaction ends. 22023 for a negative interval.';
 
-ALTER FUNCTION pgedge.aggregate_logs(jsonb) ROWS 20;
-ALTER FUNCTION pgedge.aggregate_logs(text[], text, text, timestamptz) ROWS 20;
 
-REVOKE ALL ON FUNCTION pgedge.aggregate_logs(jsonb), pgedge.aggregate_logs(text[], text, text, timestamptz) FROM PUBLIC;
+ALTER FUNCTION pgedge.match_log(text, text, text) ROWS 1;
+
+-- Who may call them needs no right on the tables: they run as their owner, and write the table with the rights of the table's owner.
+REVOKE ALL ON FUNCTION pgedge.aggregate_logs(jsonb), pgedge.aggregate_logs(text), pgedge.aggregate_logs(text[], text, text, timestamptz), pgedge.match_log(text, text, text),
+    pgedge.prune_logs(interval), pgedge._log_table(), pgedge._log_hours_of(timestamptz), pgedge.log_trends(interval), pgedge.log_anomalies(interval, double precision, bigint)
+FROM PUBLIC;

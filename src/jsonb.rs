@@ -66,6 +66,46 @@ impl Number<'_> {
 }
 
 impl<'a> Jsonb<'a> {
+    /// # Safety
+    /// `datum` must be a non-null datum of type jsonb that stays valid for `'a`.
+    unsafe fn from_raw(datum: pg_sys::Datum) -> Self {
+        // SAFETY: detoasting makes it aligned, with a long header, and valid until the current memory context is reset.
+        unsafe {
+            let raw = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+            let (data, size) = (varlena::vardata_any(raw).cast::<u8>(), varlena::varsize_any_exhdr(raw));
+            Self { bytes: slice::from_raw_parts(data, size) }
+        }
+    }
+
+    /// JSON text as PostgreSQL reads it, in the current memory context. Errors 22P02 and 22P05 as `jsonb`'s own input gives them.
+    pub fn parse(text: &str) -> Jsonb<'static> {
+        let refuse = |code, why: &str| -> ! {
+            let excerpt = pgedge_logminer::truncated(text, 100);
+            errors::fail(
+                code,
+                format!("{why}: {excerpt}"),
+                "Give JSON: [{\"message\": \"…\"}, …] or {\"logs\": […]}; for an array of lines, ARRAY['…', …] or a text[].",
+            )
+        };
+        let c = std::ffi::CString::new(text).expect("text of PostgreSQL has no zero byte");
+        pgrx::PgTryBuilder::new(|| {
+            // SAFETY: jsonb's input function with its argument, which outlives the call; its result is a jsonb in the current context.
+            unsafe {
+                let datum =
+                    pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(pg_sys::Datum::from(c.as_ptr()))]);
+                Jsonb::from_raw(datum.expect("jsonb_in never answers NULL"))
+            }
+        })
+        // Caught only to raise the error again with the text and a hint.
+        .catch_when(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, |_| {
+            refuse(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, "entries is not valid JSON")
+        })
+        .catch_when(PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER, |_| {
+            refuse(PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER, "\\u0000 cannot be text")
+        })
+        .execute()
+    }
+
     /// The value.
     pub fn value(&self) -> Value<'a> {
         let root = Container { bytes: self.bytes };
@@ -212,10 +252,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Jsonb<'fcx> {
         // SAFETY: the functions that take this type are strict, so the datum is a non-null varlena; detoasting makes it aligned, with a
         // long header, and valid for the call.
         unsafe {
-            let datum = arg.unbox_arg_using_from_datum::<pg_sys::Datum>().expect("jsonb argument must not be null");
-            let raw = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
-            let (data, size) = (varlena::vardata_any(raw).cast::<u8>(), varlena::varsize_any_exhdr(raw));
-            Self { bytes: slice::from_raw_parts(data, size) }
+            Self::from_raw(arg.unbox_arg_using_from_datum::<pg_sys::Datum>().expect("jsonb argument must not be null"))
         }
     }
 }

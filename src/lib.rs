@@ -39,11 +39,18 @@ extension_sql_file!(
     name = "logs",
     requires = [
         "schema",
+        events::_events_as_owner,
         logs::pattern::log_pattern,
         logs::pattern::log_parameters,
         logs::pattern::log_pattern_regex,
-        logs::aggregate::aggregate_logs_entries,
-        logs::aggregate::aggregate_logs_lines,
+        logs::lookup::match_log,
+        logs::mine::log_patterns_trans,
+        logs::mine::log_patterns_combine,
+        logs::mine::log_patterns_serial,
+        logs::mine::log_patterns_deserial,
+        logs::mine::log_patterns_final,
+        logs::prune::prune_logs,
+        logs::trends::log_baseline,
     ]
 );
 extension_sql_file!("../sql/install.sql", name = "install", finalize);

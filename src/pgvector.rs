@@ -45,17 +45,14 @@ pub struct Embedding<'a, T: Element> {
     _life: PhantomData<&'a [T]>,
 }
 
-/// `vector`: single precision.
-pub type Vector<'a> = Embedding<'a, f32>;
-/// `halfvec`: half precision.
-pub type HalfVector<'a> = Embedding<'a, f16>;
-
 impl<'a, T: Element> Embedding<'a, T> {
     /// # Safety
     /// `datum` must be a non-null datum of the pgvector type whose elements are `T`.
     pub unsafe fn from_raw(datum: pg_sys::Datum) -> Self {
-        // SAFETY: a non-null varlena by the caller's promise; detoasting returns a valid one or raises ERROR.
-        let raw = unsafe { pg_sys::pg_detoast_datum(datum.cast_mut_ptr()) };
+        let value: *mut pg_sys::varlena = datum.cast_mut_ptr();
+        // SAFETY: a non-null varlena by the caller's promise; detoasting returns a valid one or raises ERROR. A plain one, as most are, is left as it
+        // is without the call, which pgrx's guard makes the dearer part of reading a row.
+        let raw = unsafe { if pgrx::varlena::varatt_is_4b_u(value) { value } else { pg_sys::pg_detoast_datum(value) } };
         let raw = NonNull::new(raw.cast::<Header>()).expect("a detoasted datum is never null");
         Self { raw, _life: PhantomData }
     }
@@ -97,6 +94,18 @@ pub unsafe fn with_embedding<T: Element, R>(datum: pg_sys::Datum, f: impl FnOnce
         unsafe { pg_sys::pfree(embedding.raw.as_ptr().cast()) };
     }
     result
+}
+
+/// The elements of a value without its length word, as TOAST stores it. `None` when the bytes are not such a value or do not lie aligned for `T`.
+pub fn elements_of_body<T: Element>(body: &[u8]) -> Option<&[T]> {
+    let header = size_of::<Header>() - size_of::<u32>();
+    let dim = i16::from_ne_bytes(*body.first_chunk()?);
+    let elements = body.get(header..)?;
+    if dim < 1 || elements.len() != dim as usize * size_of::<T>() || !elements.as_ptr().cast::<T>().is_aligned() {
+        return None;
+    }
+    // SAFETY: so many bytes, aligned, and any bits are a number.
+    Some(unsafe { slice::from_raw_parts(elements.as_ptr().cast(), dim as usize) })
 }
 
 impl<T: Element> FromDatum for Embedding<'_, T> {

@@ -104,7 +104,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Adds a line. `extra` is called with the metadata of the line's group for what is not in `line.metadata`.
     pub fn add(&mut self, line: &Line<'a>, extra: impl FnOnce(&mut Metadata, usize)) {
-        if self.lines % 256 == 0 {
+        if self.lines.is_multiple_of(256) {
             check_for_interrupts!();
         }
         let number = self.lines;

@@ -154,6 +154,11 @@ pub fn put_back(source: &str, mut learned: Learned, changed: bool) {
     });
 }
 
+/// Forgets what is known of a source; the next call loads it.
+pub fn forget(extension: pg_sys::Oid, source: &str) {
+    take(extension, source);
+}
+
 impl Cache {
     fn watch(&mut self) {
         if !self.watching {

@@ -97,8 +97,13 @@ impl Samples {
         self.kept.iter().map(|(r, _)| *r)
     }
 
+    /// The texts, by rank.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.kept.iter().map(|(_, t)| t.as_str())
+    }
+
     /// The texts as a JSON array, by rank.
     pub fn to_json(&self) -> String {
-        serde_json::Value::from_iter(self.kept.iter().map(|(_, t)| t.as_str())).to_string()
+        serde_json::Value::from_iter(self.texts()).to_string()
     }
 }

@@ -3,6 +3,8 @@
 //! The functions are written by hand, because an aggregate with `internal` state made by pgrx cannot run in parallel. They cost a few
 //! nanoseconds a row: the queries are read once a group, an embedding that lies in the row is read where it lies, an id is copied only into the tile.
 
+use std::rc::Rc;
+
 use half::f16;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -10,7 +12,8 @@ use pgrx::prelude::*;
 use super::arrays::Flat;
 use super::call::{Call, sql_function};
 use super::id::{Id, IdType};
-use super::state::{Batch, RowElement, State, fingerprint};
+use super::prefetch::Prefetch;
+use super::state::{Batch, RowElement, State};
 use super::{limit_of, metric_named, positive_k};
 use crate::errors::fail;
 use crate::pgvector::Embedding;
@@ -25,15 +28,17 @@ const LIMIT: usize = 6;
 
 /// What a call site (`fn_extra`) keeps from group to group: the packed queries, which groups share.
 struct Site {
-    batch: Batch,
+    batch: Rc<Batch>,
     /// Whether the arguments after the embedding are the same for every row by their form.
     constant: bool,
 }
 
-/// A state in an aggregate's memory, and whether its further rows must be checked for other arguments.
+/// A state in an aggregate's memory.
 struct Group {
     state: State,
-    constant: bool,
+    /// The queries that further rows must come with, where their form does not make sure of it.
+    check: Option<Rc<Batch>>,
+    prefetch: Prefetch,
 }
 
 impl Group {
@@ -56,19 +61,24 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
         return state.unwrap_or_else(|| call.null());
     };
     let Some(id) = call.arg(ID) else { super::null_id() };
-    let state = state.unwrap_or_else(|| start(call));
+    let state = state.unwrap_or_else(|| start::<T>(call));
     // SAFETY: the state is ours; the arguments have the declared types.
     unsafe {
         let group = Group::of(state);
-        if !group.constant {
-            same_arguments(call, &group.state);
+        if let Some(batch) = &group.check {
+            same_arguments(call, &group.state, batch);
         }
         if group.state.places.is_empty() {
             return state; // no queries, in no number of dimensions
         }
         let id = group.state.ids.read(id);
-        let row = Embedding::<T>::from_raw(embedding);
-        group.state.push(id, row.as_slice());
+        if let Err(id) = group.state.waiting.take(id, embedding) {
+            let row = Embedding::<T>::from_raw(embedding);
+            group.prefetch.note(row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
+            group.state.push(id, row.as_slice());
+        } else if group.state.waiting.is_full() {
+            group.state.fetch();
+        }
     }
     state
 }
@@ -95,7 +105,7 @@ fn arguments(call: &Call) -> Arguments {
 }
 
 /// The state of a new group.
-fn start(call: &Call) -> pg_sys::Datum {
+fn start<T: RowElement>(call: &Call) -> pg_sys::Datum {
     let context = call.aggregate_context();
     let Arguments { metric, k, limit, queries } = arguments(call);
     let ids = IdType::new(call.type_of(ID), call.collation());
@@ -104,14 +114,15 @@ fn start(call: &Call) -> pg_sys::Datum {
         let info = (*call.raw()).flinfo;
         let mut site = (*info).fn_extra.cast::<Site>();
         if site.is_null() {
-            let new = Site { constant: constant_arguments(call), batch: Batch::new(metric, queries) };
+            let new = Site { constant: constant_arguments(call), batch: Rc::new(Batch::new(metric, queries)) };
             site = pgrx::PgMemoryContexts::For((*info).fn_mcxt).leak_and_drop_on_delete(new);
             (*info).fn_extra = site.cast();
-        } else if (*site).batch.fingerprint != fingerprint(metric, &queries) {
-            (*site).batch = Batch::new(metric, queries);
+        } else if !(*site).batch.is(metric, &queries) {
+            (*site).batch = Rc::new(Batch::new(metric, queries));
         }
-        let state = State::new(&(*site).batch, ids, k, limit);
-        Group { state, constant: (*site).constant }.keep(context)
+        let state = State::new::<T>(&(*site).batch, ids, k, limit);
+        let check = (!(*site).constant).then(|| Rc::clone(&(*site).batch));
+        Group { state, check, prefetch: Prefetch::default() }.keep(context)
     }
 }
 
@@ -131,9 +142,9 @@ fn constant_arguments(call: &Call) -> bool {
 }
 
 /// Refuses a row that asks for something else than the first row of its group (22023).
-fn same_arguments(call: &Call, state: &State) {
+fn same_arguments(call: &Call, state: &State, batch: &Batch) {
     let Arguments { metric, k, limit, queries } = arguments(call);
-    if state.k != k || state.limit != limit || state.fingerprint != fingerprint(metric, &queries) {
+    if state.k != k || state.limit != limit || !batch.is(metric, &queries) {
         fail(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "queries, k, metric and min_similarity differ between the rows of a group",
@@ -151,7 +162,7 @@ fn top_k_combine(call: &mut Call) -> pg_sys::Datum {
             (Some(state), None) => state,
             (None, Some(other)) => {
                 let other = Group::of(other);
-                Group { state: other.state.take(), constant: other.constant }.keep(context)
+                Group { state: other.state.take(), check: None, prefetch: Prefetch::default() }.keep(context)
             }
             (Some(state), Some(other)) => {
                 Group::of(state).state.merge(&mut Group::of(other).state);
@@ -185,7 +196,7 @@ fn top_k_deserial(call: &mut Call) -> pg_sys::Datum {
     // The state goes with the row it came in; combining takes it over.
     // SAFETY: a context is always current.
     let context = unsafe { pg_sys::CurrentMemoryContext };
-    Group { state: State::deserialise(bytes), constant: true }.keep(context)
+    Group { state: State::deserialise(bytes), check: None, prefetch: Prefetch::default() }.keep(context)
 }
 
 /// All rows found, as an array of `pgedge.hit`.

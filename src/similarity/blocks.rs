@@ -9,6 +9,7 @@ use super::dimensions_differ;
 use super::id::{Id, IdType};
 use super::relation::Source;
 use super::spi::{Cursor, Param, Statement};
+use super::toast::Waiting;
 use crate::pgvector::{Element, with_embedding};
 
 /// Where a row lies: table and ctid; zeros where rows are told apart by their ids alone.
@@ -62,7 +63,7 @@ impl<'a> Reader<'a> {
             params.push((pg_sys::TEXTOID, self.wanted_source.into_datum()));
         }
         let place = if self.with_places { "t.tableoid, t.ctid, " } else { "" };
-        let mut text = format!("SELECT {place}t.{}, t.{}{}", source.id, source.embedding, source.from_where(1));
+        let mut text = format!("SELECT {place}t.{}, t.{}{}", source.id, source.embedding, source.scanned_part(1));
         if let Some(after) = after {
             params.push((pg_sys::TIDOID, Some(after)));
             let keyword = if params.len() > 1 { "AND" } else { "WHERE" };
@@ -91,6 +92,7 @@ impl<'a> Reader<'a> {
     pub fn stream_after<T: Element>(&self, first: &Row, mut each: impl FnMut(Row, &[T])) {
         let ids = self.source.id_type;
         let mut tid = tid_of(first.place.1);
+        let mut waiting = Waiting::new();
         let after = (self.with_places && self.source.is_one_table).then(|| pg_sys::Datum::from(&raw mut tid));
         self.statement(after).stream(&mut |values, nulls| {
             let Some((row, embedding)) = self.read(&ids, values, nulls) else { return };
@@ -98,9 +100,16 @@ impl<'a> Reader<'a> {
             if row <= *first {
                 return;
             }
-            // SAFETY: the column's type was checked.
-            unsafe { with_embedding(embedding, |vector| each(row, vector)) };
+            // SAFETY: the column's type was checked, and the statement's snapshot is held.
+            unsafe {
+                match waiting.take(row, embedding) {
+                    Err(row) => with_embedding(embedding, |vector| each(row, vector)),
+                    Ok(()) if waiting.is_full() => waiting.fetch(&mut each),
+                    Ok(()) => {}
+                }
+            }
         });
+        waiting.fetch(&mut each);
     }
 
     /// Starts to read the rows in blocks.

@@ -13,11 +13,13 @@ mod id;
 mod join;
 mod pairs;
 mod pairwise;
+mod prefetch;
 mod relation;
 mod search;
 mod sorter;
 mod spi;
 mod state;
+mod toast;
 
 extension_sql_file!("../../sql/similarity.sql", name = "similarity", requires = ["schema"]);
 
@@ -96,3 +98,6 @@ fn checked<T>(result: Result<T, Error>) -> T {
         ),
     }
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;

@@ -165,7 +165,7 @@ impl Source {
     }
 
     /// ` FROM … AS t WHERE …`, where the source is parameter `$n`.
-    pub fn from_where(&self, n: usize) -> String {
+    pub fn scanned_part(&self, n: usize) -> String {
         match self.source {
             Some(condition) => format!(" FROM {} AS t WHERE {condition}${n}", self.name),
             None => format!(" FROM {} AS t", self.name),

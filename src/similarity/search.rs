@@ -47,7 +47,7 @@ impl Question<'_> {
             "SELECT pgedge._top_k(t.{}, t.{}, $1, $2, $3, $4){}",
             source.id,
             source.embedding,
-            source.from_where(5)
+            source.scanned_part(5)
         );
         let mut params = vec![
             (types.array, Some(queries)),

@@ -466,3 +466,43 @@ def test_standby(tmp_path_factory):
             assert standby.psql(pairs) == primary.psql(pairs)
         finally:
             standby.destroy()
+
+
+@pytest.mark.parametrize("dim, kind", [(20, "vector"), (384, "vector"), (384, "halfvec"), (1100, "vector"), (1100, "halfvec"), (16000, "vector")])
+def test_vectors_out_of_line(data, dim, kind):
+    """Long text beside it moves a vector to the TOAST relation, in one chunk or several; rows are updated, deleted, joined twice; some stay in line."""
+    rows = 60 if dim > 5000 else 1500
+    with data.connect() as conn:
+        conn.execute(f"CREATE TEMP TABLE plain AS SELECT i AS id, (SELECT array_agg(sin(i * j) ORDER BY j) FROM generate_series(1, {dim}) j)::{kind}({dim}) AS embedding"
+                     f" FROM generate_series(1, {rows}) i")
+        conn.execute("CREATE TEMP TABLE out (LIKE plain, content text, note text) WITH (toast_tuple_target = 128)")
+        conn.execute("ALTER TABLE out ALTER COLUMN content SET STORAGE EXTERNAL")
+        conn.execute("INSERT INTO out SELECT id, embedding, CASE WHEN id % 11 > 0 THEN repeat(md5(id::text), 20 + 200 * (id % 3)) END FROM plain ORDER BY md5(id::text)")
+        conn.execute("UPDATE out SET note = 'touched' WHERE id % 7 = 0")  # keeps its value
+        conn.execute("UPDATE out SET embedding = embedding WHERE id % 13 = 0; UPDATE out SET embedding = (SELECT embedding FROM plain p WHERE p.id = out.id), note = 'new' WHERE id % 17 = 0")
+        conn.execute("DELETE FROM out WHERE id % 19 = 0; DELETE FROM plain WHERE id % 19 = 0")
+        conn.execute("INSERT INTO plain SELECT 100000 + i, NULL FROM generate_series(1, 5) i; INSERT INTO out SELECT 100000 + i, NULL, 'nothing' FROM generate_series(1, 5) i")
+        toast, = conn.execute("SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'out'::regclass").fetchone()
+        assert toast > rows * dim * (4 if kind == "vector" else 2) / 2
+        count, = conn.execute("SELECT count(embedding) FROM out").fetchone()
+        queries = "(SELECT array_agg(embedding::vector ORDER BY id) FROM plain WHERE id IN (1, 2, 500, 1001) OR id % 70 = 1)"
+        for metric, batch in (("cosine", queries), ("l2", queries), ("ip", f"({queries})[1:1]")):
+            want = search(conn, metric, 50, batch, "relation => 'plain'")
+            assert search(conn, metric, 50, batch, "relation => 'out'") == want
+        # the same value reached from two rows
+        twice = conn.execute(f"SELECT h.query_no, count(*), count(DISTINCT h.id) FROM unnest((SELECT pgedge.top_k(id, embedding, {queries}, 40, 'l2') FROM out, generate_series(1, 2))) h GROUP BY 1").fetchall()
+        assert all(found == 40 and distinct == 20 for _, found, distinct in twice)
+        pairs = "SELECT * FROM pgedge.similar_pairs(0.5, max_pairs => 1000, relation => '{}')"
+        assert conn.execute(pairs.format("out")).fetchall() == conn.execute(pairs.format("plain")).fetchall()
+        joined = "SELECT * FROM pgedge.knn_join('{}', '{}', 3, 'l2') ORDER BY left_id::int, rank"
+        if dim < 5000:
+            conn.execute("CREATE TEMP TABLE left_out AS TABLE out LIMIT 0; ALTER TABLE left_out SET (toast_tuple_target = 128); INSERT INTO left_out SELECT * FROM out WHERE id < 100")
+            conn.execute("CREATE TEMP TABLE left_plain AS SELECT * FROM plain WHERE id < 100")
+            assert conn.execute(joined.format("left_out", "out")).fetchall() == conn.execute(joined.format("left_plain", "plain")).fetchall()
+        # compressed, where the owner asks for that
+        conn.execute("ALTER TABLE out ALTER COLUMN embedding SET STORAGE EXTENDED; "
+                     f"CREATE TEMP TABLE even AS SELECT i AS id, array_fill(i % 10 + 1, ARRAY[{dim}])::real[]::vector AS embedding, repeat(md5(i::text), 40) AS content FROM generate_series(1, 50) i")
+        conn.execute("CREATE TEMP TABLE packed (LIKE even) WITH (toast_tuple_target = 128); ALTER TABLE packed ALTER COLUMN embedding SET STORAGE EXTENDED; INSERT INTO packed SELECT * FROM even")
+        batch = "(SELECT array_agg(embedding ORDER BY id) FROM even WHERE id < 5)"
+        assert search(conn, "l2", 9, batch, "relation => 'packed'") == search(conn, "l2", 9, batch, "relation => 'even'")
+        assert count == search(conn, "l2", 5000, f"({queries})[1:1]", "relation => 'out'")[-1][1]

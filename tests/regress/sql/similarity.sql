@@ -1,4 +1,7 @@
 \set SHOW_CONTEXT never
+SET client_min_messages = warning;
+CREATE EXTENSION pgedge CASCADE;
+RESET client_min_messages;
 -- ── batch_similarity and similarity_matrix ──
 SELECT pgedge.batch_similarity('[1,0]', ARRAY['[2,0]','[0,3]','[-1,0]','[1,1]']::vector[]);
 SELECT pgedge.batch_similarity('[1,0]', ARRAY['[2,0]','[0,3]','[-1,0]','[1,1]']::vector[], 'l2');
