@@ -100,6 +100,4 @@ fn checked<T>(result: Result<T, Error>) -> T {
 }
 
 #[cfg(any(test, feature = "pg_test"))]
-#[pg_schema]
-#[path = "tests.rs"]
 mod tests;
