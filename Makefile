@@ -1,5 +1,7 @@
 # The commands of this house; each sets up what it needs first (scripts/setup.sh) and is safe to repeat.
-.PHONY: help setup test-arm test-arm-extension bench-arm bench-logs bench-events bench-similarity demo install test test-unit test-regress test-sessions lint bench package clean
+SHELL := /bin/bash
+.PHONY: help demo test lint test-unit test-pgrx test-regress test-sessions test-versions test-arm test-arm-extension test-package test-image \
+        bench bench-arm bench-logs bench-events bench-similarity setup install all package clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,5 +36,17 @@ setup:           ## only set up: system packages, Python tools, PostgreSQL 16 wi
 install:         ## build and install the extension into the PostgreSQL that setup found (PG_CONFIG=… to choose)
 	@scripts/setup.sh && scripts/install.sh
 
+all:             ## only build the extension, as it ships
+	@scripts/setup.sh && . scripts/common.sh && load_env && cargo build --release
+
+package:         ## a Debian package and a PGXN archive in dist/
+	@scripts/setup.sh && scripts/package.sh
+
+test-package:    ## make both, install each into a server of its own and use it (some minutes)
+	@scripts/test-package.sh
+
+test-image:      ## build the Dockerfile with buildah over a stand-in base and try it (root; a quarter of an hour; docs/image.md)
+	@scripts/test-image.sh
+
 clean:           ## remove everything that was built or fetched
-	rm -rf target .build tests/regress/output
+	rm -rf target .build dist tests/regress/output

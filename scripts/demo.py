@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Runs pgedge on the real input of examples/ in a throw-away server and shows what each family does. KEEP=1 leaves it running."""
+"""Runs pgedge on the real input of examples/ in a throw-away server and shows what each family does. KEEP=1 leaves it running;
+PGEDGE_DSN="host=… dbname=…" names an empty database to use instead."""
 from __future__ import annotations
 
 import json
@@ -140,23 +141,29 @@ def operations(conn: psycopg.Connection) -> None:
         print(f"   {status:9} {name:28} {short(detail, 70)}")
 
 
-def main() -> int:
-    keep = bool(os.environ.get("KEEP"))
-    title("a throw-away PostgreSQL")
-    cluster = Cluster()
-    try:
-        cluster.initdb().start()
-        conn = psycopg.connect(cluster.dsn(), autocommit=True)
-        conn.execute("CREATE EXTENSION pgedge CASCADE")
+def run(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("CREATE EXTENSION IF NOT EXISTS pgedge CASCADE")
         version, = conn.execute("SELECT 'pgedge ' || (SELECT extversion FROM pg_extension WHERE extname = 'pgedge')"
                                 " || ', pgvector ' || (SELECT extversion FROM pg_extension WHERE extname = 'vector') || ', PostgreSQL '"
                                 " || current_setting('server_version')").fetchone()
         print(f"   {version}")
         logs(conn)
-        events(conn, cluster.dsn())
+        events(conn, dsn)
         similarity(conn)
         operations(conn)
-        conn.close()
+
+
+def main() -> int:
+    if dsn := os.environ.get("PGEDGE_DSN"):
+        run(dsn)
+        return 0
+    keep = bool(os.environ.get("KEEP"))
+    title("a throw-away PostgreSQL")
+    cluster = Cluster()
+    try:
+        cluster.initdb().start()
+        run(cluster.dsn())
         title("done")
         if keep:
             print(f"   The server is left running. Connect:  {cluster.bindir}/psql -h {cluster.folder} -p {cluster.port} -U postgres\n"

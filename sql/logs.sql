@@ -52,6 +52,11 @@ CREATE TABLE pgedge._log_lineage (
 CREATE INDEX _log_lineage_source ON pgedge._log_lineage (source_no, step_no);
 COMMENT ON TABLE pgedge._log_lineage IS 'internal: patterns that became more general ones; see the view log_pattern_lineage';
 
+CREATE TYPE pgedge._log_delta AS (
+    id bigint, pattern text, level text, source text, n bigint, first_seen timestamptz, last_seen timestamptz, metadata text, samples text
+);
+COMMENT ON TYPE pgedge._log_delta IS 'internal: lines to add to a row of aggregated_logs';
+
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_sources', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_sources_source_no_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_shapes', '');
@@ -59,6 +64,21 @@ SELECT pg_catalog.pg_extension_config_dump('pgedge._log_rows', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_hours', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_lineage', '');
 SELECT pg_catalog.pg_extension_config_dump('pgedge._log_lineage_step_no_seq', '');
+
+CREATE FUNCTION pgedge.aggregate_logs(entries jsonb)
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_entries_wrapper';
+
+CREATE FUNCTION pgedge.aggregate_logs(entries text)
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_text_wrapper';
+
+CREATE FUNCTION pgedge.aggregate_logs(messages text[], level text DEFAULT NULL, source text DEFAULT NULL, seen_at timestamptz DEFAULT pg_catalog.now())
+RETURNS TABLE (id integer, message_pattern text, level text, source text, occurrences bigint, is_new boolean)
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER COST 1000 ROWS 20 SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'aggregate_logs_lines_wrapper';
 
 CREATE AGGREGATE pgedge.log_patterns(message text) (
     SFUNC = pgedge._log_patterns_trans, STYPE = internal, SSPACE = 1048576,
@@ -70,23 +90,34 @@ CREATE VIEW pgedge.log_pattern_lineage AS
 SELECT row_id AS id, former_id, source, level, old_pattern, new_pattern, lines, changed_at, step_no
 FROM pgedge._log_lineage;
 
--- The table's schema is known at run time only, so what reads it is dynamic; nothing but its quoted name goes into the text.
+-- The table may belong to another role than these functions, who could put a view in its place, or a type with a cast of their own: so it is
+-- read with its owner's rights, by a function of its own, since what others read besides is not the owner's. The table's schema is known
+-- at run time only, so this is dynamic; nothing but its quoted name goes into the text.
+CREATE FUNCTION pgedge._log_table()
+RETURNS TABLE (id bigint, message_pattern text, level text, source text, first_seen timestamptz, last_seen timestamptz, count bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    relation text := format('%I.aggregated_logs', pgedge._schema());
+BEGIN
+    PERFORM pgedge._events_as_owner(relation, false);
+    RETURN QUERY EXECUTE format('
+        SELECT a.id::bigint, a.message_pattern::text, a.level::text, a.source::text, a.first_seen::timestamptz, a.last_seen::timestamptz, a.count::bigint
+        FROM %s a', relation);
+END $$;
+
 CREATE FUNCTION pgedge._log_hours_of(from_hour timestamptz)
 RETURNS TABLE (id bigint, message_pattern text, level text, source text, first_seen timestamptz, last_seen timestamptz, lines bigint, hour timestamptz)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN QUERY EXECUTE format('
-        SELECT a.id::bigint, a.message_pattern, a.level::text, a.source::text, a.first_seen::timestamptz, a.last_seen::timestamptz, h.lines, h.hour
-        FROM %I.aggregated_logs a
-        JOIN pgedge._log_rows r ON r.row_id = a.id
-        CROSS JOIN LATERAL (
-            SELECT o.lines, o.hour FROM pgedge._log_hours o WHERE o.row_id = a.id AND o.hour >= $1
-            UNION ALL
-            SELECT a.count::bigint - r.lines_before, r.open_hour WHERE r.open_hour >= $1
-        ) h
-        WHERE h.lines > 0', pgedge._schema())
-    USING from_hour;
-END $$;
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.id, a.message_pattern, a.level, a.source, a.first_seen, a.last_seen, h.lines, h.hour
+    FROM pgedge._log_table() a
+    JOIN pgedge._log_rows r ON r.row_id = a.id
+    CROSS JOIN LATERAL (
+        SELECT o.lines, o.hour FROM pgedge._log_hours o WHERE o.row_id = a.id AND o.hour >= from_hour
+        UNION ALL
+        SELECT a.count - r.lines_before, r.open_hour WHERE r.open_hour >= from_hour
+    ) h
+    WHERE h.lines > 0
+$$;
 
 CREATE FUNCTION pgedge.log_trends(since interval DEFAULT '24 hours')
 RETURNS TABLE (id integer, message_pattern text, level text, source text, hour timestamptz, lines bigint)
@@ -157,6 +188,7 @@ COMMENT ON FUNCTION pgedge._log_patterns_deserial(bytea, internal) IS 'internal:
 COMMENT ON FUNCTION pgedge._log_patterns_final(internal) IS 'internal: the result of log_patterns()';
 COMMENT ON VIEW pgedge.log_pattern_lineage IS
 'Patterns that became more general: the row (id) that has the new pattern, the row (former_id) that had the old one and was merged into it (the same id where it only changed its pattern), and the lines it had. The last 10,000 steps of each source; prune_logs() deletes old ones.';
+COMMENT ON FUNCTION pgedge._log_table() IS 'internal: aggregated_logs, read with the rights of its owner';
 COMMENT ON FUNCTION pgedge._log_hours_of(timestamptz) IS 'internal: lines by pattern and hour';
 COMMENT ON FUNCTION pgedge.log_trends(interval) IS
 'Lines by pattern and hour (of UTC) as far back as given; pgedge.log_trend_hours says how long they are kept. Only hours with lines.';
@@ -166,13 +198,10 @@ COMMENT ON FUNCTION pgedge._log_baseline(bigint[], bigint) IS 'internal: median 
 COMMENT ON FUNCTION pgedge.prune_logs(interval) IS
 'Deletes the rows of aggregated_logs last seen longer ago than given, whoever wrote them, and forgets their shapes, hours and lineage. Returns the number of rows. Waits for, and holds up, writers until its transaction ends. 22023 for a negative interval.';
 
-ALTER FUNCTION pgedge.aggregate_logs(jsonb) ROWS 20;
-ALTER FUNCTION pgedge.aggregate_logs(text) ROWS 20;
-ALTER FUNCTION pgedge.aggregate_logs(text[], text, text, timestamptz) ROWS 20;
 
 ALTER FUNCTION pgedge.match_log(text, text, text) ROWS 1;
 
 -- Who may call them needs no right on the tables: they run as their owner, and write the table with the rights of the table's owner.
 REVOKE ALL ON FUNCTION pgedge.aggregate_logs(jsonb), pgedge.aggregate_logs(text), pgedge.aggregate_logs(text[], text, text, timestamptz), pgedge.match_log(text, text, text),
-    pgedge.prune_logs(interval), pgedge._log_hours_of(timestamptz), pgedge.log_trends(interval), pgedge.log_anomalies(interval, double precision, bigint)
+    pgedge.prune_logs(interval), pgedge._log_table(), pgedge._log_hours_of(timestamptz), pgedge.log_trends(interval), pgedge.log_anomalies(interval, double precision, bigint)
 FROM PUBLIC;

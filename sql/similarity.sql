@@ -4,6 +4,10 @@
 -- similarity to accept, for l2 the largest distance. Equal values are ordered by id, NaN (a zero vector under cosine) comes last, as in
 -- ORDER BY embedding <=> query, id.
 
+-- The types vector and halfvec, wherever pgvector is; the declarations here have no expressions that an operator could creep into.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, ' || pg_catalog.quote_ident(n.nspname) || ', pg_temp', true)
+FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
+
 CREATE FUNCTION pgedge.simd_level() RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pgedge_simd_level';
 COMMENT ON FUNCTION pgedge.simd_level() IS
@@ -116,3 +120,5 @@ RETURNS TABLE (left_id text, rank integer, right_id text, similarity real)
 LANGUAGE c STABLE PARALLEL UNSAFE COST 1000000 ROWS 10000 AS 'MODULE_PATHNAME', 'pgedge_knn_join';
 COMMENT ON FUNCTION pgedge.knn_join(regclass, regclass, integer, text, real, name, name, name, name) IS
 'The k best rows of the right relation for each row of the left one that has an embedding: exact, in parallel, the right relation read once for each block of left rows that fits in work_mem. Joined to itself a relation finds each row for itself first. Errors as batch_search.';
+
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

@@ -39,12 +39,10 @@ extension_sql_file!(
     name = "logs",
     requires = [
         "schema",
+        events::_events_as_owner,
         logs::pattern::log_pattern,
         logs::pattern::log_parameters,
         logs::pattern::log_pattern_regex,
-        logs::aggregate::aggregate_logs_entries,
-        logs::aggregate::aggregate_logs_text,
-        logs::aggregate::aggregate_logs_lines,
         logs::lookup::match_log,
         logs::mine::log_patterns_trans,
         logs::mine::log_patterns_combine,

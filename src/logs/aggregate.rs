@@ -17,80 +17,33 @@ use super::{TREND_HOURS, input, notice};
 use crate::errors;
 use crate::jsonb::Jsonb;
 
-/// Aggregates the lines of a JSON body. See the COMMENT in `sql/logs.sql`.
-#[pg_extern(
-    schema = "pgedge",
-    volatile,
-    parallel_unsafe,
-    strict,
-    security_definer,
-    name = "aggregate_logs",
-    cost = 1000
-)]
-#[search_path(pg_catalog, pg_temp)]
-fn aggregate_logs_entries(
-    entries: Jsonb<'_>,
-) -> TableIterator<
-    'static,
-    (
-        name!(id, i32),
-        name!(message_pattern, String),
-        name!(level, Option<String>),
-        name!(source, Option<String>),
-        name!(occurrences, i64),
-        name!(is_new, bool),
-    ),
-> {
-    TableIterator::new(aggregate(|limits, batch| input::entries(&entries, limits, batch)))
+// The SQL declarations are in `sql/logs.sql`: these answer their rows in one tuplestore. One by one, as pgrx does it, each row would pay
+// for the change of user and search_path again.
+
+/// Aggregates the lines of a JSON body.
+#[pg_extern(sql = false)]
+fn aggregate_logs_entries(entries: Jsonb<'_>, fcinfo: pg_sys::FunctionCallInfo) {
+    let answer = aggregate(|limits, batch| input::entries(&entries, limits, batch));
+    put_rows(fcinfo, &answer);
 }
 
 /// The same for a body that comes as text: what drivers send when they are not told a type.
-#[pg_extern(
-    schema = "pgedge",
-    volatile,
-    parallel_unsafe,
-    strict,
-    security_definer,
-    name = "aggregate_logs",
-    cost = 1000
-)]
-#[search_path(pg_catalog, pg_temp)]
-fn aggregate_logs_text(
-    entries: &str,
-) -> TableIterator<
-    'static,
-    (
-        name!(id, i32),
-        name!(message_pattern, String),
-        name!(level, Option<String>),
-        name!(source, Option<String>),
-        name!(occurrences, i64),
-        name!(is_new, bool),
-    ),
-> {
+#[pg_extern(sql = false)]
+fn aggregate_logs_text(entries: &str, fcinfo: pg_sys::FunctionCallInfo) {
     let entries = Jsonb::parse(entries);
-    TableIterator::new(aggregate(|limits, batch| input::entries(&entries, limits, batch)))
+    let answer = aggregate(|limits, batch| input::entries(&entries, limits, batch));
+    put_rows(fcinfo, &answer);
 }
 
-/// Aggregates lines of one level and source. See the COMMENT in `sql/logs.sql`.
-#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, security_definer, name = "aggregate_logs", cost = 1000)]
-#[search_path(pg_catalog, pg_temp)]
+/// Aggregates lines of one level and source.
+#[pg_extern(sql = false)]
 fn aggregate_logs_lines(
     messages: Option<Array<'_, &str>>,
-    level: default!(Option<&str>, "NULL"),
-    source: default!(Option<&str>, "NULL"),
-    seen_at: default!(Option<TimestampWithTimeZone>, "now()"),
-) -> TableIterator<
-    'static,
-    (
-        name!(id, i32),
-        name!(message_pattern, String),
-        name!(level, Option<String>),
-        name!(source, Option<String>),
-        name!(occurrences, i64),
-        name!(is_new, bool),
-    ),
-> {
+    level: Option<&str>,
+    source: Option<&str>,
+    seen_at: Option<TimestampWithTimeZone>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) {
     let answer = aggregate(|limits, batch| {
         let at = seen_at.map_or_else(timestamp::now, |at| timestamp::finite(at, "seen_at"));
         let level =
@@ -101,7 +54,34 @@ fn aggregate_logs_lines(
             batch.add(&Line { message, level, source, at, metadata: None }, |_, _| {});
         }
     });
-    TableIterator::new(answer)
+    put_rows(fcinfo, &answer);
+}
+
+/// Answers rows in a tuplestore.
+fn put_rows(fcinfo: pg_sys::FunctionCallInfo, rows: &[AnswerRow]) {
+    // SAFETY: fcinfo is the live call frame of a function that returns a table of the columns below; the tuplestore copies the values.
+    unsafe {
+        pg_sys::InitMaterializedSRF(fcinfo, 0);
+        let result = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+        for (id, pattern, level, source, lines, is_new) in rows {
+            let mut values = [
+                (*id).into_datum(),
+                pattern.as_str().into_datum(),
+                level.as_deref().into_datum(),
+                source.as_deref().into_datum(),
+                (*lines).into_datum(),
+                (*is_new).into_datum(),
+            ];
+            let mut nulls = values.map(|v| v.is_none());
+            let mut values = values.each_mut().map(|v| v.unwrap_or(pg_sys::Datum::from(0)));
+            pg_sys::tuplestore_putvalues(
+                (*result).setResult,
+                (*result).setDesc,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+        }
+    }
 }
 
 thread_local! {
@@ -178,8 +158,8 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     let mut sources = batch.sources;
     sources.sort_by_key(|s| s.source);
     store::lock(sources.iter().map(|s| store::lock_number(s.source)));
-    let mut answer: Vec<_> = Spi::connect_mut(|client| {
-        let session = Session { client, table: &target.name, writes: true };
+    let mut answer: Vec<_> = Spi::connect_mut(|_| {
+        let session = Session { table: &target.name, writes: true };
         sources.into_iter().flat_map(|source| one_source(&session, &target, &limits, source)).collect()
     });
     debug_assert_eq!(answer.iter().map(|row| row.4).sum::<i64>(), lines);
@@ -189,7 +169,7 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
 
 type AnswerRow = (i32, String, Option<String>, Option<String>, i64, bool);
 
-fn one_source(session: &Session<'_, '_>, target: &Target, limits: &Limits, batch: SourceBatch<'_>) -> Vec<AnswerRow> {
+fn one_source(session: &Session<'_>, target: &Target, limits: &Limits, batch: SourceBatch<'_>) -> Vec<AnswerRow> {
     let (learned, created) = match store::load(session, target.extension, batch.source) {
         Some(learned) => (learned, false),
         None => (store::create(session, batch.source), true),
@@ -256,7 +236,7 @@ fn deltas<'a>(batch: SourceBatch<'a>, patterns: &Patterns) -> Vec<Delta<'a>> {
 }
 
 /// Adds the deltas to their rows: one UPDATE for those that are there, one INSERT for the others. One outcome for each delta.
-fn write(session: &Session<'_, '_>, target: &Target, limits: &Limits, work: &mut Work<'_>) -> Vec<Outcome> {
+fn write(session: &Session<'_>, target: &Target, limits: &Limits, work: &mut Work<'_>) -> Vec<Outcome> {
     let mut ids: Vec<Option<i64>> =
         work.deltas.iter().map(|d| work.learned.row(&d.pattern, d.level).map(|r| r.id)).collect();
     let mut counts = update_known(session, target, limits, work, &ids);
@@ -290,7 +270,7 @@ fn write(session: &Session<'_, '_>, target: &Target, limits: &Limits, work: &mut
 
 /// Adds the deltas of rows that are known, their samples first where those change. Answers the new counts.
 fn update_known(
-    session: &Session<'_, '_>,
+    session: &Session<'_>,
     target: &Target,
     limits: &Limits,
     work: &mut Work<'_>,
@@ -318,12 +298,12 @@ fn update_known(
     }
     let known: Vec<(i64, &Delta<'_>)> =
         ids.iter().zip(&work.deltas).filter_map(|(id, d)| id.map(|id| (id, d))).collect();
-    if known.is_empty() { HashMap::new() } else { target.as_owner(|| table::update(session, &known, limits)) }
+    if known.is_empty() { HashMap::new() } else { target.as_owner(|| table::update(session, target, &known, limits)) }
 }
 
 /// Takes rows that are there already, though nobody knew, as those of their patterns.
 fn adopt(
-    session: &Session<'_, '_>,
+    session: &Session<'_>,
     target: &Target,
     limits: &Limits,
     work: &mut Work<'_>,
@@ -369,7 +349,7 @@ fn new_row(id: i64, delta: &Delta<'_>, ranks: Vec<u64>) -> Row {
 
 /// Adds rows for patterns that have none.
 fn insert_new(
-    session: &Session<'_, '_>,
+    session: &Session<'_>,
     target: &Target,
     limits: &Limits,
     work: &mut Work<'_>,
@@ -384,7 +364,7 @@ fn insert_new(
         work.deltas[i].samples = Some(work.deltas[i].tally.samples.to_json());
     }
     let deltas: Vec<&Delta<'_>> = absent.iter().map(|&i| &work.deltas[i]).collect();
-    let made = target.as_owner(|| table::insert(session, &deltas, limits));
+    let made = target.as_owner(|| table::insert(session, target, &deltas, limits));
     for (&i, id) in absent.iter().zip(made) {
         let delta = &work.deltas[i];
         let row = new_row(id, delta, delta.tally.samples.ranks().collect());
@@ -398,7 +378,7 @@ fn insert_new(
 
 /// Counts by hour. The lines of a row's latest hour are its count less `lines_before`, so while the hour lasts nothing is written; once a
 /// later one begins, the lines of the one before are put down.
-fn track_hours(session: &Session<'_, '_>, work: &mut Work<'_>, outcomes: &[Outcome]) {
+fn track_hours(session: &Session<'_>, work: &mut Work<'_>, outcomes: &[Outcome]) {
     let mut closed = Vec::new();
     let mut rolled = Vec::new();
     for (delta, outcome) in work.deltas.iter().zip(outcomes) {

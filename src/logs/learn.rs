@@ -41,7 +41,7 @@ impl Moves {
 
 /// The pattern of each shape, learning those that are new and merging the rows of patterns that generalise by it.
 pub fn learn(
-    session: &Session<'_, '_>,
+    session: &Session<'_>,
     target: &Target,
     limits: &Limits,
     work: &mut Work<'_>,
@@ -138,7 +138,7 @@ fn families(learned: &Learned, moves: &Moves) -> Vec<Family> {
 
 /// Merges the rows of patterns that became one: the oldest row keeps its id, takes the new pattern and the counts, samples, times and
 /// metadata of the others.
-fn merge_rows(session: &Session<'_, '_>, target: &Target, limits: &Limits, work: &mut Work<'_>, moves: &Moves) {
+fn merge_rows(session: &Session<'_>, target: &Target, limits: &Limits, work: &mut Work<'_>, moves: &Moves) {
     if moves.0.is_empty() {
         return;
     }

@@ -8,7 +8,7 @@
 //! * [`lookup`], [`trends`], [`notice`] and [`prune`] are the rest of what SQL sees; [`mine`] is the aggregate without tables.
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-pub mod aggregate;
+mod aggregate;
 mod batch;
 mod cache;
 mod input;

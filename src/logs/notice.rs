@@ -23,7 +23,7 @@ struct Notice {
 }
 
 /// Raises the events that the outcomes of a call ask for.
-pub fn raise(session: &Session<'_, '_>, target: &Target, work: &mut Work<'_>, outcomes: &[Outcome]) {
+pub fn raise(session: &Session<'_>, target: &Target, work: &mut Work<'_>, outcomes: &[Outcome]) {
     if !LOG_EVENTS.get() {
         return;
     }
@@ -56,7 +56,7 @@ pub fn raise(session: &Session<'_, '_>, target: &Target, work: &mut Work<'_>, ou
         notices.push(Notice { event_type, payload: payload.to_string() });
     }
     if !notices.is_empty() {
-        insert(session, target, &notices);
+        insert(target, &notices);
     }
 }
 
@@ -65,7 +65,7 @@ fn sample(tally: &Tally) -> Option<&str> {
 }
 
 /// Finds out, once an hour, from how many lines this hour is a spike for each row that got lines.
-fn set_alarms(session: &Session<'_, '_>, work: &mut Work<'_>, outcomes: &[Outcome], hour: i64) {
+fn set_alarms(session: &Session<'_>, work: &mut Work<'_>, outcomes: &[Outcome], hour: i64) {
     let mut wanted = Vec::new();
     for outcome in outcomes {
         if let Some((_, row)) = work.learned.by_id(outcome.id)
@@ -102,12 +102,12 @@ fn set_alarms(session: &Session<'_, '_>, work: &mut Work<'_>, outcomes: &[Outcom
 }
 
 /// A plain insert, as any client's: the queue's own trigger does the rest.
-fn insert(session: &Session<'_, '_>, target: &Target, notices: &[Notice]) {
+fn insert(target: &Target, notices: &[Notice]) {
     let Some((events, owner)) = target.sibling(c"claude_events") else {
         warning!("pgedge: table claude_events does not exist, so pgedge.log_events has no effect");
         return;
     };
-    let session = Session { client: session.client, table: &events, writes: true };
+    let session = Session { table: &events, writes: true };
     table::as_user(owner, || {
         session.run(
             "INSERT INTO %T (event_type, payload, priority) SELECT v.event_type, v.payload::jsonb, $3 FROM unnest($1, $2) AS v(event_type, payload)",

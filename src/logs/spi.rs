@@ -1,71 +1,144 @@
 //! Prepared statements that live as long as the session.
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::CString;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData, SpiTupleTable};
 
-thread_local! {
-    /// Statements by the address of their text and whether they may write, and the table that they were prepared for.
-    static PLANS: RefCell<HashMap<(usize, bool), (String, &'static OwnedPreparedStatement)>> = RefCell::default();
+/// How a statement is planned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Planned {
+    /// Once, by keys: never by a scan of the whole table, though the table is empty when the session begins.
+    ByKey,
+    /// Each time anew, for its parameters.
+    Anew,
 }
 
-/// Where statements run: `%T` in them is the name of the table.
-pub struct Session<'a, 'conn> {
-    /// The SPI connection.
-    pub client: &'a SpiClient<'conn>,
+thread_local! {
+    /// Statements by the address of their text, and the table that they were prepared for.
+    static PLANS: RefCell<HashMap<usize, (String, pg_sys::SPIPlanPtr)>> = RefCell::default();
+}
+
+/// Where statements run: `%T` in them is the name of the table. Lives inside an open SPI connection.
+pub struct Session<'a> {
     /// Schema-qualified, quoted name of the table.
     pub table: &'a str,
-    /// Whether the function may write. If not, statements see what the calling query sees.
+    /// Whether the function may write. Each statement of one that may sees what was committed before it; those of one that may not see
+    /// what the calling query sees.
     pub writes: bool,
 }
 
-impl<'conn> Session<'_, 'conn> {
-    /// Runs a statement, preparing it at its first use. Each statement of a function that writes sees what was committed before it.
-    pub fn run(&self, text: &'static str, args: &[DatumWithOid<'_>]) -> SpiTupleTable<'conn> {
-        let plan = self.plan(text, args);
-        self.client.select(plan, None, args).unwrap_or_else(|e| panic!("{e}: {text}"))
+/// Keeps the planner from scans of whole tables while it lives.
+struct KeysOnly([bool; 3]);
+
+impl KeysOnly {
+    fn begin() -> Self {
+        // SAFETY: plain settings of this backend, used by the planner; brought back when this is dropped, on errors too.
+        unsafe {
+            let before = Self([pg_sys::enable_seqscan, pg_sys::enable_hashjoin, pg_sys::enable_mergejoin]);
+            (pg_sys::enable_seqscan, pg_sys::enable_hashjoin, pg_sys::enable_mergejoin) = (false, false, false);
+            before
+        }
+    }
+}
+
+impl Drop for KeysOnly {
+    fn drop(&mut self) {
+        // SAFETY: see begin.
+        unsafe { [pg_sys::enable_seqscan, pg_sys::enable_hashjoin, pg_sys::enable_mergejoin] = self.0 }
+    }
+}
+
+impl Session<'_> {
+    /// Runs a statement, preparing it at its first use.
+    pub fn run(&self, text: &'static str, args: &[DatumWithOid<'_>]) {
+        self.rows(text, args, |_| ());
     }
 
     /// Runs a statement for its rows.
-    pub fn rows<T>(
-        &self,
-        text: &'static str,
-        args: &[DatumWithOid<'_>],
-        mut read: impl FnMut(Row<'_, 'conn>) -> T,
-    ) -> Vec<T> {
-        self.run(text, args).map(|row| read(Row(&row))).collect()
+    pub fn rows<T>(&self, text: &'static str, args: &[DatumWithOid<'_>], read: impl FnMut(Row<'_>) -> T) -> Vec<T> {
+        self.planned(Planned::ByKey, text, args, read)
     }
 
-    fn plan(&self, text: &'static str, args: &[DatumWithOid<'_>]) -> &'static OwnedPreparedStatement {
-        let key = (text.as_ptr() as usize, self.writes);
+    /// Runs a statement for its rows.
+    pub fn planned<T>(
+        &self,
+        planned: Planned,
+        text: &'static str,
+        args: &[DatumWithOid<'_>],
+        mut read: impl FnMut(Row<'_>) -> T,
+    ) -> Vec<T> {
+        let plan = self.plan(planned, text, args);
+        let mut values: Vec<pg_sys::Datum> =
+            args.iter().map(|a| a.datum().map_or(pg_sys::Datum::from(0), |d| d.sans_lifetime())).collect();
+        let nulls: Vec<core::ffi::c_char> =
+            args.iter().map(|a| if a.datum().is_some() { b' ' } else { b'n' } as core::ffi::c_char).collect();
+        let _keys = (planned == Planned::ByKey).then(KeysOnly::begin);
+        // SAFETY: a connection is open; the plan is kept, and its parameters are as many and of the types that it was prepared for. The
+        // rows are read before their table is freed.
+        unsafe {
+            let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), !self.writes, 0);
+            check(code, text);
+            let table = pg_sys::SPI_tuptable;
+            if table.is_null() {
+                return Vec::new();
+            }
+            let rows = core::slice::from_raw_parts((*table).vals, (*table).numvals as usize);
+            let found = rows.iter().map(|tuple| read(Row { tuple: *tuple, table: &*table })).collect();
+            pg_sys::SPI_freetuptable(table);
+            found
+        }
+    }
+
+    fn plan(&self, planned: Planned, text: &'static str, args: &[DatumWithOid<'_>]) -> pg_sys::SPIPlanPtr {
+        let key = text.as_ptr() as usize;
         let known =
-            PLANS.with_borrow(|plans| plans.get(&key).filter(|(table, _)| table == self.table).map(|(_, plan)| *plan));
+            PLANS.with_borrow(|plans| plans.get(&key).filter(|(table, _)| table == self.table).map(|(_, p)| *p));
         known.unwrap_or_else(|| {
-            let types: Vec<PgOid> = args.iter().map(|a| PgOid::from(a.oid())).collect();
-            let text = text.replace("%T", self.table);
-            let plan = if self.writes {
-                self.client.prepare_mut(text.as_str(), &types)
-            } else {
-                self.client.prepare(text.as_str(), &types)
+            let mut types: Vec<pg_sys::Oid> = args.iter().map(DatumWithOid::oid).collect();
+            let full = CString::new(text.replace("%T", self.table)).expect("a statement has no zero byte");
+            let options = match planned {
+                Planned::ByKey => pg_sys::CURSOR_OPT_GENERIC_PLAN,
+                Planned::Anew => pg_sys::CURSOR_OPT_CUSTOM_PLAN,
             };
-            // Leaked on purpose: a destructor would run after PostgreSQL's memory contexts are gone.
-            let plan: &'static _ = Box::leak(Box::new(plan.unwrap_or_else(|e| panic!("{e}: {text}")).keep()));
-            // A plan for a table that was renamed or made anew elsewhere stays allocated: this happens next to never.
+            // SAFETY: a connection is open, and the arrays have one length. A plan for a table that was renamed or made anew elsewhere
+            // stays allocated: this happens next to never.
+            let plan = unsafe {
+                let plan =
+                    pg_sys::SPI_prepare_cursor(full.as_ptr(), types.len() as i32, types.as_mut_ptr(), options as i32);
+                if plan.is_null() {
+                    check(pg_sys::SPI_result, text);
+                }
+                check(pg_sys::SPI_keepplan(plan), text);
+                plan
+            };
             PLANS.with_borrow_mut(|plans| plans.insert(key, (self.table.to_owned(), plan)));
             plan
         })
     }
 }
 
-/// A result row.
-pub struct Row<'a, 'conn>(&'a SpiHeapTupleData<'conn>);
+/// SPI's own errors are negative codes; SQL errors never come back here.
+fn check(code: i32, text: &str) {
+    assert!(code >= 0, "SPI error {code}: {text}");
+}
 
-impl Row<'_, '_> {
+/// A result row.
+pub struct Row<'a> {
+    tuple: pg_sys::HeapTuple,
+    table: &'a pg_sys::SPITupleTable,
+}
+
+impl Row<'_> {
     /// Column `i`, from 1; NULL is None.
     pub fn opt<T: FromDatum + IntoDatum>(&self, i: usize) -> Option<T> {
-        self.0.get(i).unwrap_or_else(|e| panic!("column {i}: {e}"))
+        // SAFETY: the tuple belongs to the table; the statement gives the column the type that T is read from.
+        unsafe {
+            let mut null = false;
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.table.tupdesc, i as i32, &mut null);
+            T::from_polymorphic_datum(datum, null, T::type_oid())
+        }
     }
 
     /// Column `i` that is never NULL.
@@ -134,4 +207,35 @@ pub fn interval<'a>(value: Interval) -> DatumWithOid<'a> {
 /// A `timestamptz`.
 pub fn time<'a>(value: i64) -> DatumWithOid<'a> {
     arg(pg_sys::Datum::from(value), pg_sys::TIMESTAMPTZOID)
+}
+
+/// An array of a composite type from the columns of its elements.
+///
+/// One array, since `unnest` of several is a function scan with a tuplestore for each: a hundred microseconds a call.
+pub fn records<'a, const N: usize>(
+    type_oid: pg_sys::Oid,
+    rows: impl Iterator<Item = [Option<pg_sys::Datum>; N]>,
+) -> DatumWithOid<'a> {
+    // SAFETY: the type has N columns of the types of the values; everything is allocated in the current memory context, as are the values.
+    unsafe {
+        let columns = pg_sys::lookup_rowtype_tupdesc_copy(type_oid, -1);
+        assert_eq!((*columns).natts as usize, N, "columns of the composite type");
+        let mut values: Vec<pg_sys::Datum> = rows
+            .map(|row| {
+                let nulls = row.map(|v| v.is_none());
+                let values = row.map(|v| v.unwrap_or(pg_sys::Datum::from(0)));
+                let tuple = pg_sys::heap_form_tuple(columns, values.as_ptr().cast_mut(), nulls.as_ptr().cast_mut());
+                pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
+            })
+            .collect();
+        let array = pg_sys::construct_array(
+            values.as_mut_ptr(),
+            values.len() as i32,
+            type_oid,
+            -1,
+            false,
+            pg_sys::TYPALIGN_DOUBLE as core::ffi::c_char,
+        );
+        DatumWithOid::new(pg_sys::Datum::from(array), pg_sys::get_array_type(type_oid))
+    }
 }

@@ -47,7 +47,7 @@ pub fn lock_all() {
 }
 
 /// What is known of a source, from the cache as far as it is still true; None when nothing is.
-pub fn load(session: &Session<'_, '_>, extension: pg_sys::Oid, source: &str) -> Option<Learned> {
+pub fn load(session: &Session<'_>, extension: pg_sys::Oid, source: &str) -> Option<Learned> {
     let cached = cache::take(extension, source);
     // SAFETY: a plain read of this backend's state.
     let keeps_snapshot = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
@@ -77,7 +77,7 @@ pub fn load(session: &Session<'_, '_>, extension: pg_sys::Oid, source: &str) -> 
 ///
 /// Shapes that were forgotten meanwhile need no telling: which shapes a full set keeps is a function of all that it ever saw, so adding
 /// the new ones forgets the same.
-pub fn refresh(session: &Session<'_, '_>, learned: &mut Learned) {
+pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
     let since = [spi::int4(learned.no), spi::int8(learned.last_no)];
     let shapes =
         session.rows("SELECT s.shape FROM pgedge._log_shapes s WHERE s.source_no = $1 AND s.no > $2", &since, |row| {
@@ -110,7 +110,7 @@ pub fn refresh(session: &Session<'_, '_>, learned: &mut Learned) {
 }
 
 /// Registers a source of which nothing is known.
-pub fn create(session: &Session<'_, '_>, source: &str) -> Learned {
+pub fn create(session: &Session<'_>, source: &str) -> Learned {
     let made = session.rows(
         "INSERT INTO pgedge._log_sources (source, epoch) VALUES ($1, pg_current_xact_id()::text::int8)
          ON CONFLICT (source) DO NOTHING RETURNING source_no, epoch",
@@ -122,7 +122,7 @@ pub fn create(session: &Session<'_, '_>, source: &str) -> Learned {
 }
 
 /// Makes a change known: sessions whose copy is older load what has a larger number than theirs.
-pub fn advance(session: &Session<'_, '_>, learned: &Learned) {
+pub fn advance(session: &Session<'_>, learned: &Learned) {
     session.run(
         "UPDATE pgedge._log_sources SET last_no = $2 WHERE source_no = $1",
         &[spi::int4(learned.no), spi::int8(learned.last_no)],
@@ -130,7 +130,7 @@ pub fn advance(session: &Session<'_, '_>, learned: &Learned) {
 }
 
 /// Stores new shapes and deletes forgotten ones.
-pub fn change_shapes(session: &Session<'_, '_>, learned: &Learned, added: &[&str], forgotten: &[&str]) {
+pub fn change_shapes(session: &Session<'_>, learned: &Learned, added: &[&str], forgotten: &[&str]) {
     if !added.is_empty() {
         session.run(
             "INSERT INTO pgedge._log_shapes (source_no, no, shape) SELECT $1, $2 + v.i, v.shape FROM unnest($3) WITH ORDINALITY AS v(shape, i)",
@@ -146,7 +146,7 @@ pub fn change_shapes(session: &Session<'_, '_>, learned: &Learned, added: &[&str
 }
 
 /// Stores rows as they are in the cache, all with the number `learned.last_no`.
-pub fn put_rows(session: &Session<'_, '_>, learned: &mut Learned, ids: &[i64]) {
+pub fn put_rows(session: &Session<'_>, learned: &mut Learned, ids: &[i64]) {
     let no = learned.last_no;
     let rows: Vec<(String, Row)> =
         ids.iter().filter_map(|id| learned.by_id(*id).map(|(p, r)| (p.to_owned(), r.clone()))).collect();
@@ -179,7 +179,7 @@ pub fn put_rows(session: &Session<'_, '_>, learned: &mut Learned, ids: &[i64]) {
 }
 
 /// Forgets rows of `aggregated_logs` that are no longer those of a pattern.
-pub fn remove_rows(session: &Session<'_, '_>, learned: &Learned, ids: &[i64]) {
+pub fn remove_rows(session: &Session<'_>, learned: &Learned, ids: &[i64]) {
     session.run(
         "WITH gone AS (DELETE FROM pgedge._log_rows r WHERE r.source_no = $1 AND r.row_id = ANY ($2) RETURNING r.row_id)
          DELETE FROM pgedge._log_hours h USING gone g WHERE h.row_id = g.row_id",
@@ -198,7 +198,7 @@ pub struct Hour {
 }
 
 /// Adds lines to hours that are not the latest of their rows.
-pub fn add_hours(session: &Session<'_, '_>, hours: &[Hour]) {
+pub fn add_hours(session: &Session<'_>, hours: &[Hour]) {
     session.run(
         "INSERT INTO pgedge._log_hours AS h (row_id, hour, lines)
          SELECT v.id, v.hour, sum(v.lines) FROM unnest($1, $2, $3) AS v(id, hour, lines) GROUP BY v.id, v.hour
@@ -212,7 +212,7 @@ pub fn add_hours(session: &Session<'_, '_>, hours: &[Hour]) {
 }
 
 /// Forgets hours that are further before the given one than is kept.
-pub fn expire_hours(session: &Session<'_, '_>, ids: &[i64], before: i64) {
+pub fn expire_hours(session: &Session<'_>, ids: &[i64], before: i64) {
     session.run(
         "DELETE FROM pgedge._log_hours WHERE row_id = ANY ($1) AND hour < $2",
         &[spi::int8s(ids.iter().copied()), spi::time(before)],
@@ -220,7 +220,7 @@ pub fn expire_hours(session: &Session<'_, '_>, ids: &[i64], before: i64) {
 }
 
 /// Moves the hours of rows to the rows that they end in.
-pub fn move_hours(session: &Session<'_, '_>, from: &[i64], to: &[i64]) {
+pub fn move_hours(session: &Session<'_>, from: &[i64], to: &[i64]) {
     session.run(
         "WITH gone AS (DELETE FROM pgedge._log_hours WHERE row_id = ANY ($1) RETURNING row_id, hour, lines)
          INSERT INTO pgedge._log_hours AS h (row_id, hour, lines)
@@ -247,7 +247,7 @@ pub struct Step {
 }
 
 /// Writes down what became of patterns, and forgets the oldest steps of a source that has very many.
-pub fn add_lineage(session: &Session<'_, '_>, learned: &Learned, source: &str, steps: &[Step]) {
+pub fn add_lineage(session: &Session<'_>, learned: &Learned, source: &str, steps: &[Step]) {
     session.run(
         "INSERT INTO pgedge._log_lineage (source_no, source, row_id, former_id, level, old_pattern, new_pattern, lines)
          SELECT $1, nullif($2, ''), v.* FROM unnest($3, $4, $5, $6, $7, $8) AS v(row_id, former_id, level, old_pattern, new_pattern, lines)",

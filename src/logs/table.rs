@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use pgrx::prelude::*;
 
 use super::batch::Tally;
-use super::spi::{self, Session};
+use super::spi::{self, Planned, Session};
 use crate::errors;
 
 /// Longest source that the support tables index.
@@ -28,8 +28,10 @@ pub struct Limits {
 /// Where `aggregated_logs` is.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The extension whose table it is.
+    /// A support table of the extension: another one when the extension was made anew.
     pub extension: pg_sys::Oid,
+    /// The type `pgedge._log_delta`.
+    delta_type: pg_sys::Oid,
     /// Its quoted name with schema.
     pub name: String,
     relation: pg_sys::Oid,
@@ -73,21 +75,24 @@ fn schema_name(oid: pg_sys::Oid) -> Option<String> {
 impl Target {
     /// The table, found by the extension's schema; error 42P01 when it is not there. A few lookups in PostgreSQL's own caches.
     pub fn find() -> Self {
-        // SAFETY: a lookup by name.
-        let extension = unsafe { pg_sys::get_extension_oid(c"pgedge".as_ptr(), false) };
+        // SAFETY: lookups by name. pg_extension itself has no cache to look into.
+        let (ours, extension) = unsafe {
+            let ours = pg_sys::get_namespace_oid(c"pgedge".as_ptr(), false);
+            (ours, pg_sys::get_relname_relid(c"_log_sources".as_ptr(), ours))
+        };
         let known = TARGET.with_borrow(Option::clone).filter(|t| t.extension == extension).and_then(|mut t| {
             let (owner, name, schema) = relation(t.relation)?;
             t.owner = owner;
             (name == "aggregated_logs" && schema == t.schema && schema_name(schema)? == t.schema_name).then_some(t)
         });
         known.unwrap_or_else(|| {
-            let target = Self::look_up(extension);
+            let target = Self::look_up(extension, ours);
             TARGET.set(Some(target.clone()));
             target
         })
     }
 
-    fn look_up(extension: pg_sys::Oid) -> Self {
+    fn look_up(extension: pg_sys::Oid, ours: pg_sys::Oid) -> Self {
         let schema = Spi::get_one::<pg_sys::Oid>(
             "SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = pgedge._schema()",
         );
@@ -103,7 +108,18 @@ impl Target {
             )
         };
         let name = format!("{}.aggregated_logs", pgrx::spi::quote_identifier(&schema_name));
-        Self { extension, name, relation: oid, schema, schema_name, owner }
+        // SAFETY: a lookup by name and schema.
+        let delta_type = unsafe {
+            pg_sys::GetSysCacheOid(
+                pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
+                pg_sys::Anum_pg_type_oid as i16,
+                pg_sys::Datum::from(c"_log_delta".as_ptr()),
+                pg_sys::Datum::from(ours),
+                pg_sys::Datum::from(0),
+                pg_sys::Datum::from(0),
+            )
+        };
+        Self { extension, delta_type, name, relation: oid, schema, schema_name, owner }
     }
 
     /// What fits into the table as it is now.
@@ -198,38 +214,45 @@ fn source(source: &str) -> Option<&str> {
     (!source.is_empty()).then_some(source)
 }
 
-fn columns<'a>(deltas: &[(i64, &Delta<'_>)]) -> Vec<pgrx::datum::DatumWithOid<'a>> {
-    let metadata: Vec<Option<String>> = deltas.iter().map(|(_, d)| d.tally.metadata.to_json()).collect();
-    vec![
-        spi::int8s(deltas.iter().map(|(id, _)| *id)),
-        spi::texts(deltas.iter().map(|(_, d)| d.pattern.as_str())),
-        spi::text_options(deltas.iter().map(|(_, d)| d.level)),
-        spi::text_options(deltas.iter().map(|(_, d)| source(d.source))),
-        spi::int8s(deltas.iter().map(|(_, d)| d.tally.count)),
-        spi::times(deltas.iter().map(|(_, d)| d.tally.first)),
-        spi::times(deltas.iter().map(|(_, d)| d.tally.last)),
-        spi::text_options(metadata.iter().map(Option::as_deref)),
-        spi::text_options(deltas.iter().map(|(_, d)| d.samples.as_deref())),
-    ]
+/// The deltas as an array of `pgedge._log_delta`.
+fn records<'a>(target: &Target, deltas: &[(i64, &Delta<'_>)]) -> pgrx::datum::DatumWithOid<'a> {
+    let rows = deltas.iter().map(|(id, d)| {
+        [
+            (*id).into_datum(),
+            d.pattern.as_str().into_datum(),
+            d.level.into_datum(),
+            source(d.source).into_datum(),
+            d.tally.count.into_datum(),
+            // a timestamptz is its microseconds
+            d.tally.first.into_datum(),
+            d.tally.last.into_datum(),
+            d.tally.metadata.to_json().into_datum(),
+            d.samples.as_deref().into_datum(),
+        ]
+    });
+    spi::records(target.delta_type, rows)
 }
 
 /// Adds lines to rows. Answers the new count of each row that is still as it was: its id, pattern, level and source.
-pub fn update(session: &Session<'_, '_>, deltas: &[(i64, &Delta<'_>)], limits: &Limits) -> HashMap<i64, i64> {
-    let mut args = columns(deltas);
-    args.push(spi::int8(limits.count));
-    args.push(spi::int4(super::metadata::MAX_BYTES as i32));
+pub fn update(
+    session: &Session<'_>,
+    target: &Target,
+    deltas: &[(i64, &Delta<'_>)],
+    limits: &Limits,
+) -> HashMap<i64, i64> {
+    let args = [records(target, deltas), spi::int8(limits.count), spi::int4(super::metadata::MAX_BYTES as i32)];
     let counts = session.rows(
         "UPDATE %T a SET
-            count = CASE WHEN coalesce(a.count, 0)::int8 + v.n <= $10 THEN coalesce(a.count, 0)::int8 + v.n END,
+            count = CASE WHEN coalesce(a.count, 0)::int8 + v.n <= $2 THEN coalesce(a.count, 0)::int8 + v.n END,
             first_seen = least(a.first_seen, v.first_seen::timestamp),
             last_seen = greatest(a.last_seen, v.last_seen::timestamp),
             metadata = CASE WHEN v.metadata IS NULL THEN a.metadata
                             WHEN a.metadata IS NULL THEN v.metadata::jsonb
                             WHEN jsonb_typeof(a.metadata) <> 'object' OR a.metadata || v.metadata::jsonb = a.metadata THEN a.metadata
-                            WHEN octet_length((a.metadata || v.metadata::jsonb)::text) <= $11 THEN a.metadata || v.metadata::jsonb
+                            WHEN octet_length((a.metadata || v.metadata::jsonb)::text) <= $3 THEN a.metadata || v.metadata::jsonb
                             ELSE a.metadata END,
             sample_messages = CASE WHEN v.samples IS NULL THEN a.sample_messages ELSE v.samples::jsonb END
-         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS v(id, pattern, level, source, n, first_seen, last_seen, metadata, samples)
+         FROM unnest($1) AS v
          WHERE a.id = v.id AND a.message_pattern = v.pattern AND a.level IS NOT DISTINCT FROM v.level AND a.source IS NOT DISTINCT FROM v.source
          RETURNING a.id::int8, a.count::int8",
         &args,
@@ -248,9 +271,10 @@ fn overflow(table: &str, id: i64, limits: &Limits) -> ! {
 
 /// Ids of rows that are there already for these patterns, levels and one source: written by clients that know nothing of pgedge, or left
 /// from before the extension was created anew. The oldest of each; None where there is none.
-pub fn existing(session: &Session<'_, '_>, of: &str, deltas: &[&Delta<'_>]) -> Vec<Option<i64>> {
+pub fn existing(session: &Session<'_>, of: &str, deltas: &[&Delta<'_>]) -> Vec<Option<i64>> {
     let mut found = vec![None; deltas.len()];
-    let rows = session.rows(
+    let rows = session.planned(
+        Planned::Anew,
         "SELECT DISTINCT ON (v.n) v.n, a.id::int8
          FROM unnest($1, $2) WITH ORDINALITY AS v(pattern, level, n)
          JOIN %T a ON a.message_pattern = v.pattern AND a.level IS NOT DISTINCT FROM v.level
@@ -270,7 +294,7 @@ pub fn existing(session: &Session<'_, '_>, of: &str, deltas: &[&Delta<'_>]) -> V
 }
 
 /// Adds rows; answers their ids in the same order.
-pub fn insert(session: &Session<'_, '_>, deltas: &[&Delta<'_>], limits: &Limits) -> Vec<i64> {
+pub fn insert(session: &Session<'_>, target: &Target, deltas: &[&Delta<'_>], limits: &Limits) -> Vec<i64> {
     let numbered: Vec<(i64, &Delta<'_>)> = deltas.iter().enumerate().map(|(i, d)| (i as i64, *d)).collect();
     if let Some((id, _)) = numbered.iter().find(|(_, d)| d.tally.count > limits.count) {
         overflow(session.table, *id, limits);
@@ -278,9 +302,9 @@ pub fn insert(session: &Session<'_, '_>, deltas: &[&Delta<'_>], limits: &Limits)
     let ids = session.rows(
         "INSERT INTO %T (message_pattern, count, level, source, first_seen, last_seen, metadata, sample_messages)
          SELECT v.pattern, v.n, v.level, v.source, v.first_seen::timestamp, v.last_seen::timestamp, v.metadata::jsonb, v.samples::jsonb
-         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS v(i, pattern, level, source, n, first_seen, last_seen, metadata, samples)
-         ORDER BY v.i RETURNING id::int8",
-        &columns(&numbered),
+         FROM unnest($1) AS v
+         ORDER BY v.id RETURNING id::int8",
+        &[records(target, &numbered)],
         |row| row.get::<i64>(1),
     );
     if ids.len() != deltas.len() {
@@ -315,7 +339,7 @@ pub struct Stored {
 }
 
 /// Rows by id, locked, in the order of their ids.
-pub fn read(session: &Session<'_, '_>, ids: impl IntoIterator<Item = i64>) -> Vec<Stored> {
+pub fn read(session: &Session<'_>, ids: impl IntoIterator<Item = i64>) -> Vec<Stored> {
     session.rows(
         "SELECT a.id::int8, a.message_pattern, a.level::text, coalesce(a.count, 0)::int8, a.metadata::text, a.sample_messages::text
          FROM %T a WHERE a.id = ANY ($1) ORDER BY a.id FOR UPDATE",
@@ -339,7 +363,7 @@ pub struct Merge {
 }
 
 /// Gives rows their new patterns and adds to them, then deletes, the rows that end in them.
-pub fn merge(session: &Session<'_, '_>, merges: &[Merge], limits: &Limits) {
+pub fn merge(session: &Session<'_>, merges: &[Merge], limits: &Limits) {
     let members = merges.iter().flat_map(|m| m.members.iter().map(|&id| (id, m.id)));
     let (ids, ends): (Vec<i64>, Vec<i64>) = members.unzip();
     let counts = session.rows(

@@ -1,6 +1,7 @@
 //! What the SQL functions give inside a backend; exactness at size, workers, privileges and cancelling are in tests/sessions.
 use pgrx::prelude::*;
 
+/// The schema that `cargo pgrx test` calls them in.
 #[pg_schema]
 mod tests {
     use pgrx::prelude::*;
@@ -8,10 +9,10 @@ mod tests {
     /// 3,000 rows of 48 dimensions with many equal ones.
     fn fill() {
         Spi::run(
-            "CREATE TABLE items AS SELECT i AS id, (SELECT array_agg(sin((i % 700) * j) ORDER BY j) FROM generate_series(1, 48) j)::vector AS embedding \
-             FROM generate_series(1, 3000) i; ANALYZE items",
-        )
-        .unwrap();
+        "CREATE TABLE items AS SELECT i AS id, (SELECT array_agg(sin((i % 700) * j) ORDER BY j) FROM generate_series(1, 48) j)::vector AS embedding \
+         FROM generate_series(1, 3000) i; ANALYZE items",
+    )
+    .unwrap();
     }
 
     fn text(query: &str) -> String {
@@ -33,7 +34,7 @@ mod tests {
         fill();
         let got = text(
             "SELECT concat_ws(' ', count(*), bool_and(m[i][j] = m[j][i]), bool_and(i <> j OR m[i][j] = 1)) \
-             FROM (SELECT pgedge.similarity_matrix(array_agg(embedding)) AS m FROM items WHERE id <= 40) t, generate_series(1, 40) i, generate_series(1, 40) j",
+         FROM (SELECT pgedge.similarity_matrix(array_agg(embedding)) AS m FROM items WHERE id <= 40) t, generate_series(1, 40) i, generate_series(1, 40) j",
         );
         assert_eq!(got, "1600 t t");
     }
@@ -46,7 +47,7 @@ mod tests {
         ));
         let sorted = text(
             "SELECT string_agg(t.id::text, ',' ORDER BY q.id, t.r) FROM items q, LATERAL \
-             (SELECT i.id, row_number() OVER (ORDER BY i.embedding <-> q.embedding, i.id) AS r FROM items i) t WHERE q.id <= 50 AND t.r <= 9",
+         (SELECT i.id, row_number() OVER (ORDER BY i.embedding <-> q.embedding, i.id) AS r FROM items i) t WHERE q.id <= 50 AND t.r <= 9",
         );
         assert_eq!(ours, sorted);
     }

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster import SUPERUSER, Cluster
 from conftest import Database
@@ -131,3 +132,14 @@ def test_no_password_in_the_repository():
     assert "POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?" in compose
     for variable in ("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PORT"):
         assert variable in compose and variable in (ROOT / ".env.example").read_text()
+
+
+def test_slow_queries_fill_and_feed_the_monitoring(box_db):
+    """The view, and the exporter's query over it, where pg_stat_statements is preloaded and created."""
+    if not box_db.value("SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements'"):
+        pytest.skip("pg_stat_statements is not installed here")
+    box_db.sql("SELECT count(*) AS a_query_to_be_found FROM pgedge.table_sizes")
+    found = box_db.sql("SELECT calls, total_time, mean_time, rows FROM pgedge.slow_queries WHERE query LIKE '%a_query_to_be_found%' AND query NOT LIKE '%slow_queries%'")
+    assert len(found) == 1 and found[0][0] == 1 and found[0][1] == found[0][2] > 0 and found[0][3] == 1
+    rows = box_db.sql(yaml.safe_load((ROOT / "docs" / "monitoring" / "queries.yaml").read_text())["pgedge_slow_query"]["query"])
+    assert rows and all(isinstance(r[0], str) and r[3] >= 1 and r[4] >= 0 for r in rows)

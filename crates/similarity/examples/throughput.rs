@@ -84,6 +84,11 @@ fn main() {
             "f32 tile in cache: {tile:.1} GFLOP/s, peak {:.1}",
             median_rate(9, || bench::fma_peak(black_box(simd), 15_000_000))
         );
+        let [sums16, sums32] =
+            [true, false].map(|fits16| median_rate(9, || bench::tile_i8(simd, 384, 16, 1, 6000, fits16)));
+        println!(
+            "int8 tile in cache: {sums16:.1} GOP/s with 16-bit sums (where there are any), {sums32:.1} with 32-bit sums"
+        );
         println!("{:>5} {:>7} {:>9} {:>9} {:>7} {:>12}", "Q", "pass", "ms", "GFLOP/s", "peak", "exact/query");
         let counts = std::env::var("Q")
             .ok()

@@ -102,3 +102,45 @@ pub fn tile_f32(simd: Simd, dim: usize, groups: usize, panels: usize, rounds: us
     }
     (rounds * panels * groups * mr * nr * dim * 2) as u64
 }
+
+/// As [`tile_f32`] with the int8 kernel, by its 16-bit sums where the level has them and `fits16`, else by its 32-bit ones.
+pub fn tile_i8(simd: Simd, dim: usize, groups: usize, panels: usize, rounds: usize, fits16: bool) -> u64 {
+    use crate::kernels::{I8_BLOCK, MAX_MR, Test, TileI8};
+    let kernels = simd.kernels();
+    let (mr, nr) = (kernels.mr, kernels.nr);
+    let mut rows = crate::buffer::Aligned::<u8>::zeroed(dim * mr * groups).expect("memory");
+    let mut panel = crate::buffer::Aligned::<i8>::zeroed(dim * nr * panels).expect("memory");
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        (state >> 28) as u8
+    };
+    rows.iter_mut().for_each(|b| *b = next());
+    panel.iter_mut().for_each(|b| *b = next() as i8);
+    let block_init = vec![0i16; dim / I8_BLOCK * nr * 2];
+    let (ones, zeros, high) = ([1.0f32; 64], [0.0f32; 64], [1e30f32; 64]);
+    let mut hits = [0u32; MAX_MR];
+    for _ in 0..rounds {
+        for (p, g) in (0..panels).flat_map(|p| (0..groups).map(move |g| (p, g))) {
+            let call = TileI8 {
+                rows: rows[g * mr * dim..].as_ptr(),
+                stride: dim,
+                panel: panel[p * dim * nr..].as_ptr(),
+                k: dim,
+                init: [0i32; 64].as_ptr(),
+                block_init: block_init.as_ptr(),
+                fits16,
+                query_scale: ones.as_ptr(),
+                test: Test {
+                    scale: ones.as_ptr(),
+                    bias: zeros.as_ptr(),
+                    threshold: high.as_ptr(),
+                    hits: hits.as_mut_ptr(),
+                },
+            };
+            // SAFETY: the arrays are as large as `TileI8` says, and the CPU has the level.
+            assert!(!unsafe { (kernels.tile_i8)(&call) });
+        }
+    }
+    (rounds * panels * groups * mr * nr * dim * 2) as u64
+}

@@ -3,6 +3,20 @@
 //! The rows are read by broadcast, the queries from the packed panel: per dimension `MR` broadcasts, `NV` loads and `MR·NV` multiply-adds,
 //! all sums in registers. `$isa!` puts the instruction set's attribute on the function (see `mod.rs`).
 
+/// Where the rows of a group of six lie, from the first. The compiler must not know that they are multiples of one number: it would rather compute each
+/// from the one before, at every step, than address it by a register of its own.
+#[inline(always)]
+pub(super) fn offsets(stride: usize) -> [usize; 6] {
+    let offsets = std::array::from_fn(|r| r * stride);
+    #[cfg(target_arch = "x86_64")]
+    let offsets = offsets.map(|mut offset: usize| {
+        // SAFETY: no instructions.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) offset, options(pure, nomem, nostack, preserves_flags)) };
+        offset
+    });
+    offsets
+}
+
 /// The f32 tile. `$nlt(value, threshold)` gives the mask of "not less than".
 macro_rules! f32_tile {
     ($name:ident, $isa:ident, $mr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $store:ident, $set1:ident, $fma:ident, $add:ident, $nlt:ident) => {
@@ -13,7 +27,9 @@ macro_rules! f32_tile {
                 const NR: usize = $nv * $lanes;
                 let mut acc = [[$zero(); $nv]; $mr];
                 let mut panel = t.panel;
-                for d in 0..t.k {
+                let offsets = $crate::kernels::x86_tile::offsets(t.stride);
+                let mut rows: [*const f32; $mr / 6] = std::array::from_fn(|g| t.rows.wrapping_add(g * 6 * t.stride));
+                for _ in 0..t.k {
                     // SAFETY: `panel` holds k × NR floats and each of the MR rows at least k.
                     unsafe {
                         let mut q = [$zero(); $nv];
@@ -21,12 +37,13 @@ macro_rules! f32_tile {
                             *q = $load(panel.add(v * $lanes));
                         }
                         for (r, acc) in acc.iter_mut().enumerate() {
-                            let x = $set1(*t.rows.add(r * t.stride + d));
+                            let x = $set1(*rows[r / 6].add(offsets[r % 6]));
                             for v in 0..$nv {
                                 acc[v] = $fma(x, q[v], acc[v]);
                             }
                         }
                         panel = panel.add(NR);
+                        rows = rows.map(|row| row.add(1));
                     }
                 }
                 if !(t.first && t.last) {
@@ -86,7 +103,9 @@ macro_rules! i8_tile {
                     }
                 }
                 let mut panel = t.panel;
-                for d in (0..t.k).step_by(4) {
+                let offsets = $crate::kernels::x86_tile::offsets(t.stride);
+                let mut rows: [*const u8; $mr / 6] = std::array::from_fn(|g| t.rows.wrapping_add(g * 6 * t.stride));
+                for _ in (0..t.k).step_by(4) {
                     // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k.
                     unsafe {
                         let mut q = [$zero(); $nv];
@@ -94,12 +113,13 @@ macro_rules! i8_tile {
                             *q = $load(panel.add(v * $lanes * 4).cast());
                         }
                         for (r, acc) in acc.iter_mut().enumerate() {
-                            let x = $set1_epi32(t.rows.add(r * t.stride + d).cast::<i32>().read_unaligned());
+                            let x = $set1_epi32(rows[r / 6].add(offsets[r % 6]).cast::<i32>().read_unaligned());
                             for v in 0..$nv {
                                 acc[v] = $dot(acc[v], x, q[v]);
                             }
                         }
                         panel = panel.add(NR * 4);
+                        rows = rows.map(|row| row.add(4));
                     }
                 }
                 // SAFETY: the arrays hold MR and NR values.
@@ -126,8 +146,10 @@ macro_rules! i8_block_tile {
                 let mut sums = [[$zero(); $nv]; $mr];
                 // Unknown to the compiler: if it unrolled the inner loop, it would reorder the sums and spill them (twice the time).
                 let block_size = std::hint::black_box($crate::kernels::I8_BLOCK);
+                let offsets = $crate::kernels::x86_tile::offsets(t.stride);
+                let mut rows: [*const u8; $mr / 6] = std::array::from_fn(|g| t.rows.wrapping_add(g * 6 * t.stride));
                 let (mut panel, mut init) = (t.panel, t.block_init);
-                for block in (0..t.k).step_by($crate::kernels::I8_BLOCK) {
+                for _ in (0..t.k).step_by($crate::kernels::I8_BLOCK) {
                     let mut acc = [[$zero(); $nv]; $mr];
                     for v in 0..$nv {
                         // SAFETY: `block_init` holds 2·NR integers for each block.
@@ -138,7 +160,7 @@ macro_rules! i8_block_tile {
                     }
                     // SAFETY: one more block follows or this is one past the end.
                     init = unsafe { init.add(NR * 2) };
-                    for d in (0..block_size).step_by(4) {
+                    for _ in (0..block_size).step_by(4) {
                         // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k; k is a multiple of the block.
                         unsafe {
                             let mut q = [$zero(); $nv];
@@ -146,12 +168,13 @@ macro_rules! i8_block_tile {
                                 *q = $load(panel.add(v * $lanes * 4).cast());
                             }
                             for (r, acc) in acc.iter_mut().enumerate() {
-                                let x = $set1_epi32(t.rows.add(r * t.stride + block + d).cast::<i32>().read_unaligned());
+                                let x = $set1_epi32(rows[r / 6].add(offsets[r % 6]).cast::<i32>().read_unaligned());
                                 for v in 0..$nv {
                                     acc[v] = $add16(acc[v], $maddubs(x, q[v]));
                                 }
                             }
                             panel = panel.add(NR * 4);
+                        rows = rows.map(|row| row.add(4));
                         }
                     }
                     let ones = $set1_epi16(1);

@@ -1,0 +1,240 @@
+use super::*;
+
+/// Owns what a segment would.
+struct Memory {
+    state: Box<State>,
+    slots: Vec<Slot>,
+    by_id: Vec<u32>,
+    by_key: Vec<u32>,
+}
+
+impl Memory {
+    fn new(n: usize) -> Self {
+        let slot = Slot {
+            id: 0,
+            token: 0,
+            expires_at: 0,
+            claimed_at: 0,
+            key: 0,
+            kind: 0,
+            wait_xid: 0,
+            attempt: 0,
+            lost: 0,
+            next_id: 0,
+            next_key: 0,
+            next: 0,
+            prev: 0,
+            lane: 0,
+            state: 0,
+            worker_len: 0,
+            worker: [0; WORKER_BYTES],
+        };
+        let state = State {
+            empty: 0,
+            free: 0,
+            leased: 0,
+            heads: [0; LANES],
+            tails: [0; LANES],
+            next_expiry: 0,
+            claims: 0,
+            epoch: 0,
+            due_at: 0,
+            idle: false,
+            quiet: 0,
+            notified_at: 0,
+            waiters: [0; WAITERS],
+            groups: [Group::default(); GROUPS],
+            stragglers: [Straggler::default(); STRAGGLERS],
+            straggler_count: 0,
+            limits: [Limit::new("", 0, None, None, false, 0); LIMITS],
+            limit_count: 0,
+            limits_wanted: 0,
+            limits_read: 0,
+            key_from: [0; KEY_BYTES],
+            key_from_len: 0,
+        };
+        let mut m = Self { state: Box::new(state), slots: vec![slot; n], by_id: vec![0; 7], by_key: vec![0; 3] };
+        m.queue().reset();
+        m
+    }
+
+    fn queue(&mut self) -> Queue<'_> {
+        Queue::new(&mut self.state, &mut self.slots, &mut self.by_id, &mut self.by_key)
+    }
+}
+
+fn request(id: i64, token: i64, expires_at: i64) -> Request<'static> {
+    Request { id, lane: 5, kind: 1, key: 0, token, expires_at, claimed_at: 0, attempts: 0, worker: "w" }
+}
+
+#[test]
+fn a_lease_excludes_others_until_it_is_finished() {
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    assert_eq!(q.lease(&request(7, 1, 10)), Leasing::Granted);
+    assert_eq!(q.lease(&request(7, 2, 10)), Leasing::Taken);
+    assert!(q.hold(7, 2).is_none() && q.hold(8, 1).is_none());
+    assert_eq!(q.hold(7, 1).map(|s| s.attempt), Some(1));
+    assert!(q.hold(7, 1).is_none(), "held once");
+    q.sweep(100);
+    assert_eq!(q.lease(&request(7, 2, 10)), Leasing::Taken, "what is being finished does not expire");
+    q.unhold(7, 1, Condition::Leased);
+    assert!(q.hold(7, 1).is_some());
+    q.finish(7, 1);
+    assert!(q.find(7).is_none() && q.state.leased == 0);
+}
+
+#[test]
+fn an_expired_lease_counts_and_its_holder_may_finish_until_it_is_claimed() {
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    q.lease(&request(7, 1, 10));
+    q.sweep(9);
+    assert!(q.first_free(5).is_none());
+    assert!(!q.extend(7, 1, 10, 50) && q.extend(7, 1, 9, 20));
+    q.sweep(20);
+    assert_eq!(q.first_free(5), q.find(7));
+    let before = q.hold(7, 1).unwrap();
+    assert_eq!(before.condition(), Condition::Free);
+    q.unhold(7, 1, before.condition());
+    assert_eq!(q.first_free(5), q.find(7));
+    assert_eq!(q.lease(&request(7, 2, 50)), Leasing::Granted);
+    assert_eq!(q.slot(q.find(7).unwrap()).attempt, 2);
+    assert!(q.hold(7, 1).is_none());
+    q.release(7, 1);
+    assert!(q.first_free(5).is_none());
+    q.release(7, 2);
+    assert_eq!(q.lease(&request(7, 3, 50)), Leasing::Granted);
+    assert_eq!(q.slot(q.find(7).unwrap()).attempt, 2, "given back unused");
+}
+
+#[test]
+fn a_key_is_busy_while_one_of_it_is_out() {
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    q.lease(&Request { key: 9, ..request(1, 1, 10) });
+    assert!(q.key_is_busy(9) && !q.key_is_busy(8));
+    q.release(1, 1);
+    assert!(!q.key_is_busy(9) && q.find(1).is_none());
+    q.lease(&Request { key: 9, ..request(1, 2, 10) });
+    q.sweep(10);
+    assert!(!q.key_is_busy(9) && q.first_free(5).is_none());
+    q.lease(&Request { key: 9, ..request(1, 3, 20) });
+    assert_eq!(q.slot(q.find(1).unwrap()).attempt, 2);
+}
+
+#[test]
+fn memory_is_bounded() {
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    assert!(q.remember(1, 1, 0, 0) && q.remember(2, 1, 0, 0) && q.remember(2, 1, 0, 0) && !q.remember(3, 1, 0, 0));
+    assert_eq!(q.lease(&request(3, 1, 9)), Leasing::Granted);
+    assert_eq!(q.lease(&request(4, 1, 9)), Leasing::Granted);
+    assert_eq!(q.lease(&request(5, 1, 9)), Leasing::Full);
+    assert_eq!(q.lease(&request(2, 1, 9)), Leasing::Granted);
+    for i in 0..STRAGGLERS as u64 {
+        assert!(q.advance(0, 1, (i, 0), &[i]));
+    }
+    assert!(!q.advance(0, 1, (1000, 0), &[999]), "a cursor does not pass what cannot be remembered");
+    assert!(q.advance(0, 1, (1000, 0), &[5, 1001]));
+    q.set_straggler(5, 11, 0);
+    assert!(q.advance(0, 1, (1001, 0), &[1001]));
+}
+
+#[test]
+fn cursors_belong_to_filters() {
+    let mut m = Memory::new(1);
+    let mut q = m.queue();
+    let a = q.group(11);
+    assert!(q.advance(a, 3, (5, 6), &[]) && q.advance(a, 3, (4, 9), &[]));
+    assert_eq!(q.cursor(a, 3), (5, 6));
+    for filter in 100..100 + GROUPS as u64 {
+        q.state.claims += 1;
+        q.group(filter);
+    }
+    let a = q.group(11);
+    assert_eq!(q.cursor(a, 3), (0, i64::MIN), "forgotten, so it starts again");
+}
+
+#[test]
+fn limits_count_leases_and_tokens() {
+    let mut m = Memory::new(8);
+    let mut q = m.queue();
+    q.lease(&request(1, 1, 10));
+    q.set_limits(&[
+        Limit::new("t", 1, Some(2), None, false, 0),
+        Limit::new("r", 2, None, Some(2.0), false, 0),
+        Limit::new("p", 3, None, None, true, 0),
+    ]);
+    assert_eq!((q.allowance(1, 5, 0), q.allowance(3, 5, 0), q.allowance(4, 5, 0)), (1, 0, 5));
+    q.lease(&request(2, 1, 10));
+    assert_eq!(q.allowance(1, 5, 0), 0);
+    q.hold(2, 1);
+    assert_eq!(q.allowance(1, 5, 0), 0);
+    q.finish(2, 1);
+    q.sweep(10);
+    assert_eq!(q.allowance(1, 5, 0), 2);
+    assert_eq!(q.allowance(2, 5, 0), 2);
+    q.spend(2);
+    q.spend(2);
+    assert_eq!((q.allowance(2, 5, 0), q.allowance(2, 5, 500_000), q.allowance(2, 5, 9_000_000)), (0, 1, 2));
+}
+
+/// Against a plain model, many random steps: the lists and the chains stay whole.
+#[test]
+fn random_steps_keep_it_whole() {
+    let mut m = Memory::new(16);
+    let mut q = m.queue();
+    let mut seed = 42_u64;
+    let mut next = |n: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % n
+    };
+    let mut now = 0;
+    for step in 0..200_000 {
+        let id = next(24) as i64;
+        let token = next(3) as i64 + 1;
+        let key = if id % 3 == 0 { id as u64 % 5 + 1 } else { 0 };
+        match next(8) {
+            0 | 1 => {
+                _ = q.lease(&Request { key, lane: (id % 10 + 1) as u8, ..request(id, token, now + next(20) as i64) });
+            }
+            2 if key == 0 => drop(q.remember(id, (id % 10 + 1) as u8, 0, 0)),
+            3 => drop(q.hold(id, token)),
+            4 => q.finish(id, token),
+            5 => q.unhold(id, token, Condition::Leased),
+            6 => q.release(id, token),
+            _ => {
+                now += 1;
+                q.sweep(now);
+            }
+        }
+        if step % 97 == 0 {
+            check(&q);
+        }
+    }
+}
+
+fn check(q: &Queue<'_>) {
+    let (mut free, mut leased) = (0, 0);
+    for slot in q.slots() {
+        match slot.condition() {
+            Condition::Free => free += 1,
+            Condition::Leased | Condition::Held => leased += 1,
+            _ => {}
+        }
+        if slot.condition() != Condition::Empty {
+            assert_eq!(q.slots()[q.find(slot.id).unwrap() as usize].id, slot.id);
+        }
+    }
+    let mut listed = 0;
+    for lane in 1..=LANES as u8 {
+        let mut at = q.first_free(lane);
+        while let Some(i) = at {
+            assert_eq!((q.slot(i).condition(), q.slot(i).lane), (Condition::Free, lane));
+            listed += 1;
+            at = q.next_free(i);
+        }
+    }
+    assert_eq!((free, leased, free), (q.state.free, q.state.leased, listed));
+}

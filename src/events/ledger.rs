@@ -1,0 +1,148 @@
+//! What becomes of leases when a transaction ends: those taken in a (sub)transaction that is rolled back are given back, and what a
+//! transaction finishes is finished when it commits.
+use std::cell::{Cell, RefCell};
+
+use pgedge_leases::Condition;
+use pgrx::prelude::*;
+
+use super::segment::Segment;
+use super::wake;
+
+/// What a transaction did.
+#[derive(Clone, Copy)]
+pub enum Deed {
+    /// Claimed an event.
+    Claimed,
+    /// Began to finish one, whose slot was in this condition: done with at commit.
+    Finishes(Condition),
+    /// Began to give one back, likewise: claimable at commit.
+    Releases(Condition),
+    /// Took an event out of whoever's hands: at commit nobody holds it.
+    Revokes,
+    /// Emptied the table: at commit nothing is remembered.
+    Empties,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    segment: Segment,
+    epoch: u64,
+    subtransaction: pg_sys::SubTransactionId,
+    id: i64,
+    token: i64,
+    deed: Deed,
+}
+
+thread_local! {
+    static ENTRIES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Hooks into the ends of this session's transactions; once.
+pub fn register() {
+    if !REGISTERED.replace(true) {
+        // SAFETY: the callbacks stay in memory, since libraries are never unloaded.
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+            pg_sys::RegisterSubXactCallback(Some(at_sub_end), std::ptr::null_mut());
+        }
+    }
+}
+
+/// Notes what this transaction did to an event; `epoch` is the segment's at that time.
+pub fn note(segment: Segment, epoch: u64, id: i64, token: i64, deed: Deed) {
+    register();
+    // SAFETY: a plain read of this session's own state.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    ENTRIES.with_borrow_mut(|entries| entries.push(Entry { segment, epoch, subtransaction, id, token, deed }));
+}
+
+fn commit(entries: &[Entry]) {
+    for run in entries.chunk_by(|a, b| a.segment.is(b.segment)) {
+        if run.iter().all(|e| matches!(e.deed, Deed::Claimed)) {
+            continue;
+        }
+        let mut locked = run[0].segment.lock();
+        let q = &mut locked.queue;
+        for e in run.iter().filter(|e| e.epoch == q.state.epoch) {
+            match e.deed {
+                Deed::Claimed => {}
+                Deed::Finishes(_) => q.finish(e.id, e.token),
+                Deed::Releases(_) => q.release(e.id, e.token),
+                Deed::Revokes => {
+                    if let Some(at) = q.find(e.id) {
+                        q.forget(at);
+                    }
+                }
+                Deed::Empties => {}
+            }
+        }
+        if run.iter().any(|e| matches!(e.deed, Deed::Empties)) {
+            q.reset();
+        }
+    }
+}
+
+fn abort(entries: &[Entry]) {
+    for run in entries.chunk_by(|a, b| a.segment.is(b.segment)) {
+        let mut locked = run[0].segment.lock();
+        let q = &mut locked.queue;
+        for e in run.iter().rev() {
+            if e.epoch != q.state.epoch {
+                continue;
+            }
+            match e.deed {
+                Deed::Claimed => q.release(e.id, e.token),
+                Deed::Finishes(before) | Deed::Releases(before) => q.unhold(e.id, e.token, before),
+                Deed::Revokes | Deed::Empties => {}
+            }
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut core::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE};
+    match event {
+        XACT_EVENT_PRE_COMMIT => wake::before_commit(),
+        XACT_EVENT_COMMIT => {
+            commit(&ENTRIES.take());
+            wake::after_end(true);
+        }
+        XACT_EVENT_ABORT => {
+            abort(&ENTRIES.take());
+            wake::after_end(false);
+        }
+        XACT_EVENT_PRE_PREPARE => {
+            if ENTRIES.with_borrow(|e| !e.is_empty()) {
+                crate::errors::fail(
+                    PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                    "cannot PREPARE a transaction that has claimed, finished or revoked events",
+                    "Commit it in one phase; transactions that only enqueue can be prepared.",
+                );
+            }
+        }
+        XACT_EVENT_PREPARE => wake::after_end(false),
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_sub_end(
+    event: pg_sys::SubXactEvent::Type,
+    mine: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _: *mut core::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
+    if event == SUBXACT_EVENT_COMMIT_SUB {
+        ENTRIES.with_borrow_mut(|entries| entries.iter_mut().filter(|e| e.subtransaction == mine).for_each(|e| e.subtransaction = parent));
+    } else if event == SUBXACT_EVENT_ABORT_SUB {
+        let undone: Vec<Entry> = ENTRIES.with_borrow_mut(|entries| {
+            let undone = entries.iter().filter(|e| e.subtransaction == mine).copied().collect();
+            entries.retain(|e| e.subtransaction != mine);
+            undone
+        });
+        abort(&undone);
+    }
+}

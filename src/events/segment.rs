@@ -1,0 +1,259 @@
+//! The queue's shared memory: a dynamic segment for each `claude_events`, made by the first claim and kept until the server stops.
+//!
+//! It needs no `shared_preload_libraries`. Its handle stands in a file in `pg_stat_tmp`, which no backup and no standby has; a segment
+//! that the handle does not lead to, or that is not the one the file means, is replaced by a new one. After a crash or a restart there
+//! is none, so no lease: whatever is pending is claimable, and all tokens from before are stale.
+use std::cell::RefCell;
+use std::fs;
+
+use pgedge_leases::{Queue, Slot, State};
+use pgrx::prelude::*;
+
+use crate::errors;
+
+const MAGIC: u64 = 0x7067_6564_6765_5131;
+const LAYOUT: u32 = 1;
+const FOLDER: &str = "pg_stat_tmp";
+
+/// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow.
+#[repr(C)]
+struct Root {
+    magic: u64,
+    layout: u32,
+    slots: u32,
+    buckets: u32,
+    database: u32,
+    relation: u32,
+    tranche: i32,
+    nonce: u64,
+    lock: pg_sys::LWLock,
+}
+
+/// Where the parts lie, in bytes from the beginning.
+struct Layout {
+    state: usize,
+    slots: usize,
+    by_id: usize,
+    by_key: usize,
+    size: usize,
+}
+
+fn layout(slots: usize, buckets: usize) -> Layout {
+    let state = size_of::<Root>().next_multiple_of(64);
+    let first = (state + size_of::<State>()).next_multiple_of(64);
+    let by_id = first + slots * size_of::<Slot>();
+    let by_key = by_id + buckets * size_of::<u32>();
+    Layout { state, slots: first, by_id, by_key, size: by_key + buckets * size_of::<u32>() }
+}
+
+/// A segment that this session has mapped; it stays so until the session ends.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    root: *mut Root,
+    relation: pg_sys::Oid,
+}
+
+thread_local! {
+    /// The segments that this session has mapped.
+    static ATTACHED: RefCell<Vec<Segment>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The queue of a segment, for this session alone until it is dropped. Nothing in it can be interrupted meanwhile.
+pub struct Locked {
+    /// What the segment holds.
+    pub queue: Queue<'static>,
+    lock: *mut pg_sys::LWLock,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // SAFETY: taken in Segment::lock, and only released here; after an error too, since unwinding comes before the transaction's abort.
+        unsafe { pg_sys::LWLockRelease(self.lock) }
+    }
+}
+
+impl Segment {
+    /// Waits for the segment's lock.
+    pub fn lock(self) -> Locked {
+        // SAFETY: the segment is mapped until the session ends and was checked when it was attached, so the parts lie where layout() says,
+        // are aligned (multiples of 64, then of 4) and initialized; the exclusive lock makes these the only references to them.
+        unsafe {
+            let root = self.root;
+            let lock = &raw mut (*root).lock;
+            pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let (slots, buckets) = ((*root).slots as usize, (*root).buckets as usize);
+            let parts = layout(slots, buckets);
+            let base = root.cast::<u8>();
+            let queue = Queue::new(
+                &mut *base.add(parts.state).cast::<State>(),
+                std::slice::from_raw_parts_mut(base.add(parts.slots).cast::<Slot>(), slots),
+                std::slice::from_raw_parts_mut(base.add(parts.by_id).cast::<u32>(), buckets),
+                std::slice::from_raw_parts_mut(base.add(parts.by_key).cast::<u32>(), buckets),
+            );
+            Locked { queue, lock }
+        }
+    }
+
+    /// Whether this is the same segment.
+    pub fn is(self, other: Self) -> bool {
+        std::ptr::eq(self.root, other.root)
+    }
+}
+
+/// The segment of a table, if there is one. Makes none.
+pub fn find(relation: pg_sys::Oid) -> Option<Segment> {
+    if let Some(found) = ATTACHED.with_borrow(|a| a.iter().find(|s| s.relation == relation).copied()) {
+        return Some(found);
+    }
+    let text = fs::read_to_string(path(database(), relation)).ok()?;
+    let (handle, nonce) = text.trim().split_once(' ')?;
+    attach(relation, handle.parse().ok()?, nonce.parse().ok()?)
+}
+
+/// The segment of a table, made if need be, with room for `slots` events. Error 53200 or 53000 when the system has no memory for it.
+pub fn get(relation: pg_sys::Oid, slots: usize) -> Segment {
+    if let Some(found) = find(relation) {
+        return found;
+    }
+    // SAFETY: a lock on an object that nobody else locks (the table's own lock has another tag), released below or at the transaction's end.
+    unsafe { pg_sys::LockDatabaseObject(pg_sys::RelationRelationId, relation, 1, pg_sys::ExclusiveLock as pg_sys::LOCKMODE) };
+    let segment = find(relation).unwrap_or_else(|| create(relation, slots));
+    // SAFETY: as above.
+    unsafe { pg_sys::UnlockDatabaseObject(pg_sys::RelationRelationId, relation, 1, pg_sys::ExclusiveLock as pg_sys::LOCKMODE) };
+    segment
+}
+
+fn database() -> pg_sys::Oid {
+    // SAFETY: a plain read of this session's own state.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+fn path(database: pg_sys::Oid, relation: pg_sys::Oid) -> String {
+    format!("{FOLDER}/pgedge.{}.{}", database.to_u32(), relation.to_u32())
+}
+
+fn keep(root: *mut Root, relation: pg_sys::Oid) -> Segment {
+    // SAFETY: the segment is mapped and initialized; the name is static.
+    unsafe { pg_sys::LWLockRegisterTranche((*root).tranche, c"pgedge_events".as_ptr()) };
+    let segment = Segment { root, relation };
+    ATTACHED.with_borrow_mut(|a| a.push(segment));
+    segment
+}
+
+fn attach(relation: pg_sys::Oid, handle: pg_sys::dsm_handle, nonce: u64) -> Option<Segment> {
+    // SAFETY: dsm_attach gives NULL for a handle that is no segment of this server; whatever else it gives is mapped with the length that
+    // dsm_segment_map_length says. The header is read only when it fits, and the parts are used only when all of them do.
+    unsafe {
+        if !pg_sys::dsm_find_mapping(handle).is_null() {
+            return None;
+        }
+        let mapping = pg_sys::dsm_attach(handle);
+        if mapping.is_null() {
+            return None;
+        }
+        let length = pg_sys::dsm_segment_map_length(mapping);
+        let root = pg_sys::dsm_segment_address(mapping).cast::<Root>();
+        let ours = length >= size_of::<Root>()
+            && (*root).magic == MAGIC
+            && (*root).layout == LAYOUT
+            && (*root).database == database().to_u32()
+            && (*root).relation == relation.to_u32()
+            && (*root).nonce == nonce
+            && layout((*root).slots as usize, (*root).buckets as usize).size <= length;
+        if !ours {
+            pg_sys::dsm_detach(mapping);
+            return None;
+        }
+        pg_sys::dsm_pin_mapping(mapping);
+        Some(keep(root, relation))
+    }
+}
+
+fn create(relation: pg_sys::Oid, slots: usize) -> Segment {
+    forget_dropped_databases();
+    let buckets = slots.next_power_of_two();
+    let parts = layout(slots, buckets);
+    let nonce = super::random_bits();
+    // SAFETY: the segment is at least as long as layout() says, zero-filled, and nobody else knows it before the file names it.
+    let (segment, handle) = unsafe {
+        let mapping = pg_sys::dsm_create(parts.size, pg_sys::DSM_CREATE_NULL_IF_MAXSEGMENTS as i32);
+        if mapping.is_null() {
+            errors::fail(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+                "too many dynamic shared memory segments: none is left for the event queue",
+                "Raise max_connections, on which their number depends, and restart the server.",
+            );
+        }
+        let root = pg_sys::dsm_segment_address(mapping).cast::<Root>();
+        std::ptr::write_bytes(root.cast::<u8>(), 0, parts.size);
+        (*root).layout = LAYOUT;
+        (*root).slots = slots as u32;
+        (*root).buckets = buckets as u32;
+        (*root).database = database().to_u32();
+        (*root).relation = relation.to_u32();
+        (*root).tranche = pg_sys::LWLockNewTrancheId();
+        (*root).nonce = nonce;
+        pg_sys::LWLockInitialize(&raw mut (*root).lock, (*root).tranche);
+        (*root).magic = MAGIC;
+        let handle = pg_sys::dsm_segment_handle(mapping);
+        pg_sys::dsm_pin_segment(mapping);
+        pg_sys::dsm_pin_mapping(mapping);
+        (keep(root, relation), handle)
+    };
+    segment.lock().queue.reset();
+    let (file, draft) = (path(database(), relation), format!("{}.new", path(database(), relation)));
+    if let Err(error) = fs::write(&draft, format!("{handle} {nonce}\n")).and_then(|()| fs::rename(&draft, &file)) {
+        ATTACHED.with_borrow_mut(|a| a.retain(|s| !s.is(segment)));
+        // SAFETY: pinned above; without the file nobody would ever find it.
+        unsafe { pg_sys::dsm_unpin_segment(handle) };
+        errors::fail(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("cannot write \"{file}\" in the data directory: {error}"),
+            "The event queue keeps the handle of its shared memory there: see to the disk and the folder's permissions.",
+        );
+    }
+    segment
+}
+
+/// Gives back the segments of databases that were dropped.
+fn forget_dropped_databases() {
+    let Ok(entries) = fs::read_dir(FOLDER) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(oid) = name.to_str().and_then(|n| n.strip_prefix("pgedge.")?.split('.').next()?.parse::<u32>().ok()) else { continue };
+        // SAFETY: a lookup in a system cache.
+        let gone = unsafe {
+            let id = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
+            let tuple = pg_sys::SearchSysCache1(id, pg_sys::Datum::from(pg_sys::Oid::from(oid)));
+            if !tuple.is_null() {
+                pg_sys::ReleaseSysCache(tuple);
+            }
+            tuple.is_null()
+        };
+        if !gone {
+            continue;
+        }
+        let handle = fs::read_to_string(entry.path()).ok().and_then(|t| t.split(' ').next()?.parse::<pg_sys::dsm_handle>().ok());
+        let _ = fs::remove_file(entry.path());
+        if let Some(handle) = handle {
+            unpin(handle);
+        }
+    }
+}
+
+/// Lets go of a segment of this server, if the handle is that of one of ours.
+fn unpin(handle: pg_sys::dsm_handle) {
+    // SAFETY: as in attach(); nobody can be in a dropped database, so nobody uses the segment.
+    unsafe {
+        let mapping = pg_sys::dsm_attach(handle);
+        if mapping.is_null() {
+            return;
+        }
+        let root = pg_sys::dsm_segment_address(mapping).cast::<Root>();
+        let ours = pg_sys::dsm_segment_map_length(mapping) >= size_of::<Root>() && (*root).magic == MAGIC;
+        pg_sys::dsm_detach(mapping);
+        if ours {
+            pg_sys::dsm_unpin_segment(handle);
+        }
+    }
+}
