@@ -411,8 +411,11 @@ impl Scan {
             let header = (*tuple).t_data;
             let multi = (*header).t_infomask & pg_sys::HEAP_XMAX_IS_MULTI as u16 != 0;
             let xmax = (*header).t_choice.t_heap.t_xmax;
+            let only_locked = (*header).t_infomask & pg_sys::HEAP_XMAX_LOCK_ONLY as u16 != 0;
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
             match result {
+                // Locked by this transaction itself, as by its own update that a trigger saw.
+                pg_sys::TM_Result::TM_BeingModified if !multi && only_locked && pg_sys::TransactionIdIsCurrentTransactionId(xmax) => Currency::Current,
                 pg_sys::TM_Result::TM_Ok => Currency::Current,
                 pg_sys::TM_Result::TM_BeingModified if !multi => Currency::Busy(full_xid(xmax)),
                 _ => Currency::Busy(0),
