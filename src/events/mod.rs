@@ -202,6 +202,9 @@ fn owner_of(relation: &str) -> Option<pg_sys::Oid> {
         if oid == pg_sys::InvalidOid {
             return None;
         }
+        if pg_sys::get_attnum(oid, c"lane".as_ptr()) == pg_sys::InvalidAttrNumber as i16 {
+            table::missing("column \"lane\"");
+        }
         Some(owner(oid))
     }
 }

@@ -56,7 +56,8 @@ pub enum Currency {
     Busy(u64),
 }
 
-fn missing(what: &str) -> ! {
+/// Raises the error for a table without `what`.
+pub fn missing(what: &str) -> ! {
     errors::fail(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
         format!("table claude_events has no {what}"),
