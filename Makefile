@@ -1,5 +1,5 @@
 # The commands of this house; each sets up what it needs first (scripts/setup.sh) and is safe to repeat.
-.PHONY: help setup bench-logs bench-events bench-similarity demo install test test-unit test-regress test-sessions lint bench package clean
+.PHONY: help setup test-arm test-arm-extension bench-arm bench-logs bench-events bench-similarity demo install test test-unit test-regress test-sessions lint bench package clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -10,8 +10,17 @@ demo:            ## set everything up and run pgedge on real logs, events and em
 test:            ## set everything up and run all tests
 	@scripts/test.sh
 
-lint test-unit test-pgrx test-regress test-sessions:  ## one part of the tests
+lint test-unit test-pgrx test-regress test-sessions test-versions:  ## one part of the tests
 	@scripts/test.sh $@
+
+test-arm:        ## build the crates' tests for aarch64 and run them under qemu as the cores of a Raspberry Pi 4 and 5 (no PostgreSQL)
+	@scripts/test-arm.sh
+
+test-arm-extension:  ## build the extension for aarch64 and try it in an aarch64 PostgreSQL under qemu (slow)
+	@scripts/test-arm-extension.sh
+
+bench-arm:       ## model the NEON inner loops on Cortex-A72 and Neoverse N1 with llvm-mca
+	@scripts/bench-arm.sh
 
 bench:           ## run the benchmarks (bench-logs, bench-events, bench-similarity for one); results go to docs/benchmarks
 	@scripts/bench.sh

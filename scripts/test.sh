@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The second command of the README: sets up and runs all the tests, or the parts named: lint test-unit test-pgrx test-regress test-sessions.
+# The second command of the README: sets up and runs all the tests, or the parts named: lint test-unit test-pgrx test-regress
+# test-sessions test-versions.
 set -e
 "$(dirname "$0")/setup.sh"
 . "$(dirname "$0")/common.sh"
@@ -9,7 +10,7 @@ export PGEDGE_SERVER_USER=$SERVER_USER
 # A backtrace in the server's environment would land in error details and spoil expected output.
 unset RUST_BACKTRACE
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(lint test-unit test-pgrx test-regress test-sessions)
+[ ${#parts[@]} -gt 0 ] || parts=(lint test-unit test-pgrx test-regress test-sessions test-versions)
 started=$(date +%s)
 
 lint() {
@@ -20,7 +21,7 @@ lint() {
 
 test-unit() {
     say "unit tests of the pure crates"
-    cargo test --quiet -p pgedge-logminer -p pgedge-similarity
+    cargo test --quiet --workspace --exclude pgedge
 }
 
 test-pgrx() {
@@ -51,6 +52,10 @@ test-sessions() {
     install_release
     say "sessions: concurrency, crashes, dumps, roles, the specification"
     "$PYTHON" -m pytest -q -rs -p no:cacheprovider "$ROOT/tests/sessions"
+}
+
+test-versions() {
+    "$ROOT/scripts/check-versions.sh"
 }
 
 for part in "${parts[@]}"; do "$part"; done

@@ -276,9 +276,15 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     expired bigint; dead bigint; ready bigint; age interval;
 BEGIN
-    IF to_regclass('pgedge.queue_stats') IS NULL OR to_regclass(format('%I.claude_events', pgedge._schema())) IS NULL THEN RETURN; END IF;
-    EXECUTE 'SELECT coalesce(sum(s.expired), 0), coalesce(sum(s.dead), 0), coalesce(sum(s.ready), 0), max(s.oldest_ready_age) FROM pgedge.queue_stats s'
-        INTO expired, dead, ready, age;
+    -- The line on tables tells of a missing one.
+    IF to_regclass(format('%I.claude_events', pgedge._schema())) IS NULL THEN RETURN; END IF;
+    BEGIN
+        SELECT coalesce(sum(s.expired), 0), coalesce(sum(s.dead), 0), coalesce(sum(s.ready), 0), max(s.oldest_ready_age) INTO expired, dead, ready, age
+        FROM pgedge.queue_stats s;
+    EXCEPTION WHEN undefined_column THEN
+        RETURN QUERY SELECT 'events', 'warning', 'claude_events lacks the columns of the queue', 'SELECT pgedge.create_tables();';
+        RETURN;
+    END;
     RETURN QUERY SELECT 'expired_leases', CASE WHEN expired > 0 THEN 'warning' ELSE 'ok' END,
         format('%s events whose consumer let its lease run out', expired), CASE WHEN expired > 0 THEN 'Consumers crash or take longer than their lease: see to them, or use extend_lease(). The next claim hands these events out again.' END;
     RETURN QUERY SELECT 'dead_events', CASE WHEN dead > 0 THEN 'warning' ELSE 'ok' END,
@@ -398,14 +404,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT n.name, EXISTS (SELECT FROM pg_available_extensions a WHERE a.name = n.name) AS installed, EXISTS (SELECT FROM pg_extension x WHERE x.extname = n.name) AS created
         FROM (VALUES ('pg_net'), ('pg_stat_statements')) n(name)
     ), c AS (
-        SELECT e.*, CASE name WHEN 'pg_net' THEN EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_type ~ '^pg_net')
+        SELECT e.*, CASE name WHEN 'pg_net' THEN EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_type ~ '^pg_net' AND a.datname = current_database())
                               ELSE EXISTS (SELECT FROM pg_settings s WHERE s.name = 'pg_stat_statements.max') END AS running,
                CASE name WHEN 'pg_net' THEN 'webhooks need it' ELSE 'pgedge.slow_queries is empty without it' END AS use
         FROM e
     )
     SELECT name, CASE WHEN created AND running THEN 'ok' ELSE 'warning' END,
            CASE WHEN created AND running THEN 'created and running'
-                WHEN created AND name = 'pg_net' THEN 'created, but its worker does not run; ' || use
+                WHEN created AND name = 'pg_net' THEN 'created, but its worker does not run for this database; ' || use
                 WHEN created THEN 'created, but not preloaded; ' || use
                 WHEN installed THEN 'installed, but not created in this database; ' || use
                 ELSE 'not installed; ' || use END,

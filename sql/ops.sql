@@ -79,7 +79,9 @@ COMMENT ON FUNCTION pgedge._recommended_settings(text, integer, text) IS 'intern
 CREATE FUNCTION pgedge.recommended_settings(ram text DEFAULT NULL, cpus integer DEFAULT NULL, storage text DEFAULT NULL)
 RETURNS TABLE (name text, current text, recommended text, reason text)
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT r.name, CASE WHEN s.name IS NOT NULL THEN current_setting(s.name) END, r.recommended, r.reason
+    -- The same value is written in the same way, although SHOW would say 1s for 1000 and pglz for on.
+    SELECT r.name, CASE WHEN s.name IS NULL THEN NULL WHEN s.setting = r.recommended OR s.setting = 'pglz' AND r.recommended = 'on' THEN r.recommended
+                        ELSE current_setting(s.name) END, r.recommended, r.reason
     FROM (
         SELECT l.* FROM pgedge._recommended_settings(ram, cpus, storage) WITH ORDINALITY l(name, recommended, reason, n)
         UNION ALL

@@ -4,6 +4,11 @@
 -- DROP EXTENSION keeps them and pg_dump dumps them whole, with the columns and indexes that users add (see install.sql).
 -- Each feature's extra columns stand after the specified ones, nullable or with a default, so that positional inserts work.
 
+-- CREATE EXTENSION puts the schema of the tables, where others may create things, on the search path of its script. An operator of theirs that
+-- fits better than PostgreSQL's own, =(name[], name[]) say, would then run as superuser now, and ever after in the functions whose bodies
+-- are parsed here. So the rest of the script sees PostgreSQL alone; the path comes back by itself when the script ends.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 -- Functions that compute are for everyone; each feature revokes those that write or reveal.
 GRANT USAGE ON SCHEMA pgedge TO PUBLIC;
 

@@ -4,6 +4,10 @@
 -- similarity to accept, for l2 the largest distance. Equal values are ordered by id, NaN (a zero vector under cosine) comes last, as in
 -- ORDER BY embedding <=> query, id.
 
+-- The types vector and halfvec, wherever pgvector is; the declarations here have no expressions that an operator could creep into.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, ' || pg_catalog.quote_ident(n.nspname) || ', pg_temp', true)
+FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
+
 CREATE FUNCTION pgedge.simd_level() RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pgedge_simd_level';
 COMMENT ON FUNCTION pgedge.simd_level() IS
@@ -102,3 +106,19 @@ RETURNS TABLE (query_no integer, rank integer, id text, similarity real)
 LANGUAGE c STABLE PARALLEL UNSAFE COST 100000 ROWS 1000 AS 'MODULE_PATHNAME', 'pgedge_batch_search';
 COMMENT ON FUNCTION pgedge.batch_search(vector[], integer, text, real, text, regclass, name, name) IS
 'The k best rows of a relation (the table vectors unless one is named) for each of many queries: exact, by PostgreSQL''s own parallel scan, in the snapshot and with the privileges and row-level security of the caller. Queries are taken in blocks that fit in work_mem. NULL queries and NULL embeddings find nothing. Errors: 22023 k, metric or min_similarity; 22000 different dimensions; 22004 a NULL id or argument; 42P01, 42809, 42703, 42804, 42883 relation or columns; 42501 no permission.';
+
+CREATE FUNCTION pgedge.similar_pairs(min_similarity real DEFAULT 0.95, source text DEFAULT NULL, max_pairs bigint DEFAULT NULL,
+    relation regclass DEFAULT NULL, embedding_column name DEFAULT 'embedding', id_column name DEFAULT 'id', metric text DEFAULT 'cosine')
+RETURNS TABLE (id_a text, id_b text, similarity real)
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000000 ROWS 1000 AS 'MODULE_PATHNAME', 'pgedge_similar_pairs';
+COMMENT ON FUNCTION pgedge.similar_pairs(real, text, bigint, regclass, name, name, text) IS
+'All pairs of rows of a relation (the table vectors unless one is named) that are at least so similar (for l2 at most so far apart), each once with the smaller id first, best first and then by ids; max_pairs keeps the best. Exact. Memory stays within a few times work_mem, what is beyond it goes to temporary files. In views and foreign tables rows are told apart by their ids. Errors as batch_search; 22023 also for a negative max_pairs.';
+
+CREATE FUNCTION pgedge.knn_join("left" regclass, "right" regclass, k integer DEFAULT 10, metric text DEFAULT 'cosine', min_similarity real DEFAULT NULL,
+    left_embedding name DEFAULT 'embedding', left_id name DEFAULT 'id', right_embedding name DEFAULT 'embedding', right_id name DEFAULT 'id')
+RETURNS TABLE (left_id text, rank integer, right_id text, similarity real)
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000000 ROWS 10000 AS 'MODULE_PATHNAME', 'pgedge_knn_join';
+COMMENT ON FUNCTION pgedge.knn_join(regclass, regclass, integer, text, real, name, name, name, name) IS
+'The k best rows of the right relation for each row of the left one that has an embedding: exact, in parallel, the right relation read once for each block of left rows that fits in work_mem. Joined to itself a relation finds each row for itself first. Errors as batch_search.';
+
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

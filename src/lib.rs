@@ -8,6 +8,8 @@ use pgrx::prelude::*;
 
 mod errors;
 mod events;
+mod jsonb;
+mod logs;
 mod ops;
 mod pgvector;
 mod similarity;
@@ -17,7 +19,22 @@ mod similarity;
 mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
-extension_sql_file!("../sql/events.sql", name = "events", requires = ["schema", events::_events_as_owner, events::lease::hold, events::lease::extend, events::lease::revoke, events::lease::empty, events::lease::leases, events::limits::limits_changed, events::wake::made_ready, events::wake::wait_for_events]);
+extension_sql_file!(
+    "../sql/events.sql",
+    name = "events",
+    requires = [
+        "schema",
+        events::_events_as_owner,
+        events::lease::hold,
+        events::lease::extend,
+        events::lease::revoke,
+        events::lease::empty,
+        events::lease::leases,
+        events::limits::limits_changed,
+        events::wake::made_ready,
+        events::wake::wait_for_events
+    ]
+);
 extension_sql_file!(
     "../sql/ops.sql",
     name = "ops",
@@ -32,12 +49,35 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops", "events"]);
+extension_sql_file!(
+    "../sql/logs.sql",
+    name = "logs",
+    requires = [
+        "schema",
+        events::_events_as_owner,
+        logs::pattern::log_pattern,
+        logs::pattern::log_parameters,
+        logs::pattern::log_pattern_regex,
+        logs::aggregate::aggregate_logs_entries,
+        logs::aggregate::aggregate_logs_text,
+        logs::aggregate::aggregate_logs_lines,
+        logs::lookup::match_log,
+        logs::mine::log_patterns_trans,
+        logs::mine::log_patterns_combine,
+        logs::mine::log_patterns_serial,
+        logs::mine::log_patterns_deserial,
+        logs::mine::log_patterns_final,
+        logs::prune::prune_logs,
+        logs::trends::log_baseline,
+    ]
+);
 extension_sql_file!("../sql/install.sql", name = "install", finalize);
 
 /// Called by PostgreSQL when the library is loaded: declares the settings.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     events::define_settings();
+    logs::define_settings();
 }
 
 /// Required by `cargo pgrx test`.

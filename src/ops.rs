@@ -52,6 +52,7 @@ fn disk_space() -> TableIterator<
 }
 
 /// Memory, processors and storage as detected. `ram` is NULL where `/proc` is not mounted, `device` where no disk can be seen.
+#[allow(clippy::type_complexity)] // pgrx wants the columns spelled out
 #[pg_extern(schema = "pgedge", name = "_host", volatile)]
 fn host() -> TableIterator<
     'static,

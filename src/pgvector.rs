@@ -45,11 +45,6 @@ pub struct Embedding<'a, T: Element> {
     _life: PhantomData<&'a [T]>,
 }
 
-/// `vector`: single precision.
-pub type Vector<'a> = Embedding<'a, f32>;
-/// `halfvec`: half precision.
-pub type HalfVector<'a> = Embedding<'a, f16>;
-
 impl<'a, T: Element> Embedding<'a, T> {
     /// # Safety
     /// `datum` must be a non-null datum of the pgvector type whose elements are `T`.
@@ -82,6 +77,33 @@ impl<'a, T: Element> Embedding<'a, T> {
             Embedding { raw: NonNull::new_unchecked(raw), _life: PhantomData }
         }
     }
+}
+
+/// Calls `f` with the elements of a datum, and frees what detoasting them took: for loops whose memory context lives on.
+///
+/// # Safety
+/// As [`Embedding::from_raw`].
+pub unsafe fn with_embedding<T: Element, R>(datum: pg_sys::Datum, f: impl FnOnce(&[T]) -> R) -> R {
+    // SAFETY: the caller's promise.
+    let embedding = unsafe { Embedding::<T>::from_raw(datum) };
+    let result = f(embedding.as_slice());
+    if embedding.raw.as_ptr() != datum.cast_mut_ptr() {
+        // SAFETY: a copy that detoasting made, used by nothing any more.
+        unsafe { pg_sys::pfree(embedding.raw.as_ptr().cast()) };
+    }
+    result
+}
+
+/// The elements of a value without its length word, as TOAST stores it. `None` when the bytes are not such a value or do not lie aligned for `T`.
+pub fn elements_of_body<T: Element>(body: &[u8]) -> Option<&[T]> {
+    let header = size_of::<Header>() - size_of::<u32>();
+    let dim = i16::from_ne_bytes(*body.first_chunk()?);
+    let elements = body.get(header..)?;
+    if dim < 1 || elements.len() != dim as usize * size_of::<T>() || !elements.as_ptr().cast::<T>().is_aligned() {
+        return None;
+    }
+    // SAFETY: so many bytes, aligned, and any bits are a number.
+    Some(unsafe { slice::from_raw_parts(elements.as_ptr().cast(), dim as usize) })
 }
 
 impl<T: Element> FromDatum for Embedding<'_, T> {

@@ -178,7 +178,13 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
     for source in sources {
         source.scan.end();
     }
-    let outcome = Outcome { got: t.got, more: t.looked >= TURN && !t.full && t.got < wish.want, spent: t.spent, foreign: t.foreign, full: t.full };
+    let outcome = Outcome {
+        got: t.got,
+        more: t.looked >= TURN && !t.full && t.got < wish.want,
+        spent: t.spent,
+        foreign: t.foreign,
+        full: t.full,
+    };
     if !fixed {
         // SAFETY: pushed above.
         unsafe { pg_sys::PopActiveSnapshot() }
@@ -190,7 +196,8 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
 impl Turn<'_, '_> {
     /// Remembers the events of transactions that cursors had passed while they were writing, and that are over now.
     fn feed_late(&mut self, table: &Table, snapshot: pg_sys::Snapshot) {
-        let over: Vec<_> = self.q.stragglers().iter().filter(|s| !self.horizon.is_writing(s.xid)).copied().take(64).collect();
+        let over: Vec<_> =
+            self.q.stragglers().iter().filter(|s| !self.horizon.is_writing(s.xid)).copied().take(64).collect();
         if over.is_empty() {
             return;
         }
@@ -293,7 +300,16 @@ impl Turn<'_, '_> {
             let filter = filter_hash(include.as_deref(), &exclude);
             let group = q.group(filter);
             let scan = table.ready(snapshot);
-            sources.push(Source { group, include, exclude, limited, scan, seen: (0, i64::MIN), frozen: false, stands: false });
+            sources.push(Source {
+                group,
+                include,
+                exclude,
+                limited,
+                scan,
+                seen: (0, i64::MIN),
+                frozen: false,
+                stands: false,
+            });
         };
         let names: Vec<String> = limited.iter().map(|(n, _)| n.clone()).collect();
         match &self.wish.types {
@@ -336,7 +352,15 @@ impl Turn<'_, '_> {
     }
 
     /// Takes what one lane has; with `before`, only what was created before.
-    fn lane(&mut self, lookup: &mut Scan, lane: u8, heads: &[Head], sources: &mut [Source], most: usize, before: Option<i64>) {
+    fn lane(
+        &mut self,
+        lookup: &mut Scan,
+        lane: u8,
+        heads: &[Head],
+        sources: &mut [Source],
+        most: usize,
+        before: Option<i64>,
+    ) {
         self.take_remembered(lookup, lane, most, before);
         for source in sources.iter_mut() {
             source.frozen = false;
@@ -390,11 +414,17 @@ impl Turn<'_, '_> {
             }
             next = self.q.next_free(at);
             let slot = self.q.slot(at);
-            if !self.wants_kind(slot.kind) || self.q.allowance(slot.kind, 1, self.now) == 0 || slot.wait_xid != 0 && self.horizon.is_writing(slot.wait_xid) {
+            if !self.wants_kind(slot.kind)
+                || self.q.allowance(slot.kind, 1, self.now) == 0
+                || slot.wait_xid != 0 && self.horizon.is_writing(slot.wait_xid)
+            {
                 continue;
             }
             self.looked += 1;
-            if !lookup.look_up(slot.id) || !lookup.is_ready(self.now) || lookup.datum(lookup.columns().ordering_key).is_some() {
+            if !lookup.look_up(slot.id)
+                || !lookup.is_ready(self.now)
+                || lookup.datum(lookup.columns().ordering_key).is_some()
+            {
                 // Finished, or gone, or it has another place by now. A fixed snapshot may only be too old to see.
                 if !self.fixed {
                     self.q.forget(at);
@@ -417,7 +447,9 @@ impl Turn<'_, '_> {
             return;
         }
         let Some(key) = lookup.text(lookup.columns().ordering_key) else { return };
-        if before.is_some_and(|b| lookup.time(lookup.columns().created_at).is_some_and(|t| t > b)) || self.q.key_is_busy(hash(&key)) {
+        if before.is_some_and(|b| lookup.time(lookup.columns().created_at).is_some_and(|t| t > b))
+            || self.q.key_is_busy(hash(&key))
+        {
             return;
         }
         let kind = hash(&lookup.text(lookup.columns().event_type).unwrap_or_default());
@@ -470,8 +502,17 @@ impl Turn<'_, '_> {
         let kind = hash(&scan.text(cols.event_type).unwrap_or_default());
         let before = self.q.find(id).map(|at| self.q.slot(at));
         let expires_at = self.now.saturating_add(self.wish.lease);
-        let request =
-            Request { id, lane, kind, key, token: self.token, expires_at, claimed_at: self.now, attempts, worker: self.wish.worker };
+        let request = Request {
+            id,
+            lane,
+            kind,
+            key,
+            token: self.token,
+            expires_at,
+            claimed_at: self.now,
+            attempts,
+            worker: self.wish.worker,
+        };
         let leasing = self.q.lease(&request);
         if leasing != Leasing::Granted {
             return leasing;
@@ -566,7 +607,14 @@ pub unsafe extern "C-unwind" fn pgedge_claim_events(fcinfo: pg_sys::FunctionCall
         let mut nulls = columns.map(|d| d.is_none());
         let mut values = columns.map(|d| d.unwrap_or(Datum::from(0)));
         // SAFETY: InitMaterializedSRF made the store and the descriptor, which has these eight columns; the row is copied.
-        unsafe { pg_sys::tuplestore_putvalues((*result).setResult, (*result).setDesc, values.as_mut_ptr(), nulls.as_mut_ptr()) }
+        unsafe {
+            pg_sys::tuplestore_putvalues(
+                (*result).setResult,
+                (*result).setDesc,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            )
+        }
     };
     run(segment, table_oid, &wish, &mut sink);
     Datum::from(0)
@@ -628,10 +676,14 @@ pub fn anything(segment: Segment, table_oid: pg_sys::Oid, types: Option<&[String
 }
 
 fn checked(want: Option<i32>, lease: Option<pgrx::datum::Interval>) -> (usize, i64) {
-    let out_of_range = |code, shown: String| -> ! { errors::fail(code, format!("max_events {shown} is out of range"), "Claim 1 to 10000 events at a time.") };
+    let out_of_range = |code, shown: String| -> ! {
+        errors::fail(code, format!("max_events {shown} is out of range"), "Claim 1 to 10000 events at a time.")
+    };
     let want = match want {
         None => out_of_range(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "NULL".into()),
-        Some(n) if !(1..=10_000).contains(&n) => out_of_range(PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, n.to_string()),
+        Some(n) if !(1..=10_000).contains(&n) => {
+            out_of_range(PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, n.to_string())
+        }
         Some(n) => n as usize,
     };
     (want, super::lease_micros(lease))

@@ -14,7 +14,15 @@ fn hold(
     ids: Vec<Option<i64>>,
     lease_token: i64,
     release: bool,
-) -> TableIterator<'static, (name!(ids, Vec<i64>), name!(attempts, Vec<i32>), name!(workers, Vec<Option<String>>), name!(claimed, Vec<TimestampWithTimeZone>))> {
+) -> TableIterator<
+    'static,
+    (
+        name!(ids, Vec<i64>),
+        name!(attempts, Vec<i32>),
+        name!(workers, Vec<Option<String>>),
+        name!(claimed, Vec<TimestampWithTimeZone>),
+    ),
+> {
     check_may_write();
     let mut wanted: Vec<i64> = ids.into_iter().flatten().collect();
     wanted.sort_unstable();
@@ -36,7 +44,9 @@ fn hold(
             held.push(slot.id);
             attempts.push(slot.attempt);
             workers.push(Some(slot.worker()).filter(|w| !w.is_empty()).map(str::to_owned));
-            claimed.push(TimestampWithTimeZone::try_from(slot.claimed_at).unwrap_or_else(|_| pgrx::datum::clock_timestamp()));
+            claimed.push(
+                TimestampWithTimeZone::try_from(slot.claimed_at).unwrap_or_else(|_| pgrx::datum::clock_timestamp()),
+            );
         }
     }
     TableIterator::once((held, attempts, workers, claimed))
@@ -44,14 +54,22 @@ fn hold(
 
 /// Lets live leases end at now + lease; the ids of those that it reached.
 #[pg_extern(schema = "pgedge", volatile, parallel_unsafe, name = "_events_extend")]
-fn extend(relation: pg_sys::Oid, ids: Vec<Option<i64>>, lease_token: i64, lease: Option<pgrx::datum::Interval>) -> Vec<i64> {
+fn extend(
+    relation: pg_sys::Oid,
+    ids: Vec<Option<i64>>,
+    lease_token: i64,
+    lease: Option<pgrx::datum::Interval>,
+) -> Vec<i64> {
     check_may_write();
     let micros = lease_micros(lease);
     let Some(segment) = segment::find(relation) else { return vec![] };
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
     let mut locked = segment.lock();
-    ids.into_iter().flatten().filter(|&id| locked.queue.extend(id, lease_token, now, now.saturating_add(micros))).collect()
+    ids.into_iter()
+        .flatten()
+        .filter(|&id| locked.queue.extend(id, lease_token, now, now.saturating_add(micros)))
+        .collect()
 }
 
 /// When this transaction commits, nobody holds these events.
@@ -97,7 +115,14 @@ fn leases(
     let mut slots = vec![];
     if let Some(segment) = segment::find(relation) {
         let locked = segment.lock();
-        slots.extend(locked.queue.slots().iter().filter(|s| matches!(s.condition(), Condition::Leased | Condition::Held)).copied());
+        slots.extend(
+            locked
+                .queue
+                .slots()
+                .iter()
+                .filter(|s| matches!(s.condition(), Condition::Leased | Condition::Held))
+                .copied(),
+        );
     }
     let time = |t: i64| TimestampWithTimeZone::try_from(t).unwrap_or_else(|_| pgrx::datum::clock_timestamp());
     TableIterator::new(slots.into_iter().map(move |s| {

@@ -106,7 +106,9 @@ fn abort(entries: &[Entry]) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE};
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
     match event {
         XACT_EVENT_PRE_COMMIT => wake::before_commit(),
         XACT_EVENT_COMMIT => {
@@ -140,7 +142,9 @@ unsafe extern "C-unwind" fn at_sub_end(
 ) {
     use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
     if event == SUBXACT_EVENT_COMMIT_SUB {
-        ENTRIES.with_borrow_mut(|entries| entries.iter_mut().filter(|e| e.subtransaction == mine).for_each(|e| e.subtransaction = parent));
+        ENTRIES.with_borrow_mut(|entries| {
+            entries.iter_mut().filter(|e| e.subtransaction == mine).for_each(|e| e.subtransaction = parent)
+        });
     } else if event == SUBXACT_EVENT_ABORT_SUB {
         let undone: Vec<Entry> = ENTRIES.with_borrow_mut(|entries| {
             let undone = entries.iter().filter(|e| e.subtransaction == mine).copied().collect();

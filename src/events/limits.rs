@@ -25,7 +25,10 @@ pub fn refresh(segment: Segment) {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        pg_sys::SetUserIdAndSecContext(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+        );
     }
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
@@ -36,7 +39,14 @@ pub fn refresh(segment: Segment) {
         for row in rows {
             let name = row.get::<String>(1)?.unwrap_or_default();
             let most = row.get::<i32>(2)?.map(i64::from);
-            limits.push(Limit::new(&name, hash(&name), most, row.get::<f64>(3)?, row.get::<bool>(4)?.unwrap_or(false), now));
+            limits.push(Limit::new(
+                &name,
+                hash(&name),
+                most,
+                row.get::<f64>(3)?,
+                row.get::<bool>(4)?.unwrap_or(false),
+                now,
+            ));
         }
         Ok::<_, pgrx::spi::SpiError>(limits)
     });

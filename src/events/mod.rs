@@ -29,7 +29,11 @@ fn random_bits() -> u64 {
     let mut bits = 0_u64;
     // SAFETY: writes the eight bytes of `bits`.
     if !unsafe { pg_sys::pg_strong_random((&raw mut bits).cast(), size_of::<u64>()) } {
-        errors::fail(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the system gives no random numbers", "See the server's log.");
+        errors::fail(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            "the system gives no random numbers",
+            "See the server's log.",
+        );
     }
     bits
 }
@@ -37,7 +41,11 @@ fn random_bits() -> u64 {
 /// The length of a lease in microseconds. Errors: 22004, 22023.
 fn lease_micros(lease: Option<pgrx::datum::Interval>) -> i64 {
     let Some(lease) = lease else {
-        errors::fail(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "lease must not be null", "Say for how long the events are yours, e.g. '5 minutes'.")
+        errors::fail(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "lease must not be null",
+            "Say for how long the events are yours, e.g. '5 minutes'.",
+        )
     };
     // As PostgreSQL compares intervals: a month has 30 days.
     let days = i128::from(lease.months()) * 30 + i128::from(lease.days());
@@ -92,7 +100,11 @@ fn table_oid(function: pg_sys::Oid) -> pg_sys::Oid {
         pg_sys::get_relname_relid(c"claude_events".as_ptr(), schema)
     };
     if table == pg_sys::InvalidOid {
-        errors::fail(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, "table \"claude_events\" does not exist", "Create it with: SELECT pgedge.create_tables();");
+        errors::fail(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            "table \"claude_events\" does not exist",
+            "Create it with: SELECT pgedge.create_tables();",
+        );
     }
     table
 }
@@ -109,7 +121,11 @@ fn run_as(role: pg_sys::Oid, table: pg_sys::Oid, sql: &str, args: &[pgrx::datum:
     // SAFETY: as above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
     if let Err(error) = done {
-        errors::fail(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("the event queue could not run \"{sql}\": {error}"), "This is a bug in pgedge.");
+        errors::fail(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            format!("the event queue could not run \"{sql}\": {error}"),
+            "This is a bug in pgedge.",
+        );
     }
 }
 
@@ -202,7 +218,9 @@ fn owner_of(relation: &str) -> Option<pg_sys::Oid> {
         if oid == pg_sys::InvalidOid {
             return None;
         }
-        if pg_sys::get_attnum(oid, c"lane".as_ptr()) == pg_sys::InvalidAttrNumber as i16 {
+        if relation.ends_with("claude_events")
+            && pg_sys::get_attnum(oid, c"lane".as_ptr()) == pg_sys::InvalidAttrNumber as i16
+        {
             table::missing("column \"lane\"");
         }
         Some(owner(oid))

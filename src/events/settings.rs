@@ -32,7 +32,15 @@ pub fn priority_aging() -> i64 {
     i64::from(PRIORITY_AGING.get()) * 1_000
 }
 
-fn int(name: &'static core::ffi::CStr, short: &'static core::ffi::CStr, long: &'static core::ffi::CStr, setting: &'static GucSetting<i32>, range: (i32, i32), flags: GucFlags, context: GucContext) {
+fn int(
+    name: &'static core::ffi::CStr,
+    short: &'static core::ffi::CStr,
+    long: &'static core::ffi::CStr,
+    setting: &'static GucSetting<i32>,
+    range: (i32, i32),
+    flags: GucFlags,
+    context: GucContext,
+) {
     GucRegistry::define_int_guc(name, short, long, setting, range.0, range.1, context, flags);
 }
 

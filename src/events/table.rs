@@ -71,6 +71,13 @@ impl Table {
         // SAFETY: table_open gives a valid open relation or raises an error; its descriptor lives as long as it is open.
         unsafe {
             let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            if (*(*rel).rd_rel).relkind != pg_sys::RELKIND_RELATION as core::ffi::c_char {
+                errors::fail(
+                    PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                    "claude_events is not an ordinary table",
+                    "The event queue needs an ordinary, unpartitioned table: rename this one and run SELECT pgedge.create_tables();",
+                );
+            }
             let desc = (*rel).rd_att;
             let attributes = (*desc).attrs.as_slice((*desc).natts as usize);
             let mut cols = Columns::default();
@@ -398,7 +405,8 @@ impl Scan {
 
     /// Whether the row is pending and not delayed beyond `now`.
     pub fn is_ready(&self, now: i64) -> bool {
-        self.text(self.cols.status).is_some_and(|s| s == "pending") && self.time(self.cols.run_at).is_none_or(|t| t <= now)
+        self.text(self.cols.status).is_some_and(|s| s == "pending")
+            && self.time(self.cols.run_at).is_none_or(|t| t <= now)
     }
 
     /// Whether the row is still what the snapshot shows.
@@ -416,7 +424,11 @@ impl Scan {
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
             match result {
                 // Locked by this transaction itself, as by its own update that a trigger saw.
-                pg_sys::TM_Result::TM_BeingModified if !multi && only_locked && pg_sys::TransactionIdIsCurrentTransactionId(xmax) => Currency::Current,
+                pg_sys::TM_Result::TM_BeingModified
+                    if !multi && only_locked && pg_sys::TransactionIdIsCurrentTransactionId(xmax) =>
+                {
+                    Currency::Current
+                }
                 pg_sys::TM_Result::TM_Ok => Currency::Current,
                 pg_sys::TM_Result::TM_BeingModified if !multi => Currency::Busy(full_xid(xmax)),
                 _ => Currency::Busy(0),

@@ -165,7 +165,11 @@ fn made_ready(relation: pg_sys::Oid) {
 
 /// Waits until an event (of these types) can be claimed, or for `timeout` at most.
 #[pg_extern(schema = "pgedge", volatile, parallel_unsafe, name = "_wait_for_events")]
-fn wait_for_events(timeout: Option<pgrx::datum::Interval>, event_types: Option<Vec<Option<String>>>, fcinfo: pg_sys::FunctionCallInfo) -> bool {
+fn wait_for_events(
+    timeout: Option<pgrx::datum::Interval>,
+    event_types: Option<Vec<Option<String>>>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> bool {
     check_may_write();
     let limit = super::lease_micros(timeout) / 1_000;
     // SAFETY: flinfo is that of this call.
@@ -191,7 +195,12 @@ fn wait_for_events(timeout: Option<pgrx::datum::Interval>, event_types: Option<V
         let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         // SAFETY: this session's own latch.
         unsafe {
-            pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, left.min(LOOK_EVERY) as core::ffi::c_long, pg_sys::PG_WAIT_EXTENSION);
+            pg_sys::WaitLatch(
+                pg_sys::MyLatch,
+                events as i32,
+                left.min(LOOK_EVERY) as core::ffi::c_long,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
             pg_sys::ResetLatch(pg_sys::MyLatch);
         }
         pgrx::check_for_interrupts!();

@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 use super::arrays::Flat;
 use super::call::{Call, sql_function};
 use super::id::{Id, IdType};
+use super::prefetch::Prefetch;
 use super::state::{Batch, RowElement, State, fingerprint};
 use super::{limit_of, metric_named, positive_k};
 use crate::errors::fail;
@@ -34,6 +35,7 @@ struct Site {
 struct Group {
     state: State,
     constant: bool,
+    prefetch: Prefetch,
 }
 
 impl Group {
@@ -55,23 +57,25 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
     let Some(embedding) = call.arg(EMBEDDING) else {
         return state.unwrap_or_else(|| call.null());
     };
-    let Some(id) = call.arg(ID) else {
-        fail(
-            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            "the id of a row with an embedding is NULL",
-            "Leave such rows out: FILTER (WHERE id IS NOT NULL).",
-        )
-    };
-    let state = state.unwrap_or_else(|| start(call));
+    let Some(id) = call.arg(ID) else { super::null_id() };
+    let state = state.unwrap_or_else(|| start::<T>(call));
     // SAFETY: the state is ours; the arguments have the declared types.
     unsafe {
         let group = Group::of(state);
         if !group.constant {
             same_arguments(call, &group.state);
         }
+        if group.state.places.is_empty() {
+            return state; // no queries, in no number of dimensions
+        }
         let id = group.state.ids.read(id);
-        let row = Embedding::<T>::from_raw(embedding);
-        group.state.push(id, row.as_slice());
+        if let Err(id) = group.state.waiting.take(id, embedding) {
+            let row = Embedding::<T>::from_raw(embedding);
+            group.prefetch.note(row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
+            group.state.push(id, row.as_slice());
+        } else if group.state.waiting.is_full() {
+            group.state.fetch();
+        }
     }
     state
 }
@@ -98,7 +102,7 @@ fn arguments(call: &Call) -> Arguments {
 }
 
 /// The state of a new group.
-fn start(call: &Call) -> pg_sys::Datum {
+fn start<T: RowElement>(call: &Call) -> pg_sys::Datum {
     let context = call.aggregate_context();
     let Arguments { metric, k, limit, queries } = arguments(call);
     let ids = IdType::new(call.type_of(ID), call.collation());
@@ -113,8 +117,8 @@ fn start(call: &Call) -> pg_sys::Datum {
         } else if (*site).batch.fingerprint != fingerprint(metric, &queries) {
             (*site).batch = Batch::new(metric, queries);
         }
-        let state = State::new(&(*site).batch, ids, k, limit);
-        Group { state, constant: (*site).constant }.keep(context)
+        let state = State::new::<T>(&(*site).batch, ids, k, limit);
+        Group { state, constant: (*site).constant, prefetch: Prefetch::default() }.keep(context)
     }
 }
 
@@ -154,7 +158,8 @@ fn top_k_combine(call: &mut Call) -> pg_sys::Datum {
             (Some(state), None) => state,
             (None, Some(other)) => {
                 let other = Group::of(other);
-                Group { state: other.state.take(), constant: other.constant }.keep(context)
+                Group { state: other.state.take(), constant: other.constant, prefetch: Prefetch::default() }
+                    .keep(context)
             }
             (Some(state), Some(other)) => {
                 Group::of(state).state.merge(&mut Group::of(other).state);
@@ -188,7 +193,7 @@ fn top_k_deserial(call: &mut Call) -> pg_sys::Datum {
     // The state goes with the row it came in; combining takes it over.
     // SAFETY: a context is always current.
     let context = unsafe { pg_sys::CurrentMemoryContext };
-    Group { state: State::deserialise(bytes), constant: true }.keep(context)
+    Group { state: State::deserialise(bytes), constant: true, prefetch: Prefetch::default() }.keep(context)
 }
 
 /// All rows found, as an array of `pgedge.hit`.

@@ -128,7 +128,7 @@ fn null_argument(name: &str) -> ! {
     fail(
         PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
         format!("{name} must not be NULL"),
-        "Leave the argument out for its default.",
+        "Give a value, or leave out an argument that has a default.",
     )
 }
 

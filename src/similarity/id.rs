@@ -210,7 +210,7 @@ impl IdType {
     }
 
     /// The id as a datum, which borrows from it where the type is passed by reference.
-    fn datum(&self, id: &Id) -> pg_sys::Datum {
+    pub fn datum(&self, id: &Id) -> pg_sys::Datum {
         match id {
             Id::Int(v) => pg_sys::Datum::from(*v),
             Id::Uuid(bytes) => pg_sys::Datum::from(bytes.as_ptr()),

@@ -7,13 +7,19 @@ use crate::errors::fail;
 
 mod aggregate;
 mod arrays;
+mod blocks;
 mod call;
 mod id;
+mod join;
+mod pairs;
 mod pairwise;
+mod prefetch;
 mod relation;
 mod search;
+mod sorter;
 mod spi;
 mod state;
+mod toast;
 
 extension_sql_file!("../../sql/similarity.sql", name = "similarity", requires = ["schema"]);
 
@@ -52,6 +58,15 @@ fn limit_of(limit: Option<f32>) -> Option<f32> {
     limit
 }
 
+/// A row that is to be found must have a name to be called by (22004).
+fn null_id() -> ! {
+    fail(
+        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+        "the id of a row with an embedding is NULL",
+        "Leave such rows out: FILTER (WHERE id IS NOT NULL), or a view.",
+    )
+}
+
 /// pgvector's own words for it (22000).
 fn dimensions_differ(expected: usize, found: usize) -> ! {
     fail(
@@ -83,3 +98,6 @@ fn checked<T>(result: Result<T, Error>) -> T {
         ),
     }
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;

@@ -91,7 +91,8 @@ fn fill(metric: pgedge_similarity::Metric, a: &Flat, b: &Flat, cells: &mut [f32]
 ///
 /// NULLs take no room in an array's data, so that room is a whole matrix by itself.
 fn new_matrix<'a>(a: &Flat, b: &Flat) -> (pg_sys::Datum, &'a mut [f32]) {
-    // SAFETY: an array of two dimensions is laid out as utils/array.h says: header, dimensions, lower bounds, null bitmap, data.
+    // SAFETY: an array of two dimensions is laid out as utils/array.h says: header, dimensions, lower bounds, null bitmap, data. The caller writes every
+    // cell before it returns the array or reads one.
     unsafe {
         if a.len == 0 || b.len == 0 {
             return (pg_sys::Datum::from(pg_sys::construct_empty_array(pg_sys::FLOAT4OID)), &mut []);
@@ -102,7 +103,9 @@ fn new_matrix<'a>(a: &Flat, b: &Flat) -> (pg_sys::Datum, &'a mut [f32]) {
         let bitmap = if nulls { total.div_ceil(8) } else { 0 };
         let start = (head + bitmap).next_multiple_of(8);
         let bytes = start + filled * 4;
-        let array: *mut u8 = pg_sys::palloc0(bytes).cast();
+        // The cells are all written later; only what precedes them is cleared, as clearing half a gigabyte cannot be interrupted.
+        let array: *mut u8 = pg_sys::palloc(bytes).cast();
+        array.write_bytes(0, start);
         pgrx::varlena::set_varsize_4b(array.cast(), bytes as i32);
         let header = &mut *array.cast::<pg_sys::ArrayType>();
         (header.ndim, header.elemtype) = (2, pg_sys::FLOAT4OID);

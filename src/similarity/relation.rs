@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 
 use super::call::{c_string, owned};
 use super::id::{IdType, type_name};
-use super::spi::select_value;
+use super::spi::Statement;
 use crate::errors::fail;
 
 /// pgvector's types.
@@ -21,10 +21,11 @@ pub struct VectorTypes {
 impl VectorTypes {
     /// Looks them up in the schema that the extension `vector` is in. Needs an SPI connection.
     pub fn find() -> VectorTypes {
-        let schema = select_value(
+        let schema = Statement::new(
             "SELECT e.extnamespace FROM pg_catalog.pg_extension e WHERE e.extname OPERATOR(pg_catalog.=) 'vector'",
             &[],
-        );
+        )
+        .value();
         // SAFETY: a catalog look-up.
         let find = |name: &str| unsafe {
             let name = c_string(name);
@@ -77,8 +78,10 @@ pub struct Source {
     source: Option<&'static str>,
     /// Whether the embeddings are `halfvec`.
     pub half: bool,
-    /// Whether rows have a place of their own, `(tableoid, ctid)`.
+    /// Whether rows have a place of their own, `(tableoid, ctid)`, that the caller may read.
     pub has_ctid: bool,
+    /// Whether all its rows are of this very table: no partitions, no children.
+    pub is_one_table: bool,
 }
 
 impl Source {
@@ -97,6 +100,7 @@ impl Source {
                 );
             }
             let kind = (*(*relation).rd_rel).relkind as u8;
+            let has_children = (*(*relation).rd_rel).relhassubclass;
             let name = quoted_name(oid);
             pg_sys::relation_close(relation, pg_sys::NoLock as i32);
             if !matches!(
@@ -113,8 +117,8 @@ impl Source {
                     "Search a relation that has rows.",
                 );
             }
-            let embedding = column(oid, &name, wanted.embedding, "embedding_column");
-            let id = column(oid, &name, wanted.id, "id_column");
+            let embedding = column(oid, &name, wanted.embedding);
+            let id = column(oid, &name, wanted.id);
             let mut columns = vec![embedding, id];
             let base = pg_sys::getBaseType(pg_sys::get_atttype(oid, embedding));
             if base != types.vector && base != types.halfvec {
@@ -129,7 +133,7 @@ impl Source {
                 );
             }
             let source = wanted.by_source.then(|| {
-                let source = column(oid, &name, "source", "source");
+                let source = column(oid, &name, "source");
                 columns.push(source);
                 match pg_sys::getBaseType(pg_sys::get_atttype(oid, source)) {
                     pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::NAMEOID => {
@@ -138,7 +142,7 @@ impl Source {
                     _ => "t.source::pg_catalog.text OPERATOR(pg_catalog.=) ",
                 }
             });
-            check_privileges(oid, &name, &columns);
+            let whole = check_privileges(oid, &name, &columns);
             let mut collation = pg_sys::Oid::INVALID;
             let mut typmod = 0;
             let mut id_type = pg_sys::Oid::INVALID;
@@ -148,10 +152,12 @@ impl Source {
                 embedding: quoted(wanted.embedding),
                 id_type: IdType::new(id_type, collation),
                 half: base == types.halfvec,
-                has_ctid: matches!(
-                    kind,
-                    pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW
-                ),
+                has_ctid: whole
+                    && matches!(
+                        kind,
+                        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW
+                    ),
+                is_one_table: matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW) && !has_children,
                 source,
                 name,
             }
@@ -159,7 +165,7 @@ impl Source {
     }
 
     /// ` FROM … AS t WHERE …`, where the source is parameter `$n`.
-    pub fn from_where(&self, n: usize) -> String {
+    pub fn scanned_part(&self, n: usize) -> String {
         match self.source {
             Some(condition) => format!(" FROM {} AS t WHERE {condition}${n}", self.name),
             None => format!(" FROM {} AS t", self.name),
@@ -169,10 +175,12 @@ impl Source {
 
 /// The extension's table `vectors`, wherever the extension was created.
 fn vectors_table() -> pg_sys::Oid {
-    let found = select_value(
-        "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relname OPERATOR(pg_catalog.=) 'vectors' AND c.relnamespace OPERATOR(pg_catalog.=) pgedge._schema()",
+    let found = Statement::new(
+        "SELECT c.oid FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) e.extnamespace \
+         WHERE e.extname OPERATOR(pg_catalog.=) 'pgedge' AND c.relname OPERATOR(pg_catalog.=) 'vectors'",
         &[],
-    );
+    )
+    .value();
     match found {
         Some(oid) => pg_sys::Oid::from(oid.value() as u32),
         None => fail(
@@ -199,29 +207,50 @@ fn quoted(identifier: &str) -> String {
 }
 
 /// The number of a column, or 42703.
-fn column(relation: pg_sys::Oid, name: &str, wanted: &str, argument: &str) -> pg_sys::AttrNumber {
+fn column(relation: pg_sys::Oid, name: &str, wanted: &str) -> pg_sys::AttrNumber {
     // SAFETY: a catalog look-up.
     let number = unsafe { pg_sys::get_attnum(relation, c_string(wanted).as_ptr()) };
     if number == 0 {
         fail(
             PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
             format!("column \"{wanted}\" of {name} does not exist"),
-            format!("{argument} must be a column of the relation."),
+            format!("Its columns are {}.", columns(relation)),
         );
     }
     number
 }
 
-/// The caller may read the relation or at least these columns, or 42501.
-fn check_privileges(relation: pg_sys::Oid, name: &str, columns: &[pg_sys::AttrNumber]) {
+/// The names of a relation's columns, for a hint.
+fn columns(relation: pg_sys::Oid) -> String {
+    let mut names = Vec::new();
+    for number in 1..=i16::MAX {
+        // SAFETY: a catalog look-up; NULL for a number that is not in use. Dropped columns have a name of dots.
+        let name = unsafe {
+            let name = pg_sys::get_attname(relation, number, true);
+            if name.is_null() {
+                break;
+            }
+            owned(name)
+        };
+        if !name.starts_with("........pg.dropped") {
+            names.push(quoted(&name));
+        }
+    }
+    names.join(", ")
+}
+
+/// The caller may read the whole relation (true) or at least these columns (false), or 42501.
+fn check_privileges(relation: pg_sys::Oid, name: &str, columns: &[pg_sys::AttrNumber]) -> bool {
     // SAFETY: catalog look-ups.
-    let allowed = unsafe {
+    let (whole, allowed) = unsafe {
         let user = pg_sys::GetUserId();
         let select = pg_sys::ACL_SELECT.into();
-        pg_sys::pg_class_aclcheck(relation, user, select) == pg_sys::AclResult::ACLCHECK_OK
+        let whole = pg_sys::pg_class_aclcheck(relation, user, select) == pg_sys::AclResult::ACLCHECK_OK;
+        let allowed = whole
             || columns
                 .iter()
-                .all(|&c| pg_sys::pg_attribute_aclcheck(relation, c, user, select) == pg_sys::AclResult::ACLCHECK_OK)
+                .all(|&c| pg_sys::pg_attribute_aclcheck(relation, c, user, select) == pg_sys::AclResult::ACLCHECK_OK);
+        (whole, allowed)
     };
     if !allowed {
         fail(
@@ -230,6 +259,7 @@ fn check_privileges(relation: pg_sys::Oid, name: &str, columns: &[pg_sys::AttrNu
             format!("As its owner: GRANT SELECT ON {name} TO {};", current_user()),
         );
     }
+    whole
 }
 
 fn current_user() -> String {

@@ -8,7 +8,7 @@ use super::arrays::{Flat, vector_array};
 use super::call::{Call, Rows, sql_function};
 use super::id::{Id, IdType};
 use super::relation::{Source, VectorTypes, Wanted};
-use super::spi::{free, select_value};
+use super::spi::{Statement, free};
 use super::state::State;
 use super::{limit_of, metric_named, positive_k};
 
@@ -25,15 +25,20 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Queries to take at a time, so that a pass stays within work_mem: at least 1, and blocks of about one size.
-    pub fn block(&self, ids: &IdType, dim: usize, queries: usize) -> usize {
+    /// Queries that a pass can take within a part of work_mem: at least 1.
+    pub fn most_queries(&self, ids: &IdType, dim: usize, part: usize) -> usize {
         // SAFETY: a setting of this backend, in kB. A pass's result travels as one value, so it stays far below 1 GB.
-        let budget = (unsafe { pg_sys::work_mem } as usize).saturating_mul(1024).min(256 << 20);
+        let budget = (unsafe { pg_sys::work_mem } as usize).saturating_mul(1024).min(256 << 20) / part;
         // What an id owns outside its entry counts as more entries.
         let entry = 32;
         let k = (self.k as usize).saturating_mul(entry + ids.usual_heap_bytes()) / entry;
-        let most = queries_for_budget::<Id>(Simd::detect(), dim, k, budget).max(1);
-        queries.div_ceil(queries.div_ceil(most).max(1)).max(1)
+        queries_for_budget::<Id>(Simd::detect(), dim, k, budget).max(1)
+    }
+
+    /// Queries of each pass: within work_mem, and of about one size.
+    pub fn block(&self, ids: &IdType, dim: usize, queries: usize) -> usize {
+        let passes = queries.div_ceil(self.most_queries(ids, dim, 1)).max(1);
+        queries.div_ceil(passes).max(1)
     }
 
     /// Searches `source` for a block of queries, given as a `vector[]`. `None` when no row has an embedding. Needs an SPI connection.
@@ -42,7 +47,7 @@ impl Question<'_> {
             "SELECT pgedge._top_k(t.{}, t.{}, $1, $2, $3, $4){}",
             source.id,
             source.embedding,
-            source.from_where(5)
+            source.scanned_part(5)
         );
         let mut params = vec![
             (types.array, Some(queries)),
@@ -53,7 +58,7 @@ impl Question<'_> {
         if let Some(source) = self.source {
             params.push((pg_sys::TEXTOID, source.into_datum()));
         }
-        let bytes = select_value(&query, &params)?;
+        let bytes = Statement::new(&query, &params).value()?;
         // SAFETY: `_top_k` gives bytea.
         let bytes = unsafe { <&[u8]>::from_datum(bytes, false) }?;
         let state = State::deserialise(bytes);

@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 use super::arrays::Flat;
 use super::checked;
 use super::id::{Id, IdType};
+use super::toast::Waiting;
 use crate::errors::fail;
 use crate::pgvector::Element;
 
@@ -82,6 +83,10 @@ pub struct State {
     pub fingerprint: u64,
     /// Place of each query in its array, from 0.
     pub places: Vec<u32>,
+    /// Rows whose embeddings are out of line.
+    pub waiting: Waiting<Id>,
+    /// Scores the rows that wait; it knows the type of their elements.
+    fetch: fn(&mut State),
     work: Work,
     /// Bytes that the rows found may take.
     allowed: usize,
@@ -95,7 +100,7 @@ const FORMAT: u32 = 0x7067_7401;
 
 impl State {
     /// An empty state.
-    pub fn new(batch: &Batch, ids: IdType, k: i32, limit: Option<f32>) -> State {
+    pub fn new<T: RowElement>(batch: &Batch, ids: IdType, k: i32, limit: Option<f32>) -> State {
         let (queries, rows) = (&batch.queries, super::positive_k(k));
         let found = checked(TopK::new(queries.metric(), queries.len(), rows, super::limit_of(limit)));
         let scan = checked(Scanner::new(Arc::clone(queries), found));
@@ -107,6 +112,8 @@ impl State {
             limit,
             fingerprint: batch.fingerprint,
             places: batch.places.clone(),
+            waiting: Waiting::new(),
+            fetch: fetch::<T>,
             work: Work::Scanning(Box::new(scan)),
             allowed,
             look: LOOK_ROWS,
@@ -128,6 +135,11 @@ impl State {
                 self.check_memory(bytes);
             }
         }
+    }
+
+    /// Fetches and scores the rows that wait.
+    pub fn fetch(&mut self) {
+        (self.fetch)(self);
     }
 
     fn check_memory(&self, bytes: usize) {
@@ -155,6 +167,9 @@ impl State {
 
     /// What was found, every row pushed so far included.
     pub fn found(&mut self) -> &mut TopK<Id> {
+        if !self.waiting.is_empty() {
+            self.fetch();
+        }
         self.ids.enter();
         if let Work::Scanning(_) = self.work
             && let Work::Scanning(scan) = core::mem::replace(&mut self.work, Work::Lost)
@@ -180,9 +195,11 @@ impl State {
 
     /// Leaves `self` empty-handed and gives its contents to a longer life.
     pub fn take(&mut self) -> State {
+        self.found();
         State {
             work: core::mem::replace(&mut self.work, Work::Lost),
             places: core::mem::take(&mut self.places),
+            waiting: Waiting::new(),
             ..*self
         }
     }
@@ -232,6 +249,8 @@ impl State {
             limit: None,
             fingerprint,
             places,
+            waiting: Waiting::new(),
+            fetch: |_| {},
             work: Work::Found(found),
             allowed: allowed_bytes(),
             look: LOOK_ROWS,
@@ -249,6 +268,12 @@ impl State {
             pgrx::check_for_interrupts!();
         }
     }
+}
+
+fn fetch<T: RowElement>(state: &mut State) {
+    let mut waiting = core::mem::replace(&mut state.waiting, Waiting::new());
+    waiting.fetch(|id, row: &[T]| state.push(id, row));
+    state.waiting = waiting;
 }
 
 /// What an aggregate may keep: work_mem times hash_mem_multiplier, as for a hash table; a megabyte at least, so that k = 10,000 always works.

@@ -45,3 +45,12 @@ def test_sql_of(path, cluster, empty_db):
         if got.returncode or block["text"] and not matches(block["text"], got.stdout):
             wrong.append(f"{path.name} block {number}:\n{block['sql']}--- printed\n{got.stdout}--- expected\n{block['text'] or 'no error'}")
     assert not wrong, "\n\n".join(wrong)
+
+
+def test_the_reference_is_that_of_the_catalog(db):
+    """scripts/reference.py makes it."""
+    import reference
+
+    readme = (ROOT / "README.md").read_text()
+    with db.connect() as conn:
+        assert reference.with_reference(readme, conn) == readme, "run scripts/reference.py"

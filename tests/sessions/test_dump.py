@@ -1,6 +1,7 @@
 """Dumps restore: whole and by table, plain and custom, with what the user added, and the queue and the patterns go on."""
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -31,13 +32,20 @@ def contents(db, tables=TABLES):
     return {t: db.sql(f"SELECT t::text FROM {t} t ORDER BY 1") for t in tables}
 
 
+def index_definitions(db) -> list[str]:
+    """PostgreSQL writes varchar IN (…) in two ways, before and after it has read it once; both are `column in 'a', 'b'` here."""
+    rows = db.sql("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1")
+    listed = re.compile(r"\(status\)::text = ANY \(.*?\]\)*(?:::text\[\]\)*)?")
+    return [listed.sub(lambda m: "status in " + ", ".join(re.findall(r"'\w+'", m[0])), definition).rstrip(")") for (definition,) in rows]
+
+
 def catalog(db):
     """Columns, indexes, triggers, sequences' owners and extension members."""
     return {
         "columns": db.sql("SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid)"
                           " FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = attrelid AND adnum = attnum"
                           f" WHERE attrelid::regclass::text = ANY ('{{{','.join(TABLES)}}}') AND attnum > 0 AND NOT attisdropped ORDER BY 1, attnum"),
-        "indexes": db.sql("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"),
+        "indexes": index_definitions(db),
         "triggers": db.sql("SELECT tgrelid::regclass::text, pg_get_triggerdef(oid), tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2"),
         "members": db.sql("SELECT pg_describe_object(classid, objid, objsubid) FROM pg_depend WHERE deptype = 'e' AND refobjid ="
                           " (SELECT oid FROM pg_extension WHERE extname = 'pgedge') ORDER BY 1"),

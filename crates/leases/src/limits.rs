@@ -71,7 +71,11 @@ impl Queue<'_> {
             if let Some(was) = old.iter().find(|o| o.kind == limit.kind && o.rate == limit.rate) {
                 (limit.tokens, limit.filled_at) = (was.tokens, was.filled_at);
             }
-            limit.leased = self.slots().iter().filter(|s| s.kind == limit.kind && matches!(s.condition(), Condition::Leased | Condition::Held)).count() as i64;
+            limit.leased = self
+                .slots()
+                .iter()
+                .filter(|s| s.kind == limit.kind && matches!(s.condition(), Condition::Leased | Condition::Held))
+                .count() as i64;
             self.state.limits[i] = limit;
         }
         self.state.limit_count = n as u32;

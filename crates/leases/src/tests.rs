@@ -11,14 +11,47 @@ struct Memory {
 impl Memory {
     fn new(n: usize) -> Self {
         let slot = Slot {
-            id: 0, token: 0, expires_at: 0, claimed_at: 0, key: 0, kind: 0, wait_xid: 0, attempt: 0, lost: 0, next_id: 0, next_key: 0, next: 0, prev: 0,
-            lane: 0, state: 0, worker_len: 0, worker: [0; WORKER_BYTES],
+            id: 0,
+            token: 0,
+            expires_at: 0,
+            claimed_at: 0,
+            key: 0,
+            kind: 0,
+            wait_xid: 0,
+            attempt: 0,
+            lost: 0,
+            next_id: 0,
+            next_key: 0,
+            next: 0,
+            prev: 0,
+            lane: 0,
+            state: 0,
+            worker_len: 0,
+            worker: [0; WORKER_BYTES],
         };
         let state = State {
-            empty: 0, free: 0, leased: 0, heads: [0; LANES], tails: [0; LANES], next_expiry: 0, claims: 0, epoch: 0, due_at: 0, idle: false, quiet: 0,
-            notified_at: 0, waiters: [0; WAITERS], groups: [Group::default(); GROUPS], stragglers: [Straggler::default(); STRAGGLERS],
-            straggler_count: 0, limits: [Limit::new("", 0, None, None, false, 0); LIMITS], limit_count: 0, limits_wanted: 0, limits_read: 0,
-            key_from: [0; KEY_BYTES], key_from_len: 0,
+            empty: 0,
+            free: 0,
+            leased: 0,
+            heads: [0; LANES],
+            tails: [0; LANES],
+            next_expiry: 0,
+            claims: 0,
+            epoch: 0,
+            due_at: 0,
+            idle: false,
+            quiet: 0,
+            notified_at: 0,
+            waiters: [0; WAITERS],
+            groups: [Group::default(); GROUPS],
+            stragglers: [Straggler::default(); STRAGGLERS],
+            straggler_count: 0,
+            limits: [Limit::new("", 0, None, None, false, 0); LIMITS],
+            limit_count: 0,
+            limits_wanted: 0,
+            limits_read: 0,
+            key_from: [0; KEY_BYTES],
+            key_from_len: 0,
         };
         let mut m = Self { state: Box::new(state), slots: vec![slot; n], by_id: vec![0; 7], by_key: vec![0; 3] };
         m.queue().reset();
@@ -128,7 +161,11 @@ fn limits_count_leases_and_tokens() {
     let mut m = Memory::new(8);
     let mut q = m.queue();
     q.lease(&request(1, 1, 10));
-    q.set_limits(&[Limit::new("t", 1, Some(2), None, false, 0), Limit::new("r", 2, None, Some(2.0), false, 0), Limit::new("p", 3, None, None, true, 0)]);
+    q.set_limits(&[
+        Limit::new("t", 1, Some(2), None, false, 0),
+        Limit::new("r", 2, None, Some(2.0), false, 0),
+        Limit::new("p", 3, None, None, true, 0),
+    ]);
     assert_eq!((q.allowance(1, 5, 0), q.allowance(3, 5, 0), q.allowance(4, 5, 0)), (1, 0, 5));
     q.lease(&request(2, 1, 10));
     assert_eq!(q.allowance(1, 5, 0), 0);
@@ -159,7 +196,9 @@ fn random_steps_keep_it_whole() {
         let token = next(3) as i64 + 1;
         let key = if id % 3 == 0 { id as u64 % 5 + 1 } else { 0 };
         match next(8) {
-            0 | 1 => drop(q.lease(&Request { key, lane: (id % 10 + 1) as u8, ..request(id, token, now + next(20) as i64) })),
+            0 | 1 => {
+                _ = q.lease(&Request { key, lane: (id % 10 + 1) as u8, ..request(id, token, now + next(20) as i64) });
+            }
             2 if key == 0 => drop(q.remember(id, (id % 10 + 1) as u8, 0, 0)),
             3 => drop(q.hold(id, token)),
             4 => q.finish(id, token),

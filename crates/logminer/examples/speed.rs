@@ -4,7 +4,7 @@
 
 mod csv;
 
-use pgedge_logminer::{Miner, ShapeCounts, shape_into};
+use pgedge_logminer::{Miner, PatternSet, ShapeCounts, shape_into};
 use std::{env, fs, hint::black_box, time::Instant};
 
 /// Seconds that this thread ran; `None` where the kernel does not tell.
@@ -13,14 +13,17 @@ fn cpu_time() -> Option<f64> {
     Some(text.split(' ').next()?.parse::<u64>().ok()? as f64 / 1e9)
 }
 
+/// Passes a round: the kernel counts CPU time in ticks of some milliseconds.
+const PASSES: u32 = 20;
+
 fn median(rounds: usize, mut f: impl FnMut()) -> f64 {
     let mut times: Vec<f64> = (0..rounds)
         .map(|_| {
             let (start, cpu) = (Instant::now(), cpu_time());
-            f();
+            (0..PASSES).for_each(|_| f());
             match (cpu, cpu_time()) {
-                (Some(a), Some(b)) => b - a,
-                _ => start.elapsed().as_secs_f64(),
+                (Some(a), Some(b)) => (b - a) / f64::from(PASSES),
+                _ => start.elapsed().as_secs_f64() / f64::from(PASSES),
             }
         })
         .collect();
@@ -49,7 +52,7 @@ fn main() -> std::io::Result<()> {
     println!("{} lines, {} bytes each on average", lines.len(), bytes / lines.len().max(1));
     let n = lines.len() as f64;
     let mut buffer = Vec::new();
-    let shapes = median(21, || {
+    let shapes = median(9, || {
         lines.iter().for_each(|l| {
             shape_into(l, &mut buffer);
             black_box(&buffer);
@@ -57,10 +60,47 @@ fn main() -> std::io::Result<()> {
     });
     println!("shape            {:>10.0} lines/s", n / shapes);
     let mut counts = ShapeCounts::default();
-    let counted = median(21, || lines.iter().for_each(|l| counts.add(l)));
+    let counted = median(9, || lines.iter().for_each(|l| counts.add(l)));
     println!("shape and count  {:>10.0} lines/s ({} shapes)", n / counted, counts.len());
     let mut miner = Miner::default();
-    let mined = median(7, || lines.iter().for_each(|l| miner.add(l)));
+    let mined = median(5, || lines.iter().for_each(|l| miner.add(l)));
     println!("miner            {:>10.0} lines/s ({} shapes)", n / mined, miner.pattern_set().len());
+    learning();
     Ok(())
+}
+
+/// Time of adding one shape to a thousand known ones that all have the same structure, the dearest case: four words of a vocabulary
+/// each, so that few patterns form, and one word that varies, so that one does.
+fn learning() {
+    let mut seed = 1u64;
+    let mut word = |n: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let k = (seed >> 33) % n;
+        [b'g' + (k % 16) as u8, b'g' + (k / 16 % 16) as u8, b'g' + (k / 256 % 16) as u8]
+            .iter()
+            .map(|&b| char::from(b))
+            .collect::<String>()
+    };
+    let mut shapes: [Vec<String>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..1100 {
+        shapes[0].push(format!("{} {} {} {}", word(200), word(200), word(200), word(200)));
+        shapes[1].push(format!("cannot start unit {}", word(4096)));
+    }
+    for (name, shapes) in ["free text", "one word varies"].into_iter().zip(shapes) {
+        let mut set = PatternSet::default();
+        shapes[..1000].iter().for_each(|s| drop(set.insert(s)));
+        let mut rest = shapes[1000..].iter();
+        let mut times: Vec<f64> = Vec::new();
+        for shape in rest.by_ref() {
+            let start = Instant::now();
+            black_box(set.insert(shape));
+            times.push(start.elapsed().as_secs_f64());
+        }
+        times.sort_by(f64::total_cmp);
+        println!(
+            "one shape more, {name}: median {:.0} µs, 99 % below {:.0} µs",
+            times[times.len() / 2] * 1e6,
+            times[times.len() * 99 / 100] * 1e6
+        );
+    }
 }

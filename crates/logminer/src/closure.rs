@@ -9,11 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::forms::is_word;
-use crate::slots::{is_preposition, word_before};
-
-/// Weight at which a slot becomes a wildcard.
-const ENOUGH: u32 = 120;
+use crate::weights::{Context, ENOUGH, Form, Place, form, weight};
 
 /// Elements with this many open slots open no more.
 const MAX_OPEN: usize = 6;
@@ -21,61 +17,6 @@ const MAX_OPEN: usize = 6;
 /// A slot's value, as an index into [`Bucket::values`]; 0 is the wildcard.
 pub(crate) type Value = u32;
 const WILD: Value = 0;
-
-/// What a value looks like: the likelier it is to be a parameter, the fewer different ones are needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// A placeholder, or nothing between brackets.
-    Typed,
-    /// A word with a placeholder in it.
-    Mixed,
-    /// A word with digits (`eth0`).
-    Digits,
-    /// A name made of parts (`syslog-ng`, `rpc.statd`, `fooBar`).
-    Parts,
-    /// A constant (`RUNNING`).
-    Upper,
-    /// Any other word.
-    Plain,
-    /// One letter.
-    Letter,
-    /// Quoted text of several words.
-    Phrase,
-}
-
-fn form(value: &str) -> Form {
-    let b = value.as_bytes();
-    if value.contains(' ') {
-        Form::Phrase
-    } else if b.is_empty() || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
-        Form::Typed
-    } else if b.contains(&b'{') {
-        Form::Mixed
-    } else if b.iter().any(u8::is_ascii_digit) {
-        Form::Digits
-    } else if b.len() > 1 && b.iter().all(|c| c.is_ascii_uppercase() || *c == b'_') {
-        Form::Upper
-    } else if b.iter().any(|c| !is_word(*c) || *c == b'_')
-        || b.windows(2).any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase())
-    {
-        Form::Parts
-    } else if b.len() == 1 {
-        Form::Letter
-    } else {
-        Form::Plain
-    }
-}
-
-/// How strongly the place of a slot suggests a parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    First,
-    Usual,
-    /// Behind a preposition or in brackets.
-    Likely,
-    /// The value of a key, or quoted.
-    Value,
-}
 
 #[derive(Debug)]
 struct Class {
@@ -92,6 +33,7 @@ pub(crate) struct Bucket {
     class_of: Vec<u32>,
     classes: Vec<Class>,
     places: Vec<Place>,
+    prepositions: usize,
     derived: Vec<Vec<Value>>,
     is_derived: HashSet<Vec<Value>>,
 }
@@ -103,8 +45,10 @@ pub(crate) struct Changes {
 }
 
 impl Bucket {
-    pub(crate) fn new(places: Vec<Place>) -> Self {
+    /// A bucket for shapes with slots in these places and so many prepositions around them.
+    pub(crate) fn new(places: Vec<Place>, prepositions: usize) -> Self {
         let mut b = Self {
+            prepositions,
             values: Vec::new(),
             ids: HashMap::new(),
             shapes: Vec::new(),
@@ -159,15 +103,16 @@ impl Bucket {
         let shape: Vec<Value> = slots.iter().map(|t| self.intern(t)).collect();
         let number = self.shapes.len() as u32;
         let mut changes = Changes::default();
-        let mut tried: HashSet<(Vec<Value>, Vec<usize>)> = HashSet::new();
+        let mut tried: HashSet<(Vec<Value>, Vec<usize>, bool)> = HashSet::new();
         for element in &self.derived {
-            let slots = match self.mismatches(element, &shape) {
-                Mismatch::Slots(slots) | Mismatch::Typed(slots) => slots,
+            let (slots, typed) = match self.mismatches(element, &shape) {
+                Mismatch::Slots(slots) => (slots, false),
+                Mismatch::Typed(slots) => (slots, true),
                 Mismatch::None | Mismatch::Many => continue,
             };
             let open = opened(element, &slots);
             if !self.is_derived.contains(&open) {
-                tried.insert((open, slots));
+                tried.insert((open, slots, typed));
             }
         }
         let own = self.classes.len() as u32;
@@ -178,9 +123,8 @@ impl Bucket {
         self.class_of.push(own);
         self.absorb(own, &mut changes);
         let mut fresh: Vec<Vec<Value>> = Vec::new();
-        for (open, slots) in tried {
-            let values = self.values_in(&open, &slots);
-            if self.weight(&open, &slots, &values) >= ENOUGH {
+        for (open, slots, typed) in tried {
+            if self.follows(&open, &slots, typed) {
                 fresh.push(open);
             }
         }
@@ -197,23 +141,32 @@ impl Bucket {
         changes
     }
 
-    /// Different values that the shapes agreeing with `open` show in `slots`: the same one in each of them, or of a type in each.
+    /// Different values that the shapes agreeing with `open` show in `slots`, the same one in each of them.
     fn values_in(&self, open: &[Value], slots: &[usize]) -> Vec<Value> {
         let first = slots[0];
         let mut values: Vec<Value> = self
             .shapes
             .iter()
-            .filter(|s| covers(open, s))
-            .filter(|s| slots.iter().all(|&i| s[i] == s[first] || self.is_typed(s[i]) && self.is_typed(s[first])))
+            .filter(|s| covers(open, s) && slots.iter().all(|&i| s[i] == s[first]))
             .map(|s| s[first])
             .collect();
-        if slots.len() > 1 && values.iter().any(|&v| self.is_typed(v)) {
-            // which types does not matter where all slots have one
-            return values.into_iter().filter(|&v| self.is_typed(v)).take(2).collect();
-        }
         values.sort_unstable();
         values.dedup();
         values
+    }
+
+    /// Whether an element that opens these slots follows. `typed`: an element and a shape were found that differ in placeholders of
+    /// another type only; for several slots that is all the rule asks for.
+    fn follows(&self, open: &[Value], slots: &[usize], typed: bool) -> bool {
+        if typed && slots.len() > 1 {
+            return self.same(open) > 0;
+        }
+        self.weight(open, slots[0], &self.values_in(open, slots)) >= ENOUGH
+    }
+
+    /// Words that stay the same when slots are opened: the evidence that it is one statement.
+    fn same(&self, open: &[Value]) -> usize {
+        open.iter().filter(|&&v| v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)).count()
     }
 
     fn is_typed(&self, v: Value) -> bool {
@@ -280,17 +233,18 @@ impl Bucket {
 
     /// The elements that follow from a new element: one for each slot that shows enough values.
     fn fire(&self, element: &[Value]) -> Vec<Vec<Value>> {
-        let mut tried: HashSet<Vec<usize>> = HashSet::new();
+        let mut tried: HashSet<(Vec<usize>, bool)> = HashSet::new();
         for shape in &self.shapes {
-            if let Mismatch::Slots(slots) | Mismatch::Typed(slots) = self.mismatches(element, shape) {
-                tried.insert(slots);
-            }
+            match self.mismatches(element, shape) {
+                Mismatch::Slots(slots) => tried.insert((slots, false)),
+                Mismatch::Typed(slots) => tried.insert((slots, true)),
+                Mismatch::None | Mismatch::Many => false,
+            };
         }
         let mut found = Vec::new();
-        for slots in tried {
+        for (slots, typed) in tried {
             let open = opened(element, &slots);
-            if !self.is_derived.contains(&open) && self.weight(&open, &slots, &self.values_in(&open, &slots)) >= ENOUGH
-            {
+            if !self.is_derived.contains(&open) && self.follows(&open, &slots, typed) {
                 found.push(open);
             }
         }
@@ -323,98 +277,17 @@ impl Bucket {
         }
     }
 
-    /// Sum of the weights of the values in the slots that `open` opens; never less for more values.
-    fn weight(&self, open: &[Value], slots: &[usize], values: &[Value]) -> u32 {
-        let slot = slots[0];
-        let mut place = self.places[slot];
-        if place == Place::Usual && slot > 0 && is_noun_cue(&self.values[open[slot - 1] as usize].0) {
-            place = Place::Likely;
-        }
-        // Words that stay the same are the evidence that it is one statement.
-        let same = open
-            .iter()
-            .enumerate()
-            .filter(|&(i, &v)| {
-                !slots.contains(&i) && v != WILD && !matches!(self.values[v as usize].1, Form::Typed | Form::Mixed)
-            })
-            .count();
-        let mut sum = 0;
-        let mut constants = 0;
-        let mut typed = 0;
-        for &v in values {
-            let f = self.values[v as usize].1;
-            typed += u32::from(f == Form::Typed);
-            let part = match (f, place) {
-                (Form::Typed, _) => 80,
-                (Form::Mixed, _) => 60,
-                (Form::Digits, Place::First) => 40,
-                (Form::Digits, _) => 60,
-                (Form::Parts, Place::First) => 10,
-                (Form::Parts, Place::Usual) => 20,
-                (Form::Parts, Place::Likely) => 30,
-                (Form::Parts, Place::Value) => 40,
-                (Form::Upper, Place::Likely) => 30,
-                (Form::Upper, Place::Value) => 20,
-                (Form::Upper, _) => 5,
-                (Form::Plain, Place::First) => 6,
-                (Form::Plain, Place::Usual) => 20,
-                (Form::Plain, Place::Likely) => 40,
-                (Form::Plain, Place::Value) => 40,
-                (Form::Letter, _) => 30,
-                (Form::Phrase, _) => 20,
-            };
-            *if f == Form::Upper { &mut constants } else { &mut sum } += part;
-        }
-        if typed >= 2 && (same > 0 || slots.len() == 1) {
-            return ENOUGH;
-        }
-        match same {
-            0 => 0,
-            1 => (constants + sum) / 2,
-            2 | 3 => constants + sum,
-            4 => constants + sum * 3 / 2,
-            _ => constants + sum * 2,
-        }
+    /// What the values in a slot that `open` opens weigh; never less for more values.
+    fn weight(&self, open: &[Value], slot: usize, values: &[Value]) -> u32 {
+        let value = |v: Value| (&*self.values[v as usize].0, self.values[v as usize].1);
+        let values: Vec<(&str, Form)> = values.iter().map(|&v| value(v)).collect();
+        let context = Context {
+            before: slot.checked_sub(1).map(|i| value(open[i])),
+            next: open.get(slot + 1).map(|&v| value(v)),
+            same: self.same(open) + self.prepositions,
+        };
+        weight(&values, self.places[slot], &context)
     }
-}
-
-/// The place of the slot `a..b` of a shape: `first` when no slot is before it. Depends on the skeleton and, for cue words, on nothing
-/// that may vary (a cue is part of the key of its bucket).
-pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool) -> Place {
-    let s = shape.as_bytes();
-    let before = if a > 0 { s[a - 1] } else { 0 };
-    let after = s.get(b).copied().unwrap_or(0);
-    if matches!(before, b'=' | b'"') {
-        Place::Value
-    } else if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')) {
-        Place::Likely
-    } else if first {
-        Place::First
-    } else if is_preposition(word_before(s, a)) {
-        Place::Likely
-    } else {
-        Place::Usual
-    }
-}
-
-/// Words that are followed by the name of a thing of their kind.
-fn is_noun_cue(word: &str) -> bool {
-    matches!(
-        word,
-        "user"
-            | "host"
-            | "name"
-            | "file"
-            | "module"
-            | "device"
-            | "interface"
-            | "service"
-            | "process"
-            | "node"
-            | "server"
-            | "port"
-            | "class"
-    )
 }
 
 /// Whether `pattern` agrees with `shape` in every slot.

@@ -7,9 +7,21 @@ pub(crate) fn boundary(s: &[u8], e: usize) -> bool {
     e >= s.len() || !is_word(s[e])
 }
 
+static WORD: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        t[i] = b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80;
+        i += 1;
+    }
+    t
+};
+
 /// Letters, digits, underscore and every byte of a non-ASCII character.
+#[inline]
 pub(crate) fn is_word(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80
+    WORD[b as usize]
 }
 
 /// Length of the run of ASCII digits at `a`.
@@ -120,7 +132,8 @@ pub(crate) fn hex_groups(s: &[u8], a: usize) -> Option<(Kind, usize)> {
     if !boundary(s, i) || !has_digit {
         return None;
     }
-    if groups == 6 && pairs && !double {
+    // six pairs; a firewall writes both addresses and the protocol in one
+    if groups >= 6 && pairs && !double {
         return Some((Kind::Mac, i));
     }
     if sep == b':' && (groups == 8 || double && groups >= 2) {
@@ -335,6 +348,23 @@ pub(crate) fn is_time_unit(u: &[u8]) -> bool {
         || matches!(u, b"S" | b"MS" | b"second" | b"minute" | b"hour" | b"day")
 }
 
+/// `1 sec` or `1ms` behind a `<`: a duration too short to tell.
+pub(crate) fn below(s: &[u8], a: usize) -> Option<usize> {
+    let unit = a + digits(s, a);
+    let unit = unit + usize::from(byte(s, unit) == b' ');
+    let e = unit + s[unit..].iter().take_while(|&&c| is_word(c)).count();
+    is_time_unit(&s[unit..e]).then_some(e)
+}
+
+/// `GigabitEthernet0/24`, `ge0/0/1`: a word that ends in a digit, with more numbers behind slashes.
+pub(crate) fn port_name(s: &[u8], a: usize, run: usize) -> Option<usize> {
+    let mut e = run;
+    while e > a && s[e - 1].is_ascii_digit() && byte(s, e) == b'/' && digits(s, e + 1) > 0 {
+        e += 1 + digits(s, e + 1);
+    }
+    (e > run && boundary(s, e)).then_some(e)
+}
+
 /// Units of size, rate, frequency, power and temperature: taken into the placeholder.
 pub(crate) fn is_size_unit(u: &[u8]) -> bool {
     let u = u.strip_suffix(b"/s").unwrap_or(u);
@@ -509,7 +539,11 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
             return Some((Kind::Ip, e));
         }
         let e = path_end(s, a, b);
-        return s[a..e].iter().any(|&c| is_word(c)).then_some((Kind::Path, e));
+        let quoted = a > 0 && matches!(s[a - 1], b'"' | b'\'') && byte(s, e) == s[a - 1];
+        if e == a + 1 && (quoted || s[e..].starts_with(b" HTTP/")) {
+            return Some((Kind::Path, e));
+        }
+        return s[a..e].iter().any(|&c| is_word(c)).then(|| (Kind::Path, query(s, e)));
     }
     if c == b'\\' {
         let e = a + s[a..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
@@ -546,7 +580,18 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
     if !letters || numeric(right) && slashes == 1 || right.is_empty() {
         return None;
     }
-    (slashes >= 2 || text.contains(&b'.')).then_some((Kind::Path, e))
+    (slashes >= 2 || text.contains(&b'.')).then(|| (Kind::Path, query(s, e)))
+}
+
+/// End of the `?key=value&…` that goes on with the path that ends at `e`.
+fn query(s: &[u8], e: usize) -> usize {
+    if byte(s, e) != b'?' || !is_word(byte(s, e + 1)) {
+        return e;
+    }
+    let stop = |c: u8| {
+        byte_class(c) & SPACE != 0 || matches!(c, b'"' | b'\'' | b'<' | b'>' | b'(' | b')' | b',' | b';' | b'{' | b'}')
+    };
+    e + s[e..].iter().take_while(|&&c| !stop(c)).count()
 }
 
 /// Names with a structure: e-mail addresses, hosts with a port, dotted names of three parts. `run` is the end of the joined
@@ -584,12 +629,35 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
     if let Some(e) = host_port
         && e - run >= 3
         && letters
-        && dots == 0
-        && (text == b"localhost" || text.contains(&b'-') && text.iter().any(u8::is_ascii_digit))
+        && is_host(text, dots, e - run - 1)
     {
         return Some((Kind::Ip, e));
     }
     None
+}
+
+/// Whether `text` in front of a port of so many digits is a host: `localhost`, `node-3`, `db1` (in front of a port that no line
+/// number looks like), `example.org` (but not `server.go`).
+fn is_host(text: &[u8], dots: usize, port: usize) -> bool {
+    let numbered = text.iter().any(u8::is_ascii_digit);
+    match dots {
+        0 => text == b"localhost" || numbered && (text.contains(&b'-') || port >= 4),
+        1 => {
+            let last = text.rsplit(|&c| c == b'.').next().unwrap_or(b"");
+            last.len() >= 2
+                && last.len() < text.len() - 1
+                && last.iter().all(u8::is_ascii_lowercase)
+                && !is_source(last)
+        }
+        _ => false,
+    }
+}
+
+/// Endings of names of files in front of a line number.
+fn is_source(ending: &[u8]) -> bool {
+    const ENDINGS: &[u8] =
+        b" cc cpp cxx hpp hh go rs java kt scala groovy py rb php pl lua js ts tsx jsx cs fs vb swift mm sh sql erl ex conf cfg ini yml yaml json xml html txt log toml ";
+    ENDINGS.split(|&b| b == b' ').any(|e| e == ending)
 }
 
 fn email_like(s: &[u8], a: usize, run: usize, host: usize) -> bool {
@@ -714,7 +782,8 @@ pub(crate) fn is_identifier(w: &[u8]) -> bool {
     if w.contains(&b'-') {
         let parts = w.split(|&c| c == b'-').filter(|p| p.iter().any(u8::is_ascii_digit)).count();
         let glued = w.windows(2).any(|t| t == b"_-");
-        return parts >= 2 || glued;
+        let hashed = |p: &[u8]| is_hex(p) && p.iter().any(u8::is_ascii_digit) && !numeric(p);
+        return parts >= 2 || glued || w.split(|&c| c == b'-').any(hashed);
     }
     longest >= 4 || total >= 5 || changes >= 4 || w.split(|&c| c == b'_').skip(1).any(numeric)
 }

@@ -61,6 +61,7 @@ mod render;
 mod shape;
 mod sketch;
 mod slots;
+mod weights;
 pub use event::{Event, Level, log_pattern, message_of, parse, shape_of_message, strip_ansi};
 pub use hash::stable_hash;
 pub use kind::Kind;

@@ -117,7 +117,9 @@ fn expression(kind: Kind) -> String {
         Kind::Name => format!(r"{W}(?:{W}|[-.$])*\.(?:{W}|[-.$])*(?::[0-9]{{1,5}})?"),
         Kind::Ver => format!(r"[-+]?[vV]?[0-9](?:{W}|[-.])*"),
         Kind::List => {
-            let item = format!(r"(?:{W}|[-+.:/$~@#%*!\\])+");
+            // every value that makes a list has a digit, a dot or a slash in it, or is long and hexadecimal
+            let any = format!(r"(?:{W}|[-+.:/$~@#%*!\\])*");
+            let item = format!(r"(?:{any}[0-9./\\]{any}|[A-Fa-f]{{8,}})");
             format!(r"{item}(?:(?:{S}+|,{S}*){item})+")
         }
         Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::closure::{Bucket, place};
+use crate::closure::Bucket;
 use crate::hash::{StableState, stable_hash};
-use crate::slots::{SLOT, skeleton, slots};
+use crate::slots::{SLOT, is_preposition, skeleton, slots};
+use crate::weights::place;
 
 /// Shapes that a set keeps unless told otherwise.
 pub const DEFAULT_LIMIT: usize = 4096;
@@ -67,7 +68,11 @@ pub fn structure(shape: &str) -> String {
 }
 
 fn new_bucket(shape: &str, parts: &[(usize, usize)]) -> Bucket {
-    Bucket::new(parts.iter().enumerate().map(|(i, &(a, b))| place(shape, a, b, i == 0)).collect())
+    let next = |i: usize, b: usize| parts.get(i + 1).is_some_and(|n| n.0 == b + 1 && shape.as_bytes()[b] == b' ');
+    let places = parts.iter().enumerate().map(|(i, &(a, b))| place(shape, a, b, i == 0, next(i, b))).collect();
+    let prepositions =
+        skeleton(shape, parts).split([' ', SLOT as char]).filter(|w| is_preposition(w.as_bytes())).count();
+    Bucket::new(places, prepositions)
 }
 
 impl Default for PatternSet {

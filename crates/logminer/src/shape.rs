@@ -278,6 +278,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                     return j + 1;
                 }
             }
+            // Less than a second: `<1 sec`.
+            b'<' if i + 1 < n && self.s[i + 1].is_ascii_digit() => {
+                if let Some(e) = forms::below(self.s, i + 1) {
+                    self.emit(Kind::Time, i, e);
+                    return e;
+                }
+            }
             // A closing tag is not a path.
             b'<' if i + 1 < n && self.s[i + 1] == b'/' => return i + 2,
             _ => {}
@@ -293,7 +300,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Any, a, b);
             return b;
         }
-        if (3..=5).contains(&len)
+        if (2..=5).contains(&len)
             && let Some(end) = self.short_word(a, b)
         {
             return end;
@@ -316,7 +323,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     /// Booleans, null and dates that begin with a name.
     fn short_word(&mut self, a: usize, b: usize) -> Option<usize> {
         let w = &self.s[a..b];
-        if !matches!(w[0], b'A'..=b'Z' | b't' | b'f' | b'n') {
+        if !matches!(w[0], b'A'..=b'Z' | b't' | b'f' | b'n' | b'o' | b'y') {
             return None;
         }
         match w {
@@ -324,7 +331,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 self.emit(Kind::Bool, a, b);
                 Some(b)
             }
-            b"null" | b"NULL" | b"nil" => {
+            _ if is_switch(w) => self.switched(a, b).then(|| {
+                self.emit(Kind::Bool, a, b);
+                b
+            }),
+            b"null" | b"NULL" | b"nil" | b"None" => {
                 let before = if a > 0 { self.s[a - 1] } else { 0 };
                 let two = if a > 1 { self.s[a - 2] } else { 0 };
                 let valued = matches!(before, b'=' | b':' | b'(' | b'|' | b'[' | b',')
@@ -343,6 +354,26 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             }
             _ => None,
         }
+    }
+
+    /// Whether `on`, `off`, `yes` or `no` is a value: something opens it and something closes it, or its neighbour is one as well.
+    fn switched(&self, a: usize, b: usize) -> bool {
+        let s = self.s;
+        let opens = match s[..a].iter().rposition(|&c| c != b' ') {
+            None => false,
+            Some(i) => {
+                matches!(s[i], b'=' | b'(' | b'[' | b':')
+                    || i + 1 < a
+                        && is_switch(&s[i + 1 - s[..=i].iter().rev().take(4).take_while(|&&c| is_word(c)).count()..=i])
+            }
+        };
+        opens
+            && match s[b..].iter().position(|&c| c != b' ').map(|i| b + i) {
+                None => true,
+                Some(i) => {
+                    matches!(s[i], b')' | b']' | b',' | b';' | b'|') || i > b && is_switch(&s[i..forms::word_end(s, i)])
+                }
+            }
     }
 
     /// Whether the word is the value of a key that names an identity (`user=root`), or stands where a user's name stands
@@ -387,6 +418,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Url, u, e);
             return e;
         }
+        if seen == CHUNK | MARK && b == start && self.stands_for_number(start, end) {
+            self.emit(Kind::Num, start, end);
+            return end;
+        }
         let mut a = start;
         while a < b {
             let c = self.s[a];
@@ -406,6 +441,14 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             }
         }
         end
+    }
+
+    /// Stars in a row of numbers: a value that did not fit its field.
+    fn stands_for_number(&self, a: usize, b: usize) -> bool {
+        let s = self.s;
+        let stars = b - a >= 2 && s[a..b].iter().all(|&c| c == b'*');
+        let behind = self.list.end == self.out.len() && self.pending + 1 == a;
+        stars && (behind || b + 1 < s.len() && s[b] == b' ' && s[b + 1].is_ascii_digit())
     }
 
     fn starts_signed(&self, a: usize, start: usize) -> bool {
@@ -487,6 +530,12 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let piece = forms::word_end(s, a);
         let token = &s[a..run];
         let word = &s[a..piece];
+        if piece == run
+            && let Some(e) = forms::port_name(s, a, run)
+        {
+            self.emit(Kind::Id, a, e);
+            return e;
+        }
         if forms::is_identifier(token) && !(piece == run && forms::is_hex(word)) {
             self.emit(Kind::Id, a, run);
             return run;
@@ -511,7 +560,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         } else if forms::is_hex(word) {
             self.emit(Kind::Hex, a, piece);
             return piece;
-        } else if (3..=5).contains(&word.len())
+        } else if (2..=5).contains(&word.len())
             && let Some(e) = self.short_word(a, piece)
         {
             return e;
@@ -560,6 +609,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         self.s[w1..a].iter().all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'[')) && is_cue(&self.s[w0..w1])
     }
+}
+
+/// Words for the two positions of a switch that are also words of sentences.
+fn is_switch(w: &[u8]) -> bool {
+    matches!(w, b"on" | b"off" | b"yes" | b"no" | b"On" | b"Off" | b"Yes" | b"No" | b"ON" | b"OFF" | b"YES" | b"NO")
 }
 
 fn is_identity_key(key: &[u8]) -> bool {

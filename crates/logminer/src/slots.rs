@@ -98,6 +98,11 @@ fn closing_quote(s: &[u8], i: usize) -> Option<usize> {
         return None;
     }
     let close = i + 1 + s[i + 1..].iter().position(|&b| b == b'"')?;
+    // The request of a web server is a statement of its own: its method is no value.
+    let method = s[i + 1..close].iter().take_while(|b| b.is_ascii_uppercase()).count();
+    if (3..=7).contains(&method) && s[i + 1 + method] == b' ' {
+        return None;
+    }
     (close > i + 1 && !s.get(close + 1).is_some_and(|&b| is_word(b))).then_some(close)
 }
 

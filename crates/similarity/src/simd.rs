@@ -104,6 +104,12 @@ impl Simd {
         Level::ALL.into_iter().filter_map(Simd::new).collect()
     }
 
+    /// The AVX-512 levels with their instructions emulated, for the tests of any CPU.
+    #[cfg(test)]
+    pub(crate) fn emulated() -> [Simd; 2] {
+        [Level::Avx512, Level::Avx512Vnni].map(|level| Simd { level, kernels: kernels::emulated::of(level) })
+    }
+
     /// The level of these kernels.
     pub fn level(self) -> Level {
         self.level

@@ -37,7 +37,7 @@ fn not_less(a: __m256, b: __m256) -> u32 {
 
 f32_tile!(
     tile_f32,
-    "avx2,fma,f16c",
+    avx2,
     6,
     2,
     8,
@@ -59,7 +59,7 @@ fn dot4(acc: __m256i, x: __m256i, q: __m256i) -> __m256i {
 
 i8_finish!(
     finish,
-    "avx2,fma,f16c",
+    avx2,
     6,
     2,
     8,
@@ -71,21 +71,10 @@ i8_finish!(
     _mm256_fmadd_ps,
     not_less
 );
-i8_tile!(
-    tile_i8_wide,
-    "avx2,fma,f16c",
-    6,
-    2,
-    8,
-    _mm256_setzero_si256,
-    _mm256_loadu_si256,
-    _mm256_set1_epi32,
-    dot4,
-    finish
-);
+i8_tile!(tile_i8_wide, avx2, 6, 2, 8, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_set1_epi32, dot4, finish);
 i8_block_tile!(
     tile_i8_blocks,
-    "avx2,fma,f16c",
+    avx2,
     6,
     2,
     8,
@@ -127,7 +116,7 @@ unsafe fn load_f16(p: *const __m128i) -> __m256 {
 
 dot_norm!(
     dot_norm_f32,
-    "avx2,fma,f16c",
+    avx2,
     f32,
     8,
     _mm256_setzero_ps,
@@ -140,7 +129,7 @@ dot_norm!(
 );
 dot_norm!(
     dot_norm_f16,
-    "avx2,fma,f16c",
+    avx2,
     f16,
     8,
     _mm256_setzero_ps,
@@ -170,7 +159,7 @@ pub(super) unsafe fn widen(x: &[f16], out: &mut [f32]) {
 
 exact_sum!(
     exact_dot,
-    "avx2,fma,f16c",
+    avx2,
     4,
     4,
     _mm256_setzero_pd,
@@ -182,7 +171,7 @@ exact_sum!(
 );
 exact_sum!(
     exact_l2,
-    "avx2,fma,f16c",
+    avx2,
     4,
     4,
     _mm256_setzero_pd,

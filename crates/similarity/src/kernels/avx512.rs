@@ -1,11 +1,11 @@
 //! AVX-512 F + BW, and VNNI where present: tiles of 12 rows × 32 queries, twenty-four sums in the thirty-two registers.
 //!
-//! The tiles are the macros of `x86_tile`, which the AVX2 tests exercise; the helpers below mirror those of `avx2` one for one.
-
-use std::arch::x86_64::*;
+//! This file is compiled twice: with the processor's instructions, and for the tests with those of `emulated`, which run anywhere.
+//! So it names no instruction set itself: `avx512!` and `avx512vnni!` put the attribute on a function (or not), `intrinsics` is the one or the other.
 
 use half::f16;
 
+use super::intrinsics::*;
 use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_block_tile, i8_finish, i8_tile};
 use super::{EXACT_LANES, Kernels, TileF32, TileI8, avx2, exact_finish, product, squared_difference};
 
@@ -47,16 +47,17 @@ pub(super) static KERNELS_VNNI: Kernels = Kernels {
     exact_l2,
 };
 
-/// Mask of the lanes where `a` is not less than `b`; NaN counts as not less.
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-#[inline]
-fn not_less(a: __m512, b: __m512) -> u32 {
-    u32::from(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b))
+avx512! {
+    /// Mask of the lanes where `a` is not less than `b`; NaN counts as not less.
+    #[inline]
+    fn not_less(a: __m512, b: __m512) -> u32 {
+        u32::from(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b))
+    }
 }
 
 f32_tile!(
     tile_f32,
-    "avx512f,avx512bw,avx2,fma,f16c",
+    avx512,
     12,
     2,
     16,
@@ -69,16 +70,17 @@ f32_tile!(
     not_less
 );
 
-/// Four products a 32-bit lane, widened at once: never overflows.
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-#[inline]
-fn dot4(acc: __m512i, x: __m512i, q: __m512i) -> __m512i {
-    _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(x, q), _mm512_set1_epi16(1)))
+avx512! {
+    /// Four products a 32-bit lane, widened at once: never overflows.
+    #[inline]
+    fn dot4(acc: __m512i, x: __m512i, q: __m512i) -> __m512i {
+        _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(x, q), _mm512_set1_epi16(1)))
+    }
 }
 
 i8_finish!(
     finish,
-    "avx512f,avx512bw,avx2,fma,f16c",
+    avx512,
     12,
     2,
     16,
@@ -90,21 +92,10 @@ i8_finish!(
     _mm512_fmadd_ps,
     not_less
 );
-i8_tile!(
-    tile_i8_wide,
-    "avx512f,avx512bw,avx2,fma,f16c",
-    12,
-    2,
-    16,
-    _mm512_setzero_si512,
-    _mm512_loadu_si512,
-    _mm512_set1_epi32,
-    dot4,
-    finish
-);
+i8_tile!(tile_i8_wide, avx512, 12, 2, 16, _mm512_setzero_si512, _mm512_loadu_si512, _mm512_set1_epi32, dot4, finish);
 i8_tile!(
     tile_i8_vnni,
-    "avx512f,avx512bw,avx512vnni,avx2,fma,f16c",
+    avx512vnni,
     12,
     2,
     16,
@@ -116,7 +107,7 @@ i8_tile!(
 );
 i8_block_tile!(
     tile_i8_blocks,
-    "avx512f,avx512bw,avx2,fma,f16c",
+    avx512,
     12,
     2,
     16,
@@ -131,32 +122,35 @@ i8_block_tile!(
     finish
 );
 
-/// # Safety
-/// The CPU has the features, and the pointers of `t` are valid as [`TileI8`] says.
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-unsafe fn tile_i8(t: &TileI8) -> bool {
-    // SAFETY: passed on; the block form only when its sums fit.
-    unsafe { if t.fits16 { tile_i8_blocks(t) } else { tile_i8_wide(t) } }
+avx512! {
+    /// # Safety
+    /// The CPU has the features, and the pointers of `t` are valid as [`TileI8`] says.
+    unsafe fn tile_i8(t: &TileI8) -> bool {
+        // SAFETY: passed on; the block form only when its sums fit.
+        unsafe { if t.fits16 { tile_i8_blocks(t) } else { tile_i8_wide(t) } }
+    }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-#[inline]
-fn sum(v: __m512) -> f32 {
-    _mm512_reduce_add_ps(v)
+avx512! {
+    #[inline]
+    fn sum(v: __m512) -> f32 {
+        _mm512_reduce_add_ps(v)
+    }
 }
 
-/// # Safety
-/// Sixteen halves can be read at `p`.
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-#[inline]
-unsafe fn load_f16(p: *const __m256i) -> __m512 {
-    // SAFETY: by the contract.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(p) })
+avx512! {
+    /// # Safety
+    /// Sixteen halves can be read at `p`.
+    #[inline]
+    unsafe fn load_f16(p: *const __m256i) -> __m512 {
+        // SAFETY: by the contract.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(p) })
+    }
 }
 
 dot_norm!(
     dot_norm_f32,
-    "avx512f,avx512bw,avx2,fma,f16c",
+    avx512,
     f32,
     16,
     _mm512_setzero_ps,
@@ -169,7 +163,7 @@ dot_norm!(
 );
 dot_norm!(
     dot_norm_f16,
-    "avx512f,avx512bw,avx2,fma,f16c",
+    avx512,
     f16,
     16,
     _mm512_setzero_ps,
@@ -183,7 +177,7 @@ dot_norm!(
 
 exact_sum!(
     exact_dot,
-    "avx512f,avx512bw,avx2,fma,f16c",
+    avx512,
     2,
     8,
     _mm512_setzero_pd,
@@ -195,7 +189,7 @@ exact_sum!(
 );
 exact_sum!(
     exact_l2,
-    "avx512f,avx512bw,avx2,fma,f16c",
+    avx512,
     2,
     8,
     _mm512_setzero_pd,

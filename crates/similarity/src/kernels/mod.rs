@@ -11,15 +11,33 @@ use crate::simd::Level;
 
 pub(crate) mod scalar;
 
+// The attributes of the x86 levels, by which `x86_tile` and `avx512` make their functions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx2 {
+    ($($function:tt)*) => { #[target_feature(enable = "avx2,fma,f16c")] $($function)* };
+}
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx512 {
+    ($($function:tt)*) => { #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")] $($function)* };
+}
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx512vnni {
+    ($($function:tt)*) => { #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")] $($function)* };
+}
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64 as intrinsics;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+pub(crate) mod emulated;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", test))]
 mod x86_tile;
 
 /// Lanes of the exact sums: element `i` is added to lane `i % EXACT_LANES`, whatever the width of the registers.

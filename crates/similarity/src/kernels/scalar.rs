@@ -129,7 +129,7 @@ fn dot_norm_f16(x: &[f16], q: &[f32]) -> (f32, f32) {
     (dots.iter().sum(), norms.iter().sum())
 }
 
-fn widen(x: &[f16], out: &mut [f32]) {
+pub(super) fn widen(x: &[f16], out: &mut [f32]) {
     for (o, x) in out.iter_mut().zip(x) {
         *o = x.to_f32();
     }

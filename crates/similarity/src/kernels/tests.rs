@@ -1,4 +1,5 @@
 //! Each kernel of each level against plain f64 and integer arithmetic, over every tail length and several alignments.
+//! The AVX-512 levels are there in any case, with their instructions emulated, and once more where the CPU has them.
 
 use half::f16;
 
@@ -11,7 +12,7 @@ fn levels() -> Vec<Simd> {
             println!("skipped: this CPU lacks {}", level.name());
         }
     }
-    Simd::available()
+    Simd::available().into_iter().chain(Simd::emulated()).collect()
 }
 
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -297,13 +298,16 @@ fn check_int8(simd: Simd, k: usize, x: &[i32], q: &[i32], fits16: bool) {
 fn quantisers_agree_and_keep_their_promises() {
     for simd in levels() {
         let kernels = simd.kernels();
-        for (n, seed) in [(PAD, 1), (384, 2), (1536, 3), (16000, 4)] {
+        // The AVX-512 levels quantise by AVX2's function: each with the constants of all levels.
+        let constants = [(127, 0), (90, 90), (127, 128)];
+        assert!(constants.contains(&(kernels.i8_row_max, kernels.i8_row_offset)));
+        let lengths = [(PAD, 1), (384, 2), (1536, 3), (16000, 4)];
+        for ((n, seed), (max, offset)) in lengths.into_iter().flat_map(|l| constants.map(|c| (l, c))) {
             let mut x = noise(n, seed);
             x[n / 3] *= 3.0;
             for factor in [1.0, 0.0, 1e-12, 1e12] {
                 let x: Vec<f32> = x.iter().map(|v| v * factor).collect();
                 let mut bytes = vec![0; n];
-                let (max, offset) = (kernels.i8_row_max, kernels.i8_row_offset);
                 // SAFETY: `levels` gives levels of this CPU.
                 let got = unsafe { (kernels.quantise)(&x, &mut bytes, max, offset) };
                 let ints: Vec<i32> = bytes
@@ -329,6 +333,34 @@ fn quantisers_agree_and_keep_their_promises() {
                     .max()
                     .unwrap_or(0i32);
                 assert_eq!(got.lane2, lane2 as u32, "{simd:?} {n}");
+            }
+        }
+    }
+}
+
+/// The whole engine on the emulated levels: what the tests of `tests/engine.rs` check on the real ones.
+#[test]
+fn the_engine_gives_the_same_with_emulated_instructions() {
+    use crate::{Metric, Pass, Queries, Scanner, TopK};
+    use std::sync::Arc;
+    for dim in [1, 31, 64, 100, 384] {
+        let (queries, rows) = (noise(40 * dim, 11), noise(130 * dim, 12));
+        for metric in [Metric::Cosine, Metric::L2, Metric::InnerProduct] {
+            let search = |simd: Simd, pass: Pass| {
+                let packed = Arc::new(Queries::new(simd, metric, dim, &queries).unwrap());
+                let mut scan = Scanner::with_pass(packed, TopK::new(metric, 40, 7, None).unwrap(), pass, 48).unwrap();
+                // Every row twice: ties.
+                for (id, row) in rows.chunks(dim).chain(rows.chunks(dim)).enumerate() {
+                    scan.push(id as i64, row).unwrap();
+                }
+                let mut top = scan.finish().unwrap();
+                (0..40).flat_map(|q| top.take(q)).map(|h| (h.id, h.score.to_bits())).collect::<Vec<_>>()
+            };
+            let want = search(Simd::new(Level::Scalar).unwrap(), Pass::Direct);
+            for simd in Simd::emulated() {
+                for pass in [Pass::Direct, Pass::F32, Pass::Int8] {
+                    assert_eq!(search(simd, pass), want, "{simd:?} {pass:?} {metric:?} {dim}");
+                }
             }
         }
     }

@@ -1,108 +1,110 @@
 //! The tile kernels of x86, written once and instantiated for AVX2 (6 × 16) and AVX-512 (12 × 32).
 //!
 //! The rows are read by broadcast, the queries from the packed panel: per dimension `MR` broadcasts, `NV` loads and `MR·NV` multiply-adds,
-//! all sums in registers. The AVX2 instances are tested on any recent machine and so cover the logic of the AVX-512 ones.
+//! all sums in registers. `$isa!` puts the instruction set's attribute on the function (see `mod.rs`).
 
 /// The f32 tile. `$nlt(value, threshold)` gives the mask of "not less than".
 macro_rules! f32_tile {
-    ($name:ident, $features:literal, $mr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $store:ident, $set1:ident, $fma:ident, $add:ident, $nlt:ident) => {
-        /// # Safety
-        /// The CPU has the features, and the pointers of `t` are valid as `TileF32` says.
-        #[target_feature(enable = $features)]
-        unsafe fn $name(t: &TileF32) -> bool {
-            const NR: usize = $nv * $lanes;
-            let mut acc = [[$zero(); $nv]; $mr];
-            let mut panel = t.panel;
-            for d in 0..t.k {
-                // SAFETY: `panel` holds k × NR floats and each of the MR rows at least k.
-                unsafe {
-                    let mut q = [$zero(); $nv];
-                    for (v, q) in q.iter_mut().enumerate() {
-                        *q = $load(panel.add(v * $lanes));
-                    }
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let x = $set1(*t.rows.add(r * t.stride + d));
-                        for v in 0..$nv {
-                            acc[v] = $fma(x, q[v], acc[v]);
+    ($name:ident, $isa:ident, $mr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $store:ident, $set1:ident, $fma:ident, $add:ident, $nlt:ident) => {
+        $isa! {
+            /// # Safety
+            /// The CPU has the features, and the pointers of `t` are valid as `TileF32` says.
+            unsafe fn $name(t: &TileF32) -> bool {
+                const NR: usize = $nv * $lanes;
+                let mut acc = [[$zero(); $nv]; $mr];
+                let mut panel = t.panel;
+                for d in 0..t.k {
+                    // SAFETY: `panel` holds k × NR floats and each of the MR rows at least k.
+                    unsafe {
+                        let mut q = [$zero(); $nv];
+                        for (v, q) in q.iter_mut().enumerate() {
+                            *q = $load(panel.add(v * $lanes));
                         }
-                    }
-                    panel = panel.add(NR);
-                }
-            }
-            if !(t.first && t.last) {
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    for (v, acc) in acc.iter_mut().enumerate() {
-                        // SAFETY: `partial` holds MR × NR floats.
-                        unsafe {
-                            let p = t.partial.add(r * NR + v * $lanes);
-                            if !t.first {
-                                *acc = $add(*acc, $load(p));
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            let x = $set1(*t.rows.add(r * t.stride + d));
+                            for v in 0..$nv {
+                                acc[v] = $fma(x, q[v], acc[v]);
                             }
-                            $store(p, *acc);
+                        }
+                        panel = panel.add(NR);
+                    }
+                }
+                if !(t.first && t.last) {
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        for (v, acc) in acc.iter_mut().enumerate() {
+                            // SAFETY: `partial` holds MR × NR floats.
+                            unsafe {
+                                let p = t.partial.add(r * NR + v * $lanes);
+                                if !t.first {
+                                    *acc = $add(*acc, $load(p));
+                                }
+                                $store(p, *acc);
+                            }
                         }
                     }
-                }
-                if !t.last {
-                    return false;
-                }
-            }
-            let mut masks = [0u32; $mr];
-            let mut any = 0;
-            for (r, mask) in masks.iter_mut().enumerate() {
-                // SAFETY: `scale` and `bias` hold MR values, `threshold` NR.
-                unsafe {
-                    let (scale, bias) = ($set1(*t.test.scale.add(r)), $set1(*t.test.bias.add(r)));
-                    for v in 0..$nv {
-                        let threshold = $load(t.test.threshold.add(v * $lanes));
-                        *mask |= $nlt($fma(acc[r][v], scale, bias), threshold) << (v * $lanes);
+                    if !t.last {
+                        return false;
                     }
                 }
-                any |= *mask;
+                let mut masks = [0u32; $mr];
+                let mut any = 0;
+                for (r, mask) in masks.iter_mut().enumerate() {
+                    // SAFETY: `scale` and `bias` hold MR values, `threshold` NR.
+                    unsafe {
+                        let (scale, bias) = ($set1(*t.test.scale.add(r)), $set1(*t.test.bias.add(r)));
+                        for v in 0..$nv {
+                            let threshold = $load(t.test.threshold.add(v * $lanes));
+                            *mask |= $nlt($fma(acc[r][v], scale, bias), threshold) << (v * $lanes);
+                        }
+                    }
+                    any |= *mask;
+                }
+                if any != 0 {
+                    // SAFETY: `hits` holds MR masks.
+                    unsafe { t.test.hits.cast::<[u32; $mr]>().write(masks) };
+                }
+                any != 0
             }
-            if any != 0 {
-                // SAFETY: `hits` holds MR masks.
-                unsafe { t.test.hits.cast::<[u32; $mr]>().write(masks) };
-            }
-            any != 0
         }
     };
 }
 
 /// The int8 tile. `$dot(acc, rows, queries)` adds the products of four unsigned and four signed bytes to each 32-bit lane.
 macro_rules! i8_tile {
-    ($name:ident, $features:literal, $mr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $set1_epi32:ident, $dot:ident, $finish:ident) => {
-        /// # Safety
-        /// The CPU has the features, and the pointers of `t` are valid as `TileI8` says.
-        #[target_feature(enable = $features)]
-        unsafe fn $name(t: &TileI8) -> bool {
-            const NR: usize = $nv * $lanes;
-            let mut acc = [[$zero(); $nv]; $mr];
-            for v in 0..$nv {
-                // SAFETY: `init` holds NR integers.
-                let init = unsafe { $load(t.init.add(v * $lanes).cast()) };
-                for acc in &mut acc {
-                    acc[v] = init;
-                }
-            }
-            let mut panel = t.panel;
-            for d in (0..t.k).step_by(4) {
-                // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k.
-                unsafe {
-                    let mut q = [$zero(); $nv];
-                    for (v, q) in q.iter_mut().enumerate() {
-                        *q = $load(panel.add(v * $lanes * 4).cast());
+    ($name:ident, $isa:ident, $mr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $set1_epi32:ident, $dot:ident, $finish:ident) => {
+        $isa! {
+            /// # Safety
+            /// The CPU has the features, and the pointers of `t` are valid as `TileI8` says.
+            unsafe fn $name(t: &TileI8) -> bool {
+                const NR: usize = $nv * $lanes;
+                let mut acc = [[$zero(); $nv]; $mr];
+                for v in 0..$nv {
+                    // SAFETY: `init` holds NR integers.
+                    let init = unsafe { $load(t.init.add(v * $lanes).cast()) };
+                    for acc in &mut acc {
+                        acc[v] = init;
                     }
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let x = $set1_epi32(t.rows.add(r * t.stride + d).cast::<i32>().read_unaligned());
-                        for v in 0..$nv {
-                            acc[v] = $dot(acc[v], x, q[v]);
+                }
+                let mut panel = t.panel;
+                for d in (0..t.k).step_by(4) {
+                    // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k.
+                    unsafe {
+                        let mut q = [$zero(); $nv];
+                        for (v, q) in q.iter_mut().enumerate() {
+                            *q = $load(panel.add(v * $lanes * 4).cast());
                         }
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            let x = $set1_epi32(t.rows.add(r * t.stride + d).cast::<i32>().read_unaligned());
+                            for v in 0..$nv {
+                                acc[v] = $dot(acc[v], x, q[v]);
+                            }
+                        }
+                        panel = panel.add(NR * 4);
                     }
-                    panel = panel.add(NR * 4);
                 }
+                // SAFETY: the arrays hold MR and NR values.
+                unsafe { $finish(&acc, t) }
             }
-            // SAFETY: the arrays hold MR and NR values.
-            unsafe { $finish(&acc, t) }
         }
     };
 }
@@ -114,161 +116,165 @@ macro_rules! i8_tile {
 /// the norms of the two quantised vectors over those dimensions have a product ≤ 32767. The caller checks that (`fits16`).
 /// `block_init` takes away what the offset of the rows added. `maddubs` itself does not saturate: 2·(2·90)·90 < 32768.
 macro_rules! i8_block_tile {
-    ($name:ident, $features:literal, $mr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $set1_epi32:ident, $set1_epi16:ident,
+    ($name:ident, $isa:ident, $mr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $set1_epi32:ident, $set1_epi16:ident,
      $maddubs:ident, $madd:ident, $add16:ident, $add32:ident, $finish:ident) => {
-        /// # Safety
-        /// The CPU has the features, the pointers of `t` are valid as `TileI8` says, and `t.fits16`.
-        #[target_feature(enable = $features)]
-        unsafe fn $name(t: &TileI8) -> bool {
-            const NR: usize = $nv * $lanes;
-            let mut sums = [[$zero(); $nv]; $mr];
-            // Unknown to the compiler: if it unrolled the inner loop, it would reorder the sums and spill them (twice the time).
-            let block_size = std::hint::black_box($crate::kernels::I8_BLOCK);
-            let (mut panel, mut init) = (t.panel, t.block_init);
-            for block in (0..t.k).step_by($crate::kernels::I8_BLOCK) {
-                let mut acc = [[$zero(); $nv]; $mr];
-                for v in 0..$nv {
-                    // SAFETY: `block_init` holds 2·NR integers for each block.
-                    let start = unsafe { $load(init.add(v * $lanes * 2).cast()) };
-                    for acc in &mut acc {
-                        acc[v] = start;
-                    }
-                }
-                // SAFETY: one more block follows or this is one past the end.
-                init = unsafe { init.add(NR * 2) };
-                for d in (0..block_size).step_by(4) {
-                    // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k; k is a multiple of the block.
-                    unsafe {
-                        let mut q = [$zero(); $nv];
-                        for (v, q) in q.iter_mut().enumerate() {
-                            *q = $load(panel.add(v * $lanes * 4).cast());
+        $isa! {
+            /// # Safety
+            /// The CPU has the features, the pointers of `t` are valid as `TileI8` says, and `t.fits16`.
+            unsafe fn $name(t: &TileI8) -> bool {
+                const NR: usize = $nv * $lanes;
+                let mut sums = [[$zero(); $nv]; $mr];
+                // Unknown to the compiler: if it unrolled the inner loop, it would reorder the sums and spill them (twice the time).
+                let block_size = std::hint::black_box($crate::kernels::I8_BLOCK);
+                let (mut panel, mut init) = (t.panel, t.block_init);
+                for block in (0..t.k).step_by($crate::kernels::I8_BLOCK) {
+                    let mut acc = [[$zero(); $nv]; $mr];
+                    for v in 0..$nv {
+                        // SAFETY: `block_init` holds 2·NR integers for each block.
+                        let start = unsafe { $load(init.add(v * $lanes * 2).cast()) };
+                        for acc in &mut acc {
+                            acc[v] = start;
                         }
-                        for (r, acc) in acc.iter_mut().enumerate() {
-                            let x = $set1_epi32(t.rows.add(r * t.stride + block + d).cast::<i32>().read_unaligned());
-                            for v in 0..$nv {
-                                acc[v] = $add16(acc[v], $maddubs(x, q[v]));
+                    }
+                    // SAFETY: one more block follows or this is one past the end.
+                    init = unsafe { init.add(NR * 2) };
+                    for d in (0..block_size).step_by(4) {
+                        // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k; k is a multiple of the block.
+                        unsafe {
+                            let mut q = [$zero(); $nv];
+                            for (v, q) in q.iter_mut().enumerate() {
+                                *q = $load(panel.add(v * $lanes * 4).cast());
+                            }
+                            for (r, acc) in acc.iter_mut().enumerate() {
+                                let x = $set1_epi32(t.rows.add(r * t.stride + block + d).cast::<i32>().read_unaligned());
+                                for v in 0..$nv {
+                                    acc[v] = $add16(acc[v], $maddubs(x, q[v]));
+                                }
+                            }
+                            panel = panel.add(NR * 4);
+                        }
+                    }
+                    let ones = $set1_epi16(1);
+                    for (sums, acc) in sums.iter_mut().zip(&acc) {
+                        for v in 0..$nv {
+                            // Volatile, or the compiler would keep these in registers and spill them around the inner loop.
+                            // SAFETY: a place in `sums`, borrowed here.
+                            unsafe {
+                                let sum = &raw mut sums[v];
+                                sum.write_volatile($add32(sum.read_volatile(), $madd(acc[v], ones)));
                             }
                         }
-                        panel = panel.add(NR * 4);
                     }
                 }
-                let ones = $set1_epi16(1);
-                for (sums, acc) in sums.iter_mut().zip(&acc) {
-                    for v in 0..$nv {
-                        // Volatile, or the compiler would keep these in registers and spill them around the inner loop.
-                        // SAFETY: a place in `sums`, borrowed here.
-                        unsafe {
-                            let sum = &raw mut sums[v];
-                            sum.write_volatile($add32(sum.read_volatile(), $madd(acc[v], ones)));
-                        }
-                    }
-                }
+                // SAFETY: the arrays hold MR and NR values.
+                unsafe { $finish(&sums, t) }
             }
-            // SAFETY: the arrays hold MR and NR values.
-            unsafe { $finish(&sums, t) }
         }
     };
 }
 
 /// The end of the int8 tiles: to f32, times the scales, test.
 macro_rules! i8_finish {
-    ($name:ident, $features:literal, $mr:literal, $nv:literal, $lanes:literal, $int:ident, $load:ident, $set1:ident, $convert:ident, $mul:ident, $fma:ident, $nlt:ident) => {
-        /// # Safety
-        /// The CPU has the features, and the arrays of `t` hold MR and NR values.
-        #[target_feature(enable = $features)]
-        #[inline]
-        unsafe fn $name(acc: &[[$int; $nv]; $mr], t: &TileI8) -> bool {
-            let mut masks = [0u32; $mr];
-            let mut any = 0;
-            for (r, mask) in masks.iter_mut().enumerate() {
-                // SAFETY: by the contract.
-                unsafe {
-                    let (scale, bias) = ($set1(*t.test.scale.add(r)), $set1(*t.test.bias.add(r)));
-                    for v in 0..$nv {
-                        let threshold = $load(t.test.threshold.add(v * $lanes));
-                        let sum = $mul($convert(acc[r][v]), $load(t.query_scale.add(v * $lanes)));
-                        *mask |= $nlt($fma(sum, scale, bias), threshold) << (v * $lanes);
+    ($name:ident, $isa:ident, $mr:literal, $nv:literal, $lanes:literal, $int:ident, $load:ident, $set1:ident, $convert:ident, $mul:ident, $fma:ident, $nlt:ident) => {
+        $isa! {
+            /// # Safety
+            /// The CPU has the features, and the arrays of `t` hold MR and NR values.
+            #[inline]
+            unsafe fn $name(acc: &[[$int; $nv]; $mr], t: &TileI8) -> bool {
+                let mut masks = [0u32; $mr];
+                let mut any = 0;
+                for (r, mask) in masks.iter_mut().enumerate() {
+                    // SAFETY: by the contract.
+                    unsafe {
+                        let (scale, bias) = ($set1(*t.test.scale.add(r)), $set1(*t.test.bias.add(r)));
+                        for v in 0..$nv {
+                            let threshold = $load(t.test.threshold.add(v * $lanes));
+                            let sum = $mul($convert(acc[r][v]), $load(t.query_scale.add(v * $lanes)));
+                            *mask |= $nlt($fma(sum, scale, bias), threshold) << (v * $lanes);
+                        }
                     }
+                    any |= *mask;
                 }
-                any |= *mask;
+                if any != 0 {
+                    // SAFETY: `hits` holds MR masks.
+                    unsafe { t.test.hits.cast::<[u32; $mr]>().write(masks) };
+                }
+                any != 0
             }
-            if any != 0 {
-                // SAFETY: `hits` holds MR masks.
-                unsafe { t.test.hits.cast::<[u32; $mr]>().write(masks) };
-            }
-            any != 0
         }
     };
 }
 
 /// Exact sums in f64: sixteen lanes, `$nv` registers of `$lanes`.
 macro_rules! exact_sum {
-    ($name:ident, $features:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $widen:ident, $store:ident, |$acc:ident, $a:ident, $b:ident| $step:expr, $term:ident) => {
-        /// # Safety
-        /// The CPU has the features.
-        #[target_feature(enable = $features)]
-        unsafe fn $name(x: &[f32], y: &[f32]) -> f64 {
-            let n = x.len();
-            assert_eq!(n, y.len());
-            let mut acc = [$zero(); $nv];
-            let (xp, yp) = (x.as_ptr(), y.as_ptr());
-            for d in (0..n - n % EXACT_LANES).step_by(EXACT_LANES) {
-                for (v, acc) in acc.iter_mut().enumerate() {
-                    // SAFETY: d + EXACT_LANES ≤ n, the length of both.
-                    let (x, y) = unsafe { ($load(xp.add(d + v * $lanes)), $load(yp.add(d + v * $lanes))) };
-                    let ($a, $b) = ($widen(x), $widen(y));
-                    let $acc = *acc;
-                    *acc = $step;
+    ($name:ident, $isa:ident, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $widen:ident, $store:ident, |$acc:ident, $a:ident, $b:ident| $step:expr, $term:ident) => {
+        $isa! {
+            /// # Safety
+            /// The CPU has the features.
+            unsafe fn $name(x: &[f32], y: &[f32]) -> f64 {
+                let n = x.len();
+                assert_eq!(n, y.len());
+                let mut acc = [$zero(); $nv];
+                let (xp, yp) = (x.as_ptr(), y.as_ptr());
+                for d in (0..n - n % EXACT_LANES).step_by(EXACT_LANES) {
+                    for (v, acc) in acc.iter_mut().enumerate() {
+                        // SAFETY: d + EXACT_LANES ≤ n, the length of both.
+                        let (x, y) = unsafe { ($load(xp.add(d + v * $lanes)), $load(yp.add(d + v * $lanes))) };
+                        let ($a, $b) = ($widen(x), $widen(y));
+                        let $acc = *acc;
+                        *acc = $step;
+                    }
                 }
+                let mut lanes = [0f64; EXACT_LANES];
+                for (v, acc) in acc.iter().enumerate() {
+                    // SAFETY: $nv × $lanes = EXACT_LANES.
+                    unsafe { $store(lanes.as_mut_ptr().add(v * $lanes), *acc) };
+                }
+                exact_finish(lanes, x, y, $term)
             }
-            let mut lanes = [0f64; EXACT_LANES];
-            for (v, acc) in acc.iter().enumerate() {
-                // SAFETY: $nv × $lanes = EXACT_LANES.
-                unsafe { $store(lanes.as_mut_ptr().add(v * $lanes), *acc) };
-            }
-            exact_finish(lanes, x, y, $term)
         }
     };
 }
 
 /// (x·q, x·x) in f32 with four accumulators each. `$load` reads f32s, or halves as f32s.
 macro_rules! dot_norm {
-    ($name:ident, $features:literal, $element:ty, $lanes:literal, $zero:ident, $load_x:ident, $load:ident, $fma:ident, $add:ident, $sum:ident, $to_f32:expr) => {
-        /// # Safety
-        /// The CPU has the features.
-        #[target_feature(enable = $features)]
-        unsafe fn $name(x: &[$element], q: &[f32]) -> (f32, f32) {
-            let n = x.len();
-            assert_eq!(n, q.len());
-            let (mut dots, mut norms) = ([$zero(); 4], [$zero(); 4]);
-            let mut d = 0;
-            while d + 4 * $lanes <= n {
-                for v in 0..4 {
-                    // SAFETY: d + 4·lanes ≤ n, the length of both.
-                    let (x, q) = unsafe {
-                        ($load_x(x.as_ptr().add(d + v * $lanes).cast()), $load(q.as_ptr().add(d + v * $lanes)))
-                    };
-                    dots[v] = $fma(x, q, dots[v]);
-                    norms[v] = $fma(x, x, norms[v]);
+    ($name:ident, $isa:ident, $element:ty, $lanes:literal, $zero:ident, $load_x:ident, $load:ident, $fma:ident, $add:ident, $sum:ident, $to_f32:expr) => {
+        $isa! {
+            /// # Safety
+            /// The CPU has the features.
+            unsafe fn $name(x: &[$element], q: &[f32]) -> (f32, f32) {
+                let n = x.len();
+                assert_eq!(n, q.len());
+                let (mut dots, mut norms) = ([$zero(); 4], [$zero(); 4]);
+                let mut d = 0;
+                while d + 4 * $lanes <= n {
+                    for v in 0..4 {
+                        // SAFETY: d + 4·lanes ≤ n, the length of both.
+                        let (x, q) = unsafe {
+                            ($load_x(x.as_ptr().add(d + v * $lanes).cast()), $load(q.as_ptr().add(d + v * $lanes)))
+                        };
+                        dots[v] = $fma(x, q, dots[v]);
+                        norms[v] = $fma(x, x, norms[v]);
+                    }
+                    d += 4 * $lanes;
                 }
-                d += 4 * $lanes;
+                while d + $lanes <= n {
+                    // SAFETY: d + lanes ≤ n.
+                    let (x, q) = unsafe { ($load_x(x.as_ptr().add(d).cast()), $load(q.as_ptr().add(d))) };
+                    dots[0] = $fma(x, q, dots[0]);
+                    norms[0] = $fma(x, x, norms[0]);
+                    d += $lanes;
+                }
+                let (mut dot, mut norm) = (0f32, 0f32);
+                for (x, q) in x[d..].iter().zip(&q[d..]) {
+                    let x: f32 = $to_f32(*x);
+                    dot = x.mul_add(*q, dot);
+                    norm = x.mul_add(x, norm);
+                }
+                dot += $sum($add($add(dots[0], dots[1]), $add(dots[2], dots[3])));
+                norm += $sum($add($add(norms[0], norms[1]), $add(norms[2], norms[3])));
+                (dot, norm)
             }
-            while d + $lanes <= n {
-                // SAFETY: d + lanes ≤ n.
-                let (x, q) = unsafe { ($load_x(x.as_ptr().add(d).cast()), $load(q.as_ptr().add(d))) };
-                dots[0] = $fma(x, q, dots[0]);
-                norms[0] = $fma(x, x, norms[0]);
-                d += $lanes;
-            }
-            let (mut dot, mut norm) = (0f32, 0f32);
-            for (x, q) in x[d..].iter().zip(&q[d..]) {
-                let x: f32 = $to_f32(*x);
-                dot = x.mul_add(*q, dot);
-                norm = x.mul_add(x, norm);
-            }
-            dot += $sum($add($add(dots[0], dots[1]), $add(dots[2], dots[3])));
-            norm += $sum($add($add(norms[0], norms[1]), $add(norms[2], norms[3])));
-            (dot, norm)
         }
     };
 }

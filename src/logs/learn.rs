@@ -1,0 +1,250 @@
+//! New shapes: their patterns, and what becomes of the rows of patterns that generalise.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use pgrx::check_for_interrupts;
+
+use super::aggregate::{Work, merged_metadata};
+use super::batch::Group;
+use super::cache::{Learned, Row};
+use super::samples::Samples;
+use super::spi::Session;
+use super::store::{self, Hour, Step};
+use super::table::{self, Limits, Merge, Stored, Target};
+
+/// The patterns of the shapes of a call.
+pub struct Patterns(HashMap<String, String>);
+
+impl Patterns {
+    /// The pattern of a shape of the call.
+    pub fn of(&self, shape: &str) -> &str {
+        &self.0[shape]
+    }
+}
+
+/// What became of patterns while shapes were added: old to new, maybe in several steps.
+#[derive(Default)]
+struct Moves(HashMap<String, String>);
+
+impl Moves {
+    fn end<'s>(&'s self, pattern: &'s str) -> &'s str {
+        let mut end = pattern;
+        // No longer than there are steps, should shapes that were forgotten ever make a circle.
+        for _ in 0..self.0.len() {
+            match self.0.get(end) {
+                Some(next) if next != end => end = next,
+                _ => break,
+            }
+        }
+        end
+    }
+}
+
+/// The pattern of each shape, learning those that are new and merging the rows of patterns that generalise by it.
+pub fn learn(
+    session: &Session<'_, '_>,
+    target: &Target,
+    limits: &Limits,
+    work: &mut Work<'_>,
+    groups: &[Group<'_>],
+) -> Patterns {
+    let mut patterns = HashMap::with_capacity(groups.len());
+    let mut unknown = BTreeSet::new();
+    for group in groups {
+        match work.learned.set.pattern(&group.shape) {
+            Some(pattern) => {
+                patterns.insert(group.shape.clone(), pattern);
+            }
+            None => {
+                unknown.insert(group.shape.as_str());
+            }
+        }
+    }
+    if unknown.is_empty() {
+        return Patterns(patterns);
+    }
+    let mut moves = Moves::default();
+    let (mut added, mut forgotten, mut covered) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for shape in unknown {
+        check_for_interrupts!();
+        let outcome = work.learned.set.insert(shape);
+        if outcome.is_new {
+            added.insert(shape.to_owned());
+        } else {
+            covered.push((shape, outcome.pattern));
+        }
+        if let Some(gone) = outcome.forgotten
+            && !added.remove(&gone)
+        {
+            forgotten.insert(gone);
+        }
+        moves.0.extend(outcome.generalised);
+    }
+    if !added.is_empty() || !forgotten.is_empty() {
+        work.change();
+        let (added, forgotten): (Vec<&str>, Vec<&str>) =
+            (added.iter().map(String::as_str).collect(), forgotten.iter().map(String::as_str).collect());
+        store::change_shapes(session, &work.learned, &added, &forgotten);
+        // each shape has a number of its own
+        work.learned.last_no += added.len() as i64;
+    }
+    for (shape, pattern) in covered {
+        patterns.insert(shape.to_owned(), moves.end(&pattern).to_owned());
+    }
+    for group in groups {
+        if let Some(pattern) = work.learned.set.pattern(&group.shape) {
+            patterns.insert(group.shape.clone(), pattern);
+        } else if !patterns.contains_key(&group.shape) {
+            // learned and forgotten again in this call
+            let pattern = work.learned.set.insert(&group.shape).pattern;
+            patterns.insert(group.shape.clone(), pattern);
+        }
+    }
+    merge_rows(session, target, limits, work, &moves);
+    Patterns(patterns)
+}
+
+/// Rows that end in the same pattern and level.
+struct Family {
+    pattern: String,
+    rows: Vec<(String, Row)>,
+}
+
+/// The rows whose patterns generalised, with those that have the new pattern already.
+fn families(learned: &Learned, moves: &Moves) -> Vec<Family> {
+    let mut ends: BTreeMap<(String, Option<String>), Vec<(String, Row)>> = BTreeMap::new();
+    let mut hit: BTreeSet<String> = BTreeSet::new();
+    for (pattern, rows) in learned.all_rows() {
+        let end = moves.end(pattern);
+        if end == pattern {
+            continue;
+        }
+        hit.insert(end.to_owned());
+        for row in rows {
+            ends.entry((end.to_owned(), row.level.as_deref().map(str::to_owned)))
+                .or_default()
+                .push((pattern.to_owned(), row.clone()));
+        }
+    }
+    for end in &hit {
+        for row in learned.rows(end) {
+            let key = (end.clone(), row.level.as_deref().map(str::to_owned));
+            if let Some(family) = ends.get_mut(&key) {
+                family.push((end.clone(), row.clone()));
+            }
+        }
+    }
+    ends.into_iter().map(|((pattern, _), rows)| Family { pattern, rows }).collect()
+}
+
+/// Merges the rows of patterns that became one: the oldest row keeps its id, takes the new pattern and the counts, samples, times and
+/// metadata of the others.
+fn merge_rows(session: &Session<'_, '_>, target: &Target, limits: &Limits, work: &mut Work<'_>, moves: &Moves) {
+    if moves.0.is_empty() {
+        return;
+    }
+    let families = families(&work.learned, moves);
+    if families.is_empty() {
+        return;
+    }
+    work.change();
+    let ids = families.iter().flat_map(|f| f.rows.iter().map(|(_, r)| r.id));
+    let stored: HashMap<i64, Stored> =
+        target.as_owner(|| table::read(session, ids)).into_iter().map(|s| (s.id, s)).collect();
+    let mut plan = Plan::default();
+    for family in families {
+        plan.add(&mut work.learned, family, &stored);
+    }
+    if !plan.merges.is_empty() {
+        target.as_owner(|| table::merge(session, &plan.merges, limits));
+    }
+    let gone: Vec<i64> = plan.moved.iter().map(|(from, _)| *from).collect();
+    let ends: Vec<i64> = plan.moved.iter().map(|(_, to)| *to).collect();
+    if !gone.is_empty() {
+        store::move_hours(session, &gone, &ends);
+    }
+    if !plan.hours.is_empty() {
+        store::add_hours(session, &plan.hours);
+    }
+    plan.lost.extend(gone);
+    if !plan.lost.is_empty() {
+        store::remove_rows(session, &work.learned, &plan.lost);
+    }
+    if !plan.steps.is_empty() {
+        store::add_lineage(session, &work.learned, work.source, &plan.steps);
+    }
+    work.touched.extend(plan.merges.iter().map(|m| m.id));
+}
+
+/// What merging does to the tables.
+#[derive(Default)]
+struct Plan {
+    merges: Vec<Merge>,
+    /// Rows that end in others.
+    moved: Vec<(i64, i64)>,
+    /// Rows that are no longer there, or no longer what they were.
+    lost: Vec<i64>,
+    hours: Vec<Hour>,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    fn add(&mut self, learned: &mut Learned, family: Family, stored: &HashMap<i64, Stored>) {
+        let Family { pattern, rows } = family;
+        let mut rows: Vec<(String, Row, &Stored)> = rows
+            .into_iter()
+            .filter_map(|(old, row)| {
+                learned.remove_row(row.id);
+                match stored.get(&row.id).filter(|s| s.pattern == old && s.level.as_deref() == row.level.as_deref()) {
+                    Some(s) => Some((old, row, s)),
+                    None => {
+                        self.lost.push(row.id);
+                        None
+                    }
+                }
+            })
+            .collect();
+        rows.sort_by_key(|(_, row, _)| row.id);
+        let Some((_, first, _)) = rows.first() else { return };
+        let (id, level) = (first.id, first.level.clone());
+        let open_hour = rows.iter().map(|(_, r, _)| r.open_hour).max().unwrap_or(first.open_hour);
+        let mut lines_before = 0;
+        let mut samples = Samples::default();
+        let mut foreign = None;
+        for (old, row, s) in &rows {
+            if row.open_hour < open_hour {
+                lines_before += s.count;
+                let lines = s.count - row.lines_before;
+                if lines > 0 {
+                    self.hours.push(Hour { row_id: id, hour: row.open_hour, lines });
+                }
+            } else {
+                lines_before += row.lines_before;
+            }
+            match Samples::stored(s.samples.as_deref(), &row.ranks) {
+                Some(more) => samples.merge(&more),
+                None => foreign = s.samples.clone(),
+            }
+            if *old != pattern {
+                self.steps.push(Step {
+                    id,
+                    former_id: row.id,
+                    level: s.level.clone(),
+                    old: old.clone(),
+                    new: pattern.clone(),
+                    lines: s.count,
+                });
+            }
+        }
+        let ranks: Vec<u64> = samples.ranks().collect();
+        self.merges.push(Merge {
+            id,
+            pattern: pattern.clone(),
+            members: rows.iter().map(|(_, r, _)| r.id).collect(),
+            metadata: merged_metadata(rows.iter().map(|(_, _, s)| s.metadata.as_deref())),
+            samples: if ranks.is_empty() && foreign.is_some() { foreign } else { Some(samples.to_json()) },
+        });
+        self.moved.extend(rows.iter().skip(1).map(|(_, r, _)| (r.id, id)));
+        let noticed_at = rows.iter().map(|(_, r, _)| r.noticed_at).max().unwrap_or(i64::MIN);
+        learned.put_row(&pattern, Row { id, level, ranks, open_hour, lines_before, noticed_at, alarm: None });
+    }
+}

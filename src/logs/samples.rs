@@ -1,0 +1,109 @@
+//! Sample lines of a pattern: at most five, distinct, the same whatever order the lines came in.
+//!
+//! A line's rank is the hash of the raw line; of the lines that look the same once masked and cut, the lowest rank counts. The five texts
+//! with the lowest ranks are kept, so a summary of parts is the summary of the whole, and once five are kept a line changes them with
+//! a probability of 5/n: the row is rarely rewritten.
+use pgedge_logminer as miner;
+
+use super::MASK_SAMPLES;
+
+/// Longest sample, in bytes.
+const MAX_LENGTH: usize = 2000;
+/// Bytes beyond [`MAX_LENGTH`] that masking looks at, so that no secret is cut in two and shown.
+const MARGIN: usize = 2000;
+
+/// Ranked texts, the lowest rank first.
+#[derive(Clone, Debug, Default)]
+pub struct Samples {
+    kept: Vec<(u64, String)>,
+}
+
+/// The rank of a raw line.
+pub fn rank(line: &str) -> u64 {
+    miner::stable_hash(line.as_bytes())
+}
+
+/// Whether a rank can change samples with these ranks (lowest first).
+pub fn matters(ranks: &[u64], rank: u64) -> bool {
+    ranks.len() < miner::MAX_SAMPLES || ranks.last().is_some_and(|last| rank < *last)
+}
+
+/// The line as it is shown: cut, and masked when `pgedge.mask_samples` is on.
+pub fn shown(line: &str) -> String {
+    if !MASK_SAMPLES.get() {
+        return miner::truncated(line, MAX_LENGTH).to_owned();
+    }
+    let masked = miner::mask_secrets(miner::truncated(line, MAX_LENGTH + MARGIN));
+    miner::truncated(&masked, MAX_LENGTH).to_owned()
+}
+
+impl Samples {
+    /// Offers a raw line.
+    pub fn add(&mut self, line: &str) {
+        let rank = rank(line);
+        let full = self.kept.len() == miner::MAX_SAMPLES;
+        if full && self.kept.last().is_some_and(|(last, _)| rank >= *last) || self.kept.iter().any(|(r, _)| *r == rank)
+        {
+            return;
+        }
+        self.offer(rank, shown(line));
+    }
+
+    /// Offers a text of a known rank.
+    pub fn offer(&mut self, rank: u64, text: String) {
+        if let Some(i) = self.kept.iter().position(|(_, t)| *t == text) {
+            if self.kept[i].0 <= rank {
+                return;
+            }
+            self.kept.remove(i);
+        }
+        let at = self.kept.partition_point(|(r, t)| (*r, t) < (rank, &text));
+        self.kept.insert(at, (rank, text));
+        self.kept.truncate(miner::MAX_SAMPLES);
+    }
+
+    /// Offers all of another summary.
+    pub fn merge(&mut self, other: &Samples) {
+        for (rank, text) in &other.kept {
+            self.offer(*rank, text.clone());
+        }
+    }
+
+    /// Reads what is stored: a JSON array and the ranks of its elements. Ranks that are missing (the user wrote the samples) are those
+    /// of the texts. `None` when the JSON is something else, which is the user's and left alone.
+    pub fn stored(json: Option<&str>, ranks: &[u64]) -> Option<Self> {
+        let texts: Vec<serde_json::Value> = match json {
+            None => Vec::new(),
+            Some(json) => match serde_json::from_str(json) {
+                Ok(serde_json::Value::Array(texts)) => texts,
+                Ok(serde_json::Value::Null) => Vec::new(),
+                _ => return None,
+            },
+        };
+        let known = texts.len() == ranks.len();
+        let mut samples = Self::default();
+        for (i, text) in texts.into_iter().enumerate() {
+            let text = match text {
+                serde_json::Value::String(text) => text,
+                other => other.to_string(),
+            };
+            samples.offer(if known { ranks[i] } else { rank(&text) }, text);
+        }
+        Some(samples)
+    }
+
+    /// The ranks, lowest first.
+    pub fn ranks(&self) -> impl Iterator<Item = u64> {
+        self.kept.iter().map(|(r, _)| *r)
+    }
+
+    /// The texts, by rank.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.kept.iter().map(|(_, t)| t.as_str())
+    }
+
+    /// The texts as a JSON array, by rank.
+    pub fn to_json(&self) -> String {
+        serde_json::Value::from_iter(self.texts()).to_string()
+    }
+}

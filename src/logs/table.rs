@@ -1,0 +1,368 @@
+//! The table `aggregated_logs`: where it is, what fits, and the statements that write it.
+//!
+//! The functions are SECURITY DEFINER, so a writer of logs needs EXECUTE on them and no right on any table. They belong to a superuser, but
+//! the table belongs to whoever the user made its owner, and may have triggers: statements on it run with the rights of its owner.
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::prelude::*;
+
+use super::batch::Tally;
+use super::spi::{self, Session};
+use crate::errors;
+
+/// Longest source that the support tables index.
+const MAX_SOURCE: usize = 500;
+
+/// Most characters that a level and a source may have; None is any number.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of the level.
+    pub level: Option<usize>,
+    /// Of the source.
+    pub source: Option<usize>,
+    /// The largest count.
+    pub count: i64,
+}
+
+/// Where `aggregated_logs` is.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The extension whose table it is.
+    pub extension: pg_sys::Oid,
+    /// Its quoted name with schema.
+    pub name: String,
+    relation: pg_sys::Oid,
+    schema: pg_sys::Oid,
+    schema_name: String,
+    owner: pg_sys::Oid,
+}
+
+thread_local! {
+    static TARGET: RefCell<Option<Target>> = const { RefCell::new(None) };
+}
+
+/// Owner, name and schema of a relation; None when there is none with this OID.
+fn relation(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, String, pg_sys::Oid)> {
+    // SAFETY: the tuple is released after its fields were copied.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, pg_sys::Datum::from(oid));
+        if tuple.is_null() {
+            return None;
+        }
+        let class = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let name = core::ffi::CStr::from_ptr((*class).relname.data.as_ptr()).to_string_lossy().into_owned();
+        let found = ((*class).relowner, name, (*class).relnamespace);
+        pg_sys::ReleaseSysCache(tuple);
+        Some(found)
+    }
+}
+
+fn schema_name(oid: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a palloc'd string or null.
+    unsafe {
+        let name = pg_sys::get_namespace_name(oid);
+        (!name.is_null()).then(|| {
+            let owned = core::ffi::CStr::from_ptr(name).to_string_lossy().into_owned();
+            pg_sys::pfree(name.cast());
+            owned
+        })
+    }
+}
+
+impl Target {
+    /// The table, found by the extension's schema; error 42P01 when it is not there. A few lookups in PostgreSQL's own caches.
+    pub fn find() -> Self {
+        // SAFETY: a lookup by name.
+        let extension = unsafe { pg_sys::get_extension_oid(c"pgedge".as_ptr(), false) };
+        let known = TARGET.with_borrow(Option::clone).filter(|t| t.extension == extension).and_then(|mut t| {
+            let (owner, name, schema) = relation(t.relation)?;
+            t.owner = owner;
+            (name == "aggregated_logs" && schema == t.schema && schema_name(schema)? == t.schema_name).then_some(t)
+        });
+        known.unwrap_or_else(|| {
+            let target = Self::look_up(extension);
+            TARGET.set(Some(target.clone()));
+            target
+        })
+    }
+
+    fn look_up(extension: pg_sys::Oid) -> Self {
+        let schema = Spi::get_one::<pg_sys::Oid>(
+            "SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = pgedge._schema()",
+        );
+        let schema = schema.ok().flatten().unwrap_or(pg_sys::InvalidOid);
+        let schema_name = schema_name(schema).unwrap_or_default();
+        // SAFETY: a lookup by name and schema.
+        let oid = unsafe { pg_sys::get_relname_relid(c"aggregated_logs".as_ptr(), schema) };
+        let Some((owner, _, _)) = relation(oid) else {
+            errors::fail(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                format!("table \"{schema_name}.aggregated_logs\" does not exist"),
+                "Create it with: SELECT pgedge.create_tables();",
+            )
+        };
+        let name = format!("{}.aggregated_logs", pgrx::spi::quote_identifier(&schema_name));
+        Self { extension, name, relation: oid, schema, schema_name, owner }
+    }
+
+    /// What fits into the table as it is now.
+    pub fn limits(&self) -> Limits {
+        let chars = |column: &core::ffi::CStr| {
+            let (type_oid, typmod) = self.column(column);
+            (type_oid == pg_sys::VARCHAROID && typmod > 4).then_some((typmod - 4) as usize)
+        };
+        let count = if self.column(c"count").0 == pg_sys::INT4OID { i64::from(i32::MAX) } else { i64::MAX };
+        Limits {
+            level: chars(c"level"),
+            source: Some(chars(c"source").map_or(MAX_SOURCE, |n| n.min(MAX_SOURCE))),
+            count,
+        }
+    }
+
+    fn column(&self, name: &core::ffi::CStr) -> (pg_sys::Oid, i32) {
+        let (mut type_oid, mut typmod, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
+        // SAFETY: lookups in the system cache; the second is made only for a column that is there.
+        unsafe {
+            let number = pg_sys::get_attnum(self.relation, name.as_ptr());
+            if number != pg_sys::InvalidAttrNumber as i16 {
+                pg_sys::get_atttypetypmodcoll(self.relation, number, &mut type_oid, &mut typmod, &mut collation);
+            }
+        }
+        (type_oid, typmod)
+    }
+
+    /// Name and owner of another table of the same schema; None when it is not there.
+    pub fn sibling(&self, name: &core::ffi::CStr) -> Option<(String, pg_sys::Oid)> {
+        // SAFETY: a lookup by name and schema.
+        let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), self.schema) };
+        let (owner, name, _) = relation(oid)?;
+        Some((
+            format!("{}.{}", pgrx::spi::quote_identifier(&self.schema_name), pgrx::spi::quote_identifier(&name)),
+            owner,
+        ))
+    }
+
+    /// Runs `f` with the rights of the table's owner.
+    pub fn as_owner<R>(&self, f: impl FnOnce() -> R) -> R {
+        as_user(self.owner, f)
+    }
+}
+
+/// Runs `f` with the rights of `user`.
+pub fn as_user<R>(user: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    struct Back(pg_sys::Oid, i32);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            // SAFETY: what was current before.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
+        }
+    }
+    let (mut before, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: the user is a role; on an error the guard, and again the abort of the transaction, bring the previous one back.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut before, &mut context);
+        let _back = Back(before, context);
+        pg_sys::SetUserIdAndSecContext(user, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        f()
+    }
+}
+
+/// Refuses to write where that is not possible.
+pub fn check_writable() {
+    // SAFETY: plain reads of this backend's state.
+    if unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() } {
+        errors::fail(
+            PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            "cannot aggregate logs in a read-only transaction",
+            "Run it in a transaction that may write (SET TRANSACTION READ WRITE), on the primary server.",
+        );
+    }
+}
+
+/// Lines to add to a row.
+pub struct Delta<'a> {
+    /// The row's pattern.
+    pub pattern: String,
+    /// Its level.
+    pub level: Option<&'a str>,
+    /// Its source; empty for none.
+    pub source: &'a str,
+    /// What is added.
+    pub tally: Tally,
+    /// All of the row's samples as JSON when they change.
+    pub samples: Option<String>,
+}
+
+fn source(source: &str) -> Option<&str> {
+    (!source.is_empty()).then_some(source)
+}
+
+fn columns<'a>(deltas: &[(i64, &Delta<'_>)]) -> Vec<pgrx::datum::DatumWithOid<'a>> {
+    let metadata: Vec<Option<String>> = deltas.iter().map(|(_, d)| d.tally.metadata.to_json()).collect();
+    vec![
+        spi::int8s(deltas.iter().map(|(id, _)| *id)),
+        spi::texts(deltas.iter().map(|(_, d)| d.pattern.as_str())),
+        spi::text_options(deltas.iter().map(|(_, d)| d.level)),
+        spi::text_options(deltas.iter().map(|(_, d)| source(d.source))),
+        spi::int8s(deltas.iter().map(|(_, d)| d.tally.count)),
+        spi::times(deltas.iter().map(|(_, d)| d.tally.first)),
+        spi::times(deltas.iter().map(|(_, d)| d.tally.last)),
+        spi::text_options(metadata.iter().map(Option::as_deref)),
+        spi::text_options(deltas.iter().map(|(_, d)| d.samples.as_deref())),
+    ]
+}
+
+/// Adds lines to rows. Answers the new count of each row that is still as it was: its id, pattern, level and source.
+pub fn update(session: &Session<'_, '_>, deltas: &[(i64, &Delta<'_>)], limits: &Limits) -> HashMap<i64, i64> {
+    let mut args = columns(deltas);
+    args.push(spi::int8(limits.count));
+    args.push(spi::int4(super::metadata::MAX_BYTES as i32));
+    let counts = session.rows(
+        "UPDATE %T a SET
+            count = CASE WHEN coalesce(a.count, 0)::int8 + v.n <= $10 THEN coalesce(a.count, 0)::int8 + v.n END,
+            first_seen = least(a.first_seen, v.first_seen::timestamp),
+            last_seen = greatest(a.last_seen, v.last_seen::timestamp),
+            metadata = CASE WHEN v.metadata IS NULL THEN a.metadata
+                            WHEN a.metadata IS NULL THEN v.metadata::jsonb
+                            WHEN jsonb_typeof(a.metadata) <> 'object' OR a.metadata || v.metadata::jsonb = a.metadata THEN a.metadata
+                            WHEN octet_length((a.metadata || v.metadata::jsonb)::text) <= $11 THEN a.metadata || v.metadata::jsonb
+                            ELSE a.metadata END,
+            sample_messages = CASE WHEN v.samples IS NULL THEN a.sample_messages ELSE v.samples::jsonb END
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS v(id, pattern, level, source, n, first_seen, last_seen, metadata, samples)
+         WHERE a.id = v.id AND a.message_pattern = v.pattern AND a.level IS NOT DISTINCT FROM v.level AND a.source IS NOT DISTINCT FROM v.source
+         RETURNING a.id::int8, a.count::int8",
+        &args,
+        |row| (row.get(1), row.opt::<i64>(2)),
+    );
+    counts.into_iter().map(|(id, count)| (id, count.unwrap_or_else(|| overflow(session.table, id, limits)))).collect()
+}
+
+fn overflow(table: &str, id: i64, limits: &Limits) -> ! {
+    errors::fail(
+        PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+        format!("the count of row {id} of {table} would exceed {}", limits.count),
+        format!("Widen the column: ALTER TABLE {table} ALTER COLUMN count TYPE bigint;"),
+    )
+}
+
+/// Ids of rows that are there already for these patterns, levels and one source: written by clients that know nothing of pgedge, or left
+/// from before the extension was created anew. The oldest of each; None where there is none.
+pub fn existing(session: &Session<'_, '_>, of: &str, deltas: &[&Delta<'_>]) -> Vec<Option<i64>> {
+    let mut found = vec![None; deltas.len()];
+    let rows = session.rows(
+        "SELECT DISTINCT ON (v.n) v.n, a.id::int8
+         FROM unnest($1, $2) WITH ORDINALITY AS v(pattern, level, n)
+         JOIN %T a ON a.message_pattern = v.pattern AND a.level IS NOT DISTINCT FROM v.level
+         WHERE CASE WHEN $3 = '' THEN a.source IS NULL ELSE a.source = $3 END
+         ORDER BY v.n, a.id",
+        &[
+            spi::texts(deltas.iter().map(|d| d.pattern.as_str())),
+            spi::text_options(deltas.iter().map(|d| d.level)),
+            spi::text(of),
+        ],
+        |row| (row.get::<i64>(1), row.get::<i64>(2)),
+    );
+    for (n, id) in rows {
+        found[n as usize - 1] = Some(id);
+    }
+    found
+}
+
+/// Adds rows; answers their ids in the same order.
+pub fn insert(session: &Session<'_, '_>, deltas: &[&Delta<'_>], limits: &Limits) -> Vec<i64> {
+    let numbered: Vec<(i64, &Delta<'_>)> = deltas.iter().enumerate().map(|(i, d)| (i as i64, *d)).collect();
+    if let Some((id, _)) = numbered.iter().find(|(_, d)| d.tally.count > limits.count) {
+        overflow(session.table, *id, limits);
+    }
+    let ids = session.rows(
+        "INSERT INTO %T (message_pattern, count, level, source, first_seen, last_seen, metadata, sample_messages)
+         SELECT v.pattern, v.n, v.level, v.source, v.first_seen::timestamp, v.last_seen::timestamp, v.metadata::jsonb, v.samples::jsonb
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS v(i, pattern, level, source, n, first_seen, last_seen, metadata, samples)
+         ORDER BY v.i RETURNING id::int8",
+        &columns(&numbered),
+        |row| row.get::<i64>(1),
+    );
+    if ids.len() != deltas.len() {
+        errors::fail(
+            PgSqlErrorCode::ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
+            format!(
+                "{} of {} rows could not be inserted into {}",
+                deltas.len() - ids.len(),
+                deltas.len(),
+                session.table
+            ),
+            "A trigger or rule on the table leaves rows out; lines would be lost.",
+        );
+    }
+    ids
+}
+
+/// A row as it is stored.
+pub struct Stored {
+    /// Its id.
+    pub id: i64,
+    /// Its pattern.
+    pub pattern: String,
+    /// Its level.
+    pub level: Option<String>,
+    /// Its count.
+    pub count: i64,
+    /// Its metadata as JSON text.
+    pub metadata: Option<String>,
+    /// Its samples as JSON text.
+    pub samples: Option<String>,
+}
+
+/// Rows by id, locked, in the order of their ids.
+pub fn read(session: &Session<'_, '_>, ids: impl IntoIterator<Item = i64>) -> Vec<Stored> {
+    session.rows(
+        "SELECT a.id::int8, a.message_pattern, a.level::text, coalesce(a.count, 0)::int8, a.metadata::text, a.sample_messages::text
+         FROM %T a WHERE a.id = ANY ($1) ORDER BY a.id FOR UPDATE",
+        &[spi::int8s(ids)],
+        |row| Stored { id: row.get(1), pattern: row.get(2), level: row.opt(3), count: row.get(4), metadata: row.opt(5), samples: row.opt(6) },
+    )
+}
+
+/// A row that takes others in, or only another pattern.
+pub struct Merge {
+    /// The row that stays.
+    pub id: i64,
+    /// Its new pattern.
+    pub pattern: String,
+    /// The rows that end in it, itself included.
+    pub members: Vec<i64>,
+    /// Metadata of all.
+    pub metadata: Option<String>,
+    /// Samples of all.
+    pub samples: Option<String>,
+}
+
+/// Gives rows their new patterns and adds to them, then deletes, the rows that end in them.
+pub fn merge(session: &Session<'_, '_>, merges: &[Merge], limits: &Limits) {
+    let members = merges.iter().flat_map(|m| m.members.iter().map(|&id| (id, m.id)));
+    let (ids, ends): (Vec<i64>, Vec<i64>) = members.unzip();
+    let counts = session.rows(
+        "UPDATE %T a SET message_pattern = v.pattern, metadata = v.metadata::jsonb, sample_messages = v.samples::jsonb,
+            count = CASE WHEN s.n <= $7 THEN s.n END, first_seen = s.first_seen, last_seen = s.last_seen
+         FROM unnest($1, $2, $3, $4) AS v(id, pattern, metadata, samples),
+              (SELECT m.ends, sum(coalesce(o.count, 0))::int8 AS n, min(o.first_seen) AS first_seen, max(o.last_seen) AS last_seen
+               FROM unnest($5, $6) AS m(id, ends) JOIN %T o ON o.id = m.id GROUP BY m.ends) s
+         WHERE a.id = v.id AND s.ends = v.id RETURNING a.id::int8, a.count::int8",
+        &[
+            spi::int8s(merges.iter().map(|m| m.id)),
+            spi::texts(merges.iter().map(|m| m.pattern.as_str())),
+            spi::text_options(merges.iter().map(|m| m.metadata.as_deref())),
+            spi::text_options(merges.iter().map(|m| m.samples.as_deref())),
+            spi::int8s(ids.iter().copied()),
+            spi::int8s(ends.iter().copied()),
+            spi::int8(limits.count),
+        ],
+        |row| (row.get::<i64>(1), row.opt::<i64>(2)),
+    );
+    if let Some((id, _)) = counts.iter().find(|(_, count)| count.is_none()) {
+        overflow(session.table, *id, limits);
+    }
+    let absorbed = merges.iter().flat_map(|m| m.members.iter().copied().filter(|id| *id != m.id));
+    session.run("DELETE FROM %T WHERE id = ANY ($1)", &[spi::int8s(absorbed)]);
+}

@@ -1,0 +1,133 @@
+"""What of the image can be tested without a container engine: its configuration and its first start, on a server of this machine."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster import SUPERUSER, Cluster
+from conftest import Database
+from test_ops import SPECIFIED
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
+LINE = re.compile(r"^(\w+) = ('[^']*'|[^#\s]+)", re.M)
+
+
+def configuration() -> dict[str, str]:
+    return {name: value.strip("'") for name, value in LINE.findall((DOCKER / "postgresql.conf").read_text())}
+
+
+def specified() -> dict[str, str]:
+    """The specification's own ini block."""
+    block = re.search(r"```ini\n(.*?)```", (ROOT / "docs" / "specification.md").read_text(), re.S).group(1)
+    return {name: value.strip("'") for name, value in LINE.findall(block)}
+
+
+def test_configuration_is_the_specification():
+    ours, theirs = configuration(), specified()
+    assert len(theirs) == 16
+    # pg_stat_statements, which the specification's queries read, must be preloaded as well.
+    assert ours.pop("shared_preload_libraries") == theirs.pop("shared_preload_libraries") + ",pg_stat_statements"
+    assert {name: ours[name] for name in theirs} == theirs == SPECIFIED
+
+
+def test_configuration_agrees_with_recommended_settings(box_db):
+    recommended = dict(box_db.sql("SELECT name, recommended FROM pgedge.recommended_settings('2GB', 4, 'ssd')"))
+    for name, value in configuration().items():
+        if name not in ("listen_addresses", "shared_preload_libraries"):
+            assert recommended[name] == value, name
+
+
+@pytest.fixture(scope="module")
+def first_start():
+    """A server with the image's configuration whose first-start script has run, as the entrypoint runs it, and which was started again."""
+    cluster = Cluster()
+    sharedir = cluster.run(cluster.bindir / "pg_config", "--sharedir", capture_output=True, text=True).stdout.strip()
+    settings = {k: v for k, v in configuration().items() if k != "listen_addresses"}
+    libraries = settings["shared_preload_libraries"].split(",")
+    there = [name for name in libraries if os.path.exists(f"{sharedir}/extension/{name}.control")]
+    print(f"not installed here, so not preloaded: {set(libraries) - set(there) or 'none'}")
+    cluster.settings = {**settings, "shared_preload_libraries": ",".join(there)}
+    with cluster:
+        cluster.psql("CREATE DATABASE ai_platform_db")
+        cluster.script_output = run_script(cluster)
+        cluster.stop()
+        cluster.start()
+        yield cluster
+
+
+def run_script(cluster: Cluster, **env: str) -> str:
+    script = cluster.folder / "10-pgedge.sh"
+    shutil.copy(DOCKER / "initdb" / "10-pgedge.sh", script)
+    script.chmod(0o755)
+    env = {"PATH": f"{cluster.bindir}:/usr/bin:/bin", "PGHOST": str(cluster.folder), "PGPORT": str(cluster.port), "PGDATA": str(cluster.data),
+           "POSTGRES_USER": SUPERUSER, "POSTGRES_DB": "ai_platform_db", "PGEDGE_RAM": "1GB", "PGEDGE_STORAGE": "sd", "LC_ALL": "C.UTF-8", **env}
+    out = cluster.run("env", "-i", *(f"{k}={v}" for k, v in env.items()), script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert out.returncode == 0, out.stdout
+    return out.stdout
+
+
+@pytest.fixture(scope="module")
+def box_db(first_start):
+    return Database(first_start, "ai_platform_db")
+
+
+def test_first_start_creates_the_extensions(box_db):
+    created = {r[0] for r in box_db.sql("SELECT extname FROM pg_extension")}
+    available = {r[0] for r in box_db.sql("SELECT name FROM pg_available_extensions")}
+    assert {"pgedge", "vector"} <= created
+    assert created & {"pg_net", "pg_stat_statements"} == available & {"pg_net", "pg_stat_statements"}
+
+
+def test_first_start_fits_the_settings_to_the_machine(box_db):
+    assert box_db.value("SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL") == 0
+    differing = box_db.sql("SELECT name, current, recommended FROM pgedge.recommended_settings('1GB', NULL, 'sd')"
+                           " WHERE current IS DISTINCT FROM recommended")
+    assert differing == []
+    assert box_db.value("SHOW shared_buffers") == "256MB"
+    line = box_db.sql("SELECT status FROM pgedge.health() WHERE check_name = 'settings'")
+    assert line == [("ok",)]
+
+
+def test_first_start_makes_a_certificate_where_there_is_tls(first_start, box_db):
+    if box_db.value("SHOW ssl_library") == "":
+        assert "built without TLS" in first_start.script_output
+        print("this PostgreSQL is built without TLS: only the message was tested")
+    else:
+        assert box_db.value("SHOW ssl") == "on"
+        assert (first_start.data / "server.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_first_start_can_be_told_to_leave_the_settings(first_start, box_db):
+    before = (first_start.data / "postgresql.auto.conf").read_text()
+    run_script(first_start, PGEDGE_TUNE="off", PGEDGE_TLS="off")
+    assert (first_start.data / "postgresql.auto.conf").read_text() == before
+
+
+def test_scripts_parse():
+    for script in ("initdb/10-pgedge.sh", "healthcheck.sh"):
+        subprocess.run(["bash", "-n", DOCKER / script], check=True)
+        assert os.access(DOCKER / script, os.X_OK)
+
+
+def test_health_check_is_over_tcp(first_start):
+    env = {**os.environ, "PATH": f"{first_start.bindir}:/usr/bin:/bin", "POSTGRES_USER": SUPERUSER}
+    text = (DOCKER / "healthcheck.sh").read_text()
+    assert "-h 127.0.0.1" in text
+    here = text.replace("-p 5432", f"-p {first_start.port}")
+    assert subprocess.run(["sh", "-c", here], env=env, check=False).returncode == 0
+    closed = text.replace("-p 5432", "-p 1")
+    assert subprocess.run(["sh", "-c", closed], env=env, check=False).returncode != 0
+
+
+def test_no_password_in_the_repository():
+    assert re.search(r"^POSTGRES_PASSWORD=$", (ROOT / ".env.example").read_text(), re.M)
+    compose = (ROOT / "compose.yaml").read_text()
+    assert "POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?" in compose
+    for variable in ("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PORT"):
+        assert variable in compose and variable in (ROOT / ".env.example").read_text()

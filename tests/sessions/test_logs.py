@@ -1,0 +1,673 @@
+"""Log aggregation under concurrency, crashes and hostile surroundings; and on labelled logs when they are there (PGEDGE_LOGHUB)."""
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from support import fails
+
+SESSIONS = 8
+
+
+def hammer(workers, *jobs):
+    """Runs jobs(number) in threads at once; returns the exceptions they raised."""
+    errors, barrier = [], threading.Barrier(workers)
+
+    def run(number):
+        try:
+            barrier.wait()
+            jobs[number % len(jobs)](number)
+        except Exception as e:  # noqa: BLE001 - a test looks at them
+            errors.append(e)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(workers)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(120)
+    assert not any(t.is_alive() for t in threads), "a session hangs"
+    return errors
+
+
+def totals(db):
+    return db.sql("SELECT message_pattern, level, source, sum(count), count(*) FROM aggregated_logs GROUP BY 1, 2, 3 ORDER BY 1, 2, 3")
+
+
+def one_row_each(db):
+    """Every pattern, level and source has one row, and the support tables know it."""
+    assert db.sql("SELECT message_pattern, level, source FROM aggregated_logs GROUP BY 1, 2, 3 HAVING count(*) > 1") == []
+    assert db.sql("SELECT a.id FROM aggregated_logs a FULL JOIN pgedge._log_rows r ON r.row_id = a.id AND r.pattern = a.message_pattern"
+                  " AND r.level IS NOT DISTINCT FROM a.level WHERE a.id IS NULL OR r.row_id IS NULL") == []
+
+
+def test_eight_sessions_on_the_same_patterns(db):
+    """No deadlock, no lost or doubled line, one row a pattern, though all sessions learn the same things at the same time."""
+    calls, size = 30, 40
+
+    def session(number):
+        rng = random.Random(number)
+        with db.connect() as conn:
+            for _ in range(calls):
+                entries = []
+                for _ in range(size):
+                    n = rng.randrange(1000)
+                    message = rng.choice([f"User {n} logged in", f"Query took {n}ms", f"cannot open /var/lib/x{n}/y: No such file", f"retry {n} of 5",
+                                          f"pump {rng.choice('north south east west attic cellar garage pond'.split())} in hall {n} was stopped"])
+                    entries.append({"message": message, "level": rng.choice(["INFO", "ERROR"]), "source": rng.choice(["a", "b", "c"])})
+                sent = conn.execute("SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::jsonb)", (json.dumps(entries),)).fetchone()[0]
+                assert sent == size
+
+    assert hammer(SESSIONS, session) == []
+    assert db.value("SELECT sum(count) FROM aggregated_logs") == SESSIONS * calls * size
+    one_row_each(db)
+    patterns = {r[0] for r in totals(db)}
+    assert "User {ID} logged in" in patterns and len(patterns) == 5, patterns
+    # the sums by hour are the counts
+    assert db.sql("SELECT a.id FROM aggregated_logs a LEFT JOIN pgedge.log_trends('2 days') t ON t.id = a.id GROUP BY a.id, a.count"
+                  " HAVING sum(t.lines) IS DISTINCT FROM a.count") == []
+
+
+def test_many_sources_in_one_call_do_not_deadlock(db):
+    """Calls over several sources each, in opposite orders."""
+    names = [f"source {i}" for i in range(20)]
+
+    def session(number):
+        with db.connect() as conn:
+            for call in range(20):
+                order = random.Random(number * 100 + call).sample(names, len(names))
+                body = json.dumps({"logs": [{"message": f"job {i} of {s.replace(' ', '')} done", "source": s} for i, s in enumerate(order)]})
+                conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(%s::jsonb)", (body,))
+
+    assert hammer(SESSIONS, session) == []
+    assert db.value("SELECT sum(count) FROM aggregated_logs") == SESSIONS * 20 * len(names)
+    one_row_each(db)
+
+
+def test_transactions_with_several_calls_of_one_source_do_not_deadlock(db):
+    lines = ["alpha 1 started", "beta 2 stopped", "gamma 3 waits"]
+
+    def session(number):
+        with db.connect(autocommit=False) as conn:
+            for call in range(15):
+                for line in random.Random(number * 100 + call).sample(lines, 3):
+                    conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(ARRAY[%s], NULL, 's')", (line,))
+                conn.commit()
+
+    assert hammer(SESSIONS, session) == []
+    assert [r[3] for r in totals(db)] == [SESSIONS * 15] * 3
+
+
+def test_two_sessions_learn_at_once(db):
+    """Each session learns half of what makes a pattern general; both know it in the end."""
+    names = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu") for b in ("ra", "se", "ti")]
+    with db.connect() as one, db.connect() as two:
+        for i, name in enumerate(names):
+            (one if i % 2 else two).execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'INFO', 's')", (f"worker {name} has finished the nightly backup",))
+        rows = db.sql("SELECT message_pattern, count FROM aggregated_logs")
+        assert rows == [("worker {*} has finished the nightly backup", len(names))]
+        for conn in (one, two):
+            answer = conn.execute("SELECT message_pattern, is_new FROM pgedge.aggregate_logs(ARRAY['worker zo has finished the nightly backup'], 'INFO', 's')").fetchall()
+            assert answer == [("worker {*} has finished the nightly backup", False)]
+    one_row_each(db)
+
+
+def test_generalising_merges_rows_and_keeps_the_oldest_id(db):
+    with db.connect() as conn:
+        conn.execute("SET pgedge.log_trend_hours = 80000")
+        first = None
+        names = ["karsten", "lorena", "mirko", "nunzia", "olga", "pavel", "quinn", "rosa"]
+        for i, name in enumerate(names):
+            row = conn.execute("SELECT id FROM pgedge.aggregate_logs(jsonb_build_array(jsonb_build_object('message', %s::text, 'source', 's', 'timestamp', %s::text,"
+                               " 'metadata', jsonb_build_object(%s::text, %s::int))))",
+                               (f"session of member {name} was closed", f"2026-01-{i + 1:02}T12:00:00Z", name, i)).fetchone()
+            first = first or row[0]
+        rows = conn.execute("SELECT id, message_pattern, count, first_seen::date::text, last_seen::date::text, jsonb_array_length(sample_messages), metadata FROM aggregated_logs").fetchall()
+        assert rows == [(first, "session of member {*} was closed", 8, "2026-01-01", "2026-01-08", 5, {n: i for i, n in enumerate(names)})]
+        lineage = conn.execute("SELECT id, former_id, old_pattern, new_pattern, lines FROM pgedge.log_pattern_lineage ORDER BY step_no").fetchall()
+        assert lineage and {r[0] for r in lineage} == {first} and {r[3] for r in lineage} == {"session of member {*} was closed"}
+        assert all(r[2].startswith("session of member ") and r[4] >= 1 for r in lineage)
+        # every hour's lines have come along
+        assert conn.execute("SELECT count(*), sum(lines) FROM pgedge.log_trends('100 years')").fetchone() == (8, 8)
+        assert conn.execute("SELECT id FROM pgedge.match_log('session of member zoe was closed', 's')").fetchall() == [(first,)]
+    one_row_each(db)
+
+
+def test_the_order_of_lines_and_calls_does_not_matter(db):
+    lines = [f"mount of volume {v} at /mnt/{v}{i} took {i}ms" for v in ("usb", "nas", "sdb", "old", "tmp") for i in range(6)]
+    found = []
+    for seed in range(4):
+        rng = random.Random(seed)
+        shuffled = rng.sample(lines, len(lines))
+        source = f"s{seed}"
+        with db.connect() as conn:
+            while shuffled:
+                n = rng.randrange(1, 9)
+                conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', %s)", (shuffled[:n], source))
+                shuffled = shuffled[n:]
+        found.append(db.sql("SELECT message_pattern, count, sample_messages FROM aggregated_logs WHERE source = %s ORDER BY 1", (source,)))
+    assert found[0] and all(f == found[0] for f in found)
+
+
+def test_rolled_back_learning_is_forgotten(db):
+    line = "sensor {} of the greenhouse reported a value out of range"
+    names = ["north", "south", "east", "west", "upper", "lower"]
+    with db.connect(autocommit=False) as conn:
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'WARN', 's')", (line.format("north"),))
+        conn.commit()
+        before = conn.execute("SELECT id, message_pattern, count FROM aggregated_logs").fetchall()
+        conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'WARN', 's')", ([line.format(n) for n in names],))
+        assert conn.execute("SELECT message_pattern, count FROM aggregated_logs").fetchall() == [(line.format("{*}"), 7)]
+        conn.rollback()
+        assert conn.execute("SELECT id, message_pattern, count FROM aggregated_logs").fetchall() == before
+        # a subtransaction inside one that stays, one level further down
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'WARN', 's')", (line.format("north"),))
+        conn.execute("SAVEPOINT a")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'WARN', 's')", (line.format("south"),))
+        conn.execute("SAVEPOINT b")
+        conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'WARN', 's')", ([line.format(n) for n in names],))
+        conn.execute("RELEASE b")
+        assert conn.execute("SELECT message_pattern, count FROM aggregated_logs").fetchall() == [(line.format("{*}"), 9)]
+        conn.execute("ROLLBACK TO a")
+        assert conn.execute("SELECT message_pattern, count FROM aggregated_logs").fetchall() == [(line.format("north"), 2)]
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'WARN', 's')", (line.format("south"),))
+        conn.commit()
+        assert conn.execute("SELECT message_pattern, count FROM aggregated_logs ORDER BY 1").fetchall() == [(line.format("north"), 2), (line.format("south"), 1)]
+        # an error that is caught: nothing of the call stays
+        conn.execute("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'no'; END$$;"
+                     " CREATE TRIGGER refuse BEFORE UPDATE ON aggregated_logs FOR EACH ROW EXECUTE FUNCTION refuse()")
+        conn.execute("DO $$BEGIN PERFORM pgedge.aggregate_logs(ARRAY['sensor zenith of the greenhouse reported a value out of range',"
+                     " 'sensor north of the greenhouse reported a value out of range'], 'WARN', 's'); EXCEPTION WHEN raise_exception THEN NULL; END$$")
+        conn.execute("DROP TRIGGER refuse ON aggregated_logs")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'WARN', 's')", (line.format("north"),))
+        conn.commit()
+        assert conn.execute("SELECT message_pattern, count FROM aggregated_logs ORDER BY 1").fetchall() == [(line.format("north"), 3), (line.format("south"), 1)]
+    one_row_each(db)
+
+
+def test_late_lines_and_hours(db):
+    with db.connect() as conn:
+        conn.execute("SET timezone = 'America/New_York'; SET pgedge.log_trend_hours = 80000")
+        for hours in (2, 5, 0, 3, 5, 2, 1):
+            conn.execute("SELECT pgedge.aggregate_logs(ARRAY['tick 7', 'tick 8'], NULL, NULL, timestamptz '2026-03-08 06:30:00+00' + make_interval(hours => %s))", (hours,))
+        # the columns have no time zone: they say what now() would have said in the session; New York skips an hour on that day
+        assert conn.execute("SELECT count, first_seen::text, last_seen::text FROM aggregated_logs").fetchall() == [(14, "2026-03-08 01:30:00", "2026-03-08 07:30:00")]
+        hours = conn.execute("SELECT extract(hour FROM hour AT TIME ZONE 'UTC')::int, lines FROM pgedge.log_trends('100 years')").fetchall()
+        assert hours == [(6, 2), (7, 2), (8, 4), (9, 2), (11, 4)]
+
+
+def test_rows_that_users_change(db):
+    """Rows that were deleted, changed, truncated or written by clients that know nothing of the functions."""
+    with db.connect() as conn:
+        def send(line="User 5 logged in"):
+            return conn.execute("SELECT id, is_new FROM pgedge.aggregate_logs(ARRAY[%s], 'INFO', 'auth')", (line,)).fetchone()
+
+        plain = conn.execute("INSERT INTO aggregated_logs (message_pattern, count, level, source, sample_messages)"
+                             " VALUES ('User {ID} logged in', 40, 'INFO', 'auth', '[\"a\", 5]'), ('User {ID} logged in', 2, 'INFO', 'auth', NULL) RETURNING id").fetchone()[0]
+        assert send() == (plain, False)
+        assert conn.execute("SELECT count, sample_messages FROM aggregated_logs WHERE id = %s", (plain,)).fetchone()[0] == 41
+        conn.execute("DELETE FROM aggregated_logs")
+        second, new = send()
+        assert new and second != plain
+        conn.execute("UPDATE aggregated_logs SET message_pattern = 'mine now'")
+        third, new = send()
+        assert new and third not in (plain, second)
+        conn.execute("TRUNCATE aggregated_logs RESTART IDENTITY")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['disk full'], 'INFO', 'auth')")
+        send(), send()
+        assert sorted(conn.execute("SELECT message_pattern, count FROM aggregated_logs").fetchall()) == [("User {ID} logged in", 2), ("disk full", 1)]
+        conn.execute("UPDATE aggregated_logs SET count = NULL, metadata = '[1]', sample_messages = '{}', first_seen = NULL, last_seen = NULL")
+        send()
+        row = conn.execute("SELECT count, metadata, sample_messages, first_seen IS NOT NULL, last_seen IS NOT NULL FROM aggregated_logs WHERE message_pattern LIKE 'User%'").fetchone()
+        assert row == (1, [1], {}, True, True)
+        one_row_each(db)
+
+
+def test_a_count_never_overflows_silently(db):
+    with db.connect() as conn:
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'])")
+        conn.execute("UPDATE aggregated_logs SET count = 2147483646")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'])")
+        error = fails(conn, "22003", "SELECT pgedge.aggregate_logs(ARRAY['User 6 logged in', 'something else'])")
+        assert "2147483647" in str(error) and "TYPE bigint" in error.diag.message_hint
+        assert conn.execute("SELECT count(*) FROM aggregated_logs").fetchone() == (1,)
+        conn.execute("ALTER TABLE aggregated_logs ALTER COLUMN count TYPE bigint, ALTER COLUMN level TYPE text, ALTER COLUMN source TYPE text")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 6 logged in'])")
+        assert conn.execute("SELECT max(count) FROM aggregated_logs").fetchone() == (2147483648,)
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['x'], repeat('l', 50), repeat('s', 500))")
+        fails(conn, "22001", "SELECT pgedge.aggregate_logs(ARRAY['x'], 'l', repeat('s', 501))")
+
+
+BAD = [
+    ("22P02", "aggregate_logs('User 5 logged in')", "User 5 logged in"),
+    ("22P02", "aggregate_logs('[{\"message\": \"a\"}')", "message"),
+    ("22P05", "aggregate_logs('[{\"message\": \"\\u0000\"}]')", "u0000"),
+    ("22023", "aggregate_logs('5'::jsonb)", "5"),
+    ("22023", "aggregate_logs('\"a line\"'::jsonb)", "a line"),
+    ("22023", "aggregate_logs('null'::jsonb)", "null"),
+    ("22023", "aggregate_logs('{}'::jsonb)", "logs"),
+    ("22023", "aggregate_logs('{\"log\": []}'::jsonb)", "log"),
+    ("22023", "aggregate_logs('{\"logs\": {}}'::jsonb)", "{}"),
+    ("22023", "aggregate_logs('[{\"message\": \"fine\"}, 7]'::jsonb)", "entries[1]"),
+    ("22023", "aggregate_logs('[{\"message\": \"fine\"}, [\"x\"]]'::jsonb)", "entries[1]"),
+    ("22023", "aggregate_logs('[{\"level\": \"INFO\"}]'::jsonb)", "entries[0]"),
+    ("22023", "aggregate_logs('[{\"message\": null}]'::jsonb)", "null"),
+    ("22023", "aggregate_logs('[{\"message\": 12.5}]'::jsonb)", "12.5"),
+    ("22023", "aggregate_logs('[{\"message\": \"a\", \"level\": 3}]'::jsonb)", "level"),
+    ("22023", "aggregate_logs('[{\"message\": \"a\", \"source\": [\"x\"]}]'::jsonb)", "[\"x\"]"),
+    ("22023", "aggregate_logs('[{\"message\": \"a\", \"metadata\": \"m\"}]'::jsonb)", "metadata"),
+    ("22023", "aggregate_logs('[{\"message\": \"a\", \"timestamp\": true}]'::jsonb)", "true"),
+    ("22007", "aggregate_logs('[{\"message\": \"a\", \"timestamp\": \"soon\"}]'::jsonb)", "soon"),
+    ("22007", "aggregate_logs('[{\"message\": \"a\", \"timestamp\": \"2026-02-30T00:00:00Z\"}]'::jsonb)", "2026-02-30"),
+    ("22007", "aggregate_logs('[{\"message\": \"a\", \"timestamp\": \"infinity\"}]'::jsonb)", "infinity"),
+    ("22007", "aggregate_logs('[{\"message\": \"a\", \"timestamp\": 1e40}]'::jsonb)", "100000"),
+    ("22007", "aggregate_logs('[{\"message\": \"a\", \"timestamp\": \"2026-01-01T00:00:00 Nowhere/Land\"}]'::jsonb)", "Nowhere"),
+    ("22001", "aggregate_logs('[{\"message\": \"a\", \"level\": \"CATASTROPHE\"}]'::jsonb)", "CATASTROPHE"),
+    ("22001", "aggregate_logs(jsonb_build_array(jsonb_build_object('message', 'a', 'source', repeat('s', 101))))", "100"),
+    ("22001", "aggregate_logs(ARRAY['a'], 'CATASTROPHE')", "CATASTROPHE"),
+    ("22001", "aggregate_logs(ARRAY['a'], 'INFO', repeat('ü', 101))", "ü"),
+    ("22007", "aggregate_logs(ARRAY['a'], 'INFO', 's', 'infinity')", "infinity"),
+    ("22007", "aggregate_logs(ARRAY['a'], 'INFO', 's', '-infinity')", "infinity"),
+    ("22023", "prune_logs('-1 day')", "-1 day"),
+    ("22023", "log_anomalies('-1 day')", "-1 day"),
+    ("22023", "log_anomalies('0')", "0"),
+    ("22023", "log_anomalies('1 hour', 'NaN')", "NaN"),
+]
+
+
+@pytest.mark.parametrize(("sqlstate", "call", "named"), BAD, ids=[b[1][:60] for b in BAD])
+def test_bad_input_changes_nothing(shared, sqlstate, call, named):
+    with shared.connect() as conn:
+        before = conn.execute("SELECT (SELECT count(*) FROM aggregated_logs), (SELECT sum(last_no) FROM pgedge._log_sources)").fetchone()
+        error = fails(conn, sqlstate, f"SELECT * FROM pgedge.{call}")
+        assert named in error.diag.message_primary
+        assert conn.execute("SELECT (SELECT count(*) FROM aggregated_logs), (SELECT sum(last_no) FROM pgedge._log_sources)").fetchone() == before
+
+
+def test_nothing_comes_of_nothing(shared):
+    with shared.connect() as conn:
+        for call in ("aggregate_logs('[]'::jsonb)", "aggregate_logs('{\"logs\": []}'::jsonb)", "aggregate_logs(NULL::jsonb)", "aggregate_logs('{}'::text[])",
+                     "aggregate_logs(NULL::text[])", "aggregate_logs(ARRAY[NULL, NULL]::text[])", "match_log(NULL)", "match_log('never heard of')"):
+            assert conn.execute(f"SELECT * FROM pgedge.{call}").fetchall() == []
+        for call in ("log_pattern(NULL)", "log_parameters(NULL, 'x')", "log_parameters('x', NULL)", "log_pattern_regex(NULL)", "prune_logs(NULL)",
+                     "log_parameters('User 5 logged in', 'another {NUM}')"):
+            assert conn.execute(f"SELECT pgedge.{call}").fetchone() == (None,)
+        assert conn.execute("SELECT pgedge.log_patterns(x) FROM unnest(ARRAY[NULL]::text[]) x").fetchone() == ([],)
+        assert conn.execute("SELECT pgedge.log_patterns(x) FROM unnest('{}'::text[]) x").fetchone() == ([],)
+
+
+@pytest.fixture(scope="module")
+def shared(cluster):
+    """A database that tests share which change nothing."""
+    from conftest import create_database
+
+    database = create_database(cluster)
+    database.sql("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 'auth')")
+    yield database
+    cluster.psql(f'DROP DATABASE "{database.name}" WITH (FORCE)')
+
+
+def test_odd_lines(db):
+    """Very long, empty, any UTF-8, colour codes, traces, JSON in JSON: bounded and never an error."""
+    trace = "java.lang.IllegalStateException: no pool\n\tat org.x.A.b(A.java:12)\n\tat org.x.C.d(C.java:34)\nCaused by: java.io.IOException: x"
+    lines = ["", " ", "\t\n", "x" * 1_000_000, "ab " * 350_000, "9" * 1_000_000, "Ünïcödé 温度 🔥 23°C", "\x1b[31mERROR\x1b[0m disk 5 lost", trace,
+             "C:\\Users\\ann\\file.txt not found", '{"msg": "{\\"msg\\": \\"deep\\"}"}', "{" * 5000, "[" * 5000, "a=b " * 20000, "\u200b\ufeff", "%s %d {ID} {*}", "'; DROP TABLE x; --"]
+    with db.connect() as conn:
+        for i, line in enumerate(lines):
+            start = time.monotonic()
+            assert conn.execute("SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::jsonb)", (json.dumps([{"message": line, "source": f"s{i}"}]),)).fetchone() == (1,)
+            assert time.monotonic() - start < 5
+        assert conn.execute("SELECT sum(count) FROM aggregated_logs").fetchone() == (len(lines),)
+        longest = conn.execute("SELECT max(octet_length(message_pattern)), max(octet_length(sample_messages->>0)) FROM aggregated_logs").fetchone()
+        assert longest[0] < 10_000 and longest[1] <= 2000, longest
+        assert conn.execute("SELECT level, message_pattern FROM aggregated_logs WHERE source = 's7'").fetchall()[0][0] == "ERROR"
+        assert conn.execute("SELECT message_pattern LIKE '%%{STACK}' FROM aggregated_logs WHERE source = 's8'").fetchone() == (True,)
+        # all of them as one batch, again, and as an aggregate over a table
+        conn.execute("SELECT pgedge.aggregate_logs(%s::text[], NULL, 'all')", (lines,))
+        counted = conn.execute("SELECT sum((p->>'count')::int) FROM (SELECT pgedge.log_patterns(l) x FROM unnest(%s::text[]) l) a, jsonb_array_elements(x) p", (lines,)).fetchone()
+        assert counted == (len(lines),)
+
+
+def test_a_flood_of_unique_lines_stays_bounded(db):
+    words = [a + b + c for a in "bdfgklmn" for b in "aeiou" for c in ("st", "rk", "nd", "lp", "sh", "m", "n", "r")]
+    rng = random.Random(1)
+    sent = 0
+    with db.connect() as conn:
+        for _ in range(6):
+            batch = [" ".join(rng.sample(words, rng.randrange(3, 9))) + rng.choice(". ! ? : ;".split()) for _ in range(2000)]
+            conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(%s::text[], 'INFO', 'flood')", (batch,))
+            sent += len(batch)
+        assert conn.execute("SELECT sum(count) FROM aggregated_logs").fetchone() == (sent,)
+        assert conn.execute("SELECT count(*) FROM pgedge._log_shapes").fetchone()[0] <= 4096
+    # a session that comes later loads the same knowledge
+    with db.connect() as late:
+        late.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 'flood')", (batch,))
+        assert late.execute("SELECT sum(count) FROM aggregated_logs").fetchone() == (sent + len(batch),)
+    one_row_each(db)
+
+
+def test_metadata_is_merged_and_bounded(db):
+    with db.connect() as conn:
+        def send(*metadata):
+            conn.execute("SELECT pgedge.aggregate_logs(%s::jsonb)", (json.dumps([{"message": f"tick {i}", "metadata": m} for i, m in enumerate(metadata)]),))
+            return conn.execute("SELECT metadata FROM aggregated_logs").fetchone()[0]
+
+        assert send({"a": 1}, {"b": [1, {"c": None}]}, {"a": 2}) == {"a": 2, "b": [1, {"c": None}]}
+        assert send({"a": "x\"y\\z\n"}, {}) == {"a": "x\"y\\z\n", "b": [1, {"c": None}]}
+        conn.execute("SELECT pgedge.aggregate_logs('[{\"message\": \"tick 9\", \"pid\": 12345678901234567890.12, \"level\": null}]')")
+        assert conn.execute("SELECT metadata->>'pid' FROM aggregated_logs").fetchone() == ("12345678901234567890.12",)
+        for i in range(30):
+            after = send({f"key {i} {j}": "v" * 50 for j in range(20)})
+        assert "a" in after and len(json.dumps(after)) < 10_000
+        assert send({"huge": "h" * 100_000}) == after
+
+
+def test_samples_are_masked(db):
+    secret = "login of ann@example.org with password=hunter2 failed"
+    with db.connect() as conn:
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], NULL, 'on')", (secret,))
+        conn.execute("SET pgedge.mask_samples = off")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], NULL, 'off')", (secret,))
+        on, off = (conn.execute("SELECT sample_messages->>0 FROM aggregated_logs WHERE source = %s", (s,)).fetchone()[0] for s in ("on", "off"))
+        assert "hunter2" not in on and "ann@example.org" not in on and off == secret
+        conn.execute("RESET pgedge.mask_samples")
+        mined = conn.execute("SELECT pgedge.log_patterns(l)::text FROM unnest(ARRAY[%s]) l", (secret,)).fetchone()[0]
+        assert "ann@example.org" not in mined
+
+
+def test_hostile_search_path(db):
+    """Neither a search_path nor temporary tables of the same names lead the functions astray."""
+    with db.connect() as conn:
+        conn.execute("CREATE ROLE log_writer_1; CREATE SCHEMA evil AUTHORIZATION log_writer_1")
+        conn.execute("GRANT USAGE ON SCHEMA pgedge TO log_writer_1; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgedge TO log_writer_1; GRANT TEMP ON DATABASE " + f'"{db.name}" TO log_writer_1')
+        conn.execute("SET ROLE log_writer_1")
+        conn.execute("CREATE TABLE evil.aggregated_logs (id int, message_pattern text); CREATE TEMP TABLE aggregated_logs (id int, message_pattern text);"
+                     " CREATE TEMP TABLE _log_sources (id int)")
+        conn.execute("CREATE FUNCTION evil.least(text, text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''hijacked''; END';"
+                     " CREATE FUNCTION evil.eq(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''hijacked''; END';"
+                     " CREATE OPERATOR evil.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = evil.eq);"
+                     " CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''hijacked''; END'")
+        conn.execute("SET search_path = evil, pg_temp, pg_catalog, public")
+        for _ in range(2):
+            conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 1 logged in'], 'INFO', 's', '2026-01-01')")
+        assert len(conn.execute("SELECT * FROM pgedge.match_log('User 2 logged in', 's')").fetchall()) == 1
+        conn.execute("SELECT * FROM pgedge.log_anomalies(); SELECT * FROM pgedge.log_trends('10 years'); SELECT pgedge.prune_logs('1000 years')")
+        conn.execute("RESET search_path")
+        assert conn.execute("SELECT count(*) FROM pg_temp.aggregated_logs").fetchone() == (0,)
+        conn.execute("RESET ROLE")
+        assert conn.execute("SELECT count FROM public.aggregated_logs").fetchone() == (2,)
+        conn.execute("DROP OWNED BY log_writer_1; DROP ROLE log_writer_1")
+
+
+def test_privileges(db):
+    """Nobody may without EXECUTE; with it no right on a table is needed; triggers run as the table's owner."""
+    with db.connect() as conn:
+        conn.execute("CREATE ROLE log_writer_2; CREATE ROLE log_owner_2; GRANT ALL ON SCHEMA public TO log_owner_2")
+        conn.execute("ALTER TABLE aggregated_logs OWNER TO log_owner_2")
+        conn.execute("CREATE TABLE who (name text); GRANT INSERT ON who TO log_owner_2")
+        conn.execute("CREATE FUNCTION note_who() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.who VALUES (current_user); RETURN NEW; END'")
+        conn.execute("CREATE TRIGGER note BEFORE INSERT OR UPDATE ON aggregated_logs FOR EACH ROW EXECUTE FUNCTION note_who()")
+        conn.execute("SET ROLE log_writer_2")
+        for call in ("aggregate_logs(ARRAY['x'])", "aggregate_logs('[]'::jsonb)", "match_log('x')", "prune_logs('1 day')", "log_anomalies()", "log_trends()"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(f"SELECT * FROM pgedge.{call}")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("SELECT * FROM pgedge.log_pattern_lineage")
+        assert conn.execute("SELECT pgedge.log_pattern('User 1')").fetchone() is not None
+        conn.execute("RESET ROLE; GRANT EXECUTE ON FUNCTION pgedge.aggregate_logs(text[], text, text, timestamptz) TO log_writer_2; SET ROLE log_writer_2")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 1 logged in'])")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 1 logged in'])")
+        assert conn.execute("SELECT current_user").fetchone() == ("log_writer_2",)
+        conn.execute("RESET ROLE")
+        assert conn.execute("SELECT DISTINCT name FROM who").fetchall() == [("log_owner_2",)]
+        # a trigger that logs into what fires it
+        conn.execute("CREATE OR REPLACE FUNCTION note_who() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN PERFORM pgedge.aggregate_logs(ARRAY['again']); RETURN NEW; END$$")
+        fails(conn, "55000", "SELECT pgedge.aggregate_logs(ARRAY['User 1 logged in'])")
+        # the error left nothing behind
+        conn.execute("DROP TRIGGER note ON aggregated_logs")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 1 logged in'])")
+        assert conn.execute("SELECT count FROM aggregated_logs").fetchone() == (3,)
+        conn.execute("ALTER TABLE aggregated_logs OWNER TO postgres; DROP OWNED BY log_writer_2, log_owner_2; DROP ROLE log_writer_2, log_owner_2")
+
+
+def test_read_only_and_missing_table(db):
+    with db.connect() as conn:
+        conn.execute("SET default_transaction_read_only = on")
+        fails(conn, "25006", "SELECT pgedge.aggregate_logs(ARRAY['x'])")
+        fails(conn, "25006", "SELECT pgedge.prune_logs('1 day')")
+        assert conn.execute("SELECT * FROM pgedge.match_log('x')").fetchall() == []
+        conn.execute("SET default_transaction_read_only = off")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['x'])")
+        conn.execute("DROP TABLE aggregated_logs")
+        error = fails(conn, "42P01", "SELECT pgedge.aggregate_logs(ARRAY['x'])")
+        assert "create_tables" in error.diag.message_hint
+        conn.execute("SELECT pgedge.create_tables()")
+        assert conn.execute("SELECT id, is_new FROM pgedge.aggregate_logs(ARRAY['x'])").fetchall() == [(1, True)]
+        # made anew, elsewhere, in the same session
+        conn.execute("DROP EXTENSION pgedge; CREATE SCHEMA \"Log data\"; CREATE EXTENSION pgedge SCHEMA \"Log data\"")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['x', 'y'])")
+        assert conn.execute("SELECT count(*) FROM \"Log data\".aggregated_logs").fetchone() == (2,)
+        assert conn.execute("SELECT sum(count) FROM public.aggregated_logs").fetchone() == (1,)
+        conn.execute("ALTER SCHEMA \"Log data\" RENAME TO logs")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['x', 'y'])")
+        assert conn.execute("SELECT sum(count) FROM logs.aggregated_logs").fetchone() == (4,)
+
+
+def test_repeatable_read_fails_cleanly_or_counts(db):
+    """A transaction with an old view of the world gets 40001 and nothing is counted twice or lost."""
+    with db.connect(autocommit=False) as old, db.connect() as new:
+        new.execute("SELECT pgedge.aggregate_logs(ARRAY['User 1 logged in'], 'INFO', 's')")
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT 1 FROM aggregated_logs")
+        new.execute("SELECT pgedge.aggregate_logs(ARRAY['User 2 logged in', 'disk full'], 'INFO', 's')")
+        for lines in (["User 3 logged in"], ["disk full"], ["something new"]):
+            with pytest.raises(psycopg.errors.SerializationFailure):
+                old.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 's')", (lines,))
+            old.rollback()
+            old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            old.execute("SELECT 1 FROM aggregated_logs")
+            new.execute("SELECT pgedge.aggregate_logs(ARRAY['User 2 logged in', 'disk full', %s], 'INFO', 's')", (f"{lines[0]} {lines[0]}",))
+        old.rollback()
+        old.execute("SELECT pgedge.aggregate_logs(ARRAY['User 3 logged in'], 'INFO', 's')")
+        old.commit()
+    assert db.value("SELECT count FROM aggregated_logs WHERE message_pattern = 'User {ID} logged in'") == 6
+    one_row_each(db)
+
+
+def test_prune(db):
+    with db.connect() as conn, db.connect() as other:
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['old thing 1'], 'INFO', 's', now() - interval '40 days')")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['old thing 1'], 'INFO', 'gone', now() - interval '40 days')")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['new thing 1'], 'INFO', 's')")
+        conn.execute("INSERT INTO aggregated_logs (message_pattern, last_seen) VALUES ('plain', now() - interval '40 days'), ('plain', NULL), ('plain', now())")
+        for session in (conn, other):
+            assert len(session.execute("SELECT * FROM pgedge.match_log('old thing 2', 's')").fetchall()) == 1
+        assert conn.execute("SELECT pgedge.prune_logs('30 days')").fetchone() == (3,)
+        for session in (conn, other):
+            assert session.execute("SELECT * FROM pgedge.match_log('old thing 2', 's')").fetchall() == []
+            assert len(session.execute("SELECT * FROM pgedge.match_log('new thing 2', 's')").fetchall()) == 1
+        assert conn.execute("SELECT (SELECT count(*) FROM pgedge._log_shapes), (SELECT count(*) FROM pgedge._log_sources), (SELECT count(*) FROM pgedge._log_rows)").fetchone() == (1, 1, 1)
+        assert other.execute("SELECT is_new FROM pgedge.aggregate_logs(ARRAY['old thing 2'], 'INFO', 's')").fetchall() == [(True,)]
+        assert conn.execute("SELECT pgedge.prune_logs('0')").fetchone() == (3,)
+        assert conn.execute("SELECT count(*) FROM pgedge._log_sources").fetchone() == (0,)
+
+
+def test_anomalies(db):
+    with db.connect() as conn:
+        def send(line, hours, lines):
+            conn.execute("SELECT pgedge.aggregate_logs(array_fill(%s::text, ARRAY[%s]), 'INFO', 's', now() - make_interval(hours => %s))", (line, lines, hours))
+
+        for hour in range(30, 1, -1):
+            send("steady 1", hour, 20 + hour % 3)
+            send("bursts 1", hour, 20)
+            send("stops 1", hour, 20)
+        send("rare 1", 29, 1)
+        send("steady 1", 0, 22)
+        send("bursts 1", 0, 200)
+        send("rare 1", 0, 4)
+        send("fresh 1", 0, 3)
+        rows = conn.execute("SELECT kind, message_pattern, observed, expected, round(score::numeric, 2)::float FROM pgedge.log_anomalies('1 hour')").fetchall()
+        assert rows == [("new", "fresh {NUM}", 3, 0, 3), ("silence", "stops {NUM}", 0, 20, 4.47), ("spike", "bursts {NUM}", 200, 20, 40.25)]
+        assert conn.execute("SELECT count(*) FROM pgedge.log_anomalies('1 hour', 1000)").fetchone() == (1,)
+
+
+def test_events(db):
+    with db.connect() as conn:
+        def events():
+            return conn.execute("SELECT event_type, priority, payload->>'message_pattern', (payload->>'id')::int FROM claude_events ORDER BY id").fetchall()
+
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['ERROR: quiet 1'], NULL, 's')")
+        assert events() == []
+        conn.execute("SET pgedge.log_events = on")
+        ids = dict(conn.execute("SELECT message_pattern, id FROM pgedge.aggregate_logs(ARRAY['ERROR: pump 1 failed', 'INFO: fine 1', 'ERROR: quiet 2'], NULL, 's')").fetchall())
+        first = ("log.new_pattern", 3, "ERROR: pump {NUM} failed", ids["ERROR: pump {NUM} failed"])
+        assert events() == [first]
+        conn.execute("SELECT pgedge.aggregate_logs(array_fill('ERROR: pump 2 failed'::text, ARRAY[1000]), NULL, 's')")
+        assert events() == [first]
+        for hour in range(10, 0, -1):
+            conn.execute("SELECT pgedge.aggregate_logs(array_fill('tick 5'::text, ARRAY[9]), NULL, 's', now() - make_interval(hours => %s))", (hour,))
+        for _ in range(4):
+            conn.execute("SELECT pgedge.aggregate_logs(array_fill('tick 5'::text, ARRAY[10]), NULL, 's')")
+        with db.connect() as other:
+            other.execute("SET pgedge.log_events = on")
+            other.execute("SELECT pgedge.aggregate_logs(array_fill('tick 5'::text, ARRAY[10]), NULL, 's')")
+        found = events()
+        assert [e[:3] for e in found] == [first[:3], ("log.spike", 3, "tick {NUM}")]
+        assert conn.execute("SELECT (payload->>'observed')::int, (payload->>'expected')::float FROM claude_events WHERE event_type = 'log.spike'").fetchone() == (20, 9)
+        conn.execute("DROP TABLE claude_events")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['FATAL: all lost 1'], NULL, 's')")
+
+
+def test_log_patterns_is_the_same_in_parallel(db):
+    with db.connect() as conn:
+        conn.execute("CREATE TABLE raw AS SELECT 'User ' || i % 97 || ' of host-' || (ARRAY['ann','bob','cleo','dan','eve'])[i % 5 + 1] || ' read /data/' || i % 13 || ' in ' || i % 50 || 'ms' AS line"
+                     " FROM generate_series(1, 40000) i UNION ALL SELECT NULL UNION ALL SELECT 'once only'")
+        conn.execute("ALTER TABLE raw SET (parallel_workers = 8); ANALYZE raw")
+        conn.execute("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 8")
+        plan = "\n".join(r[0] for r in conn.execute("EXPLAIN (ANALYZE, COSTS OFF) SELECT pgedge.log_patterns(line) FROM raw").fetchall())
+        assert "Partial Aggregate" in plan and "Workers Launched: " in plan and "Workers Launched: 0" not in plan, plan
+        parallel = conn.execute("SELECT pgedge.log_patterns(line)::text FROM raw").fetchone()[0]
+        conn.execute("SET max_parallel_workers_per_gather = 0")
+        assert conn.execute("SELECT pgedge.log_patterns(line)::text FROM raw").fetchone()[0] == parallel
+        assert conn.execute("SELECT pgedge.log_patterns(line ORDER BY md5(line))::text FROM raw").fetchone()[0] == parallel
+        found = json.loads(parallel)
+        assert sum(p["count"] for p in found) == 40001
+        top = found[0]
+        assert set(top) == {"pattern", "count", "samples", "parameters"} and len(top["samples"]) == 5
+        assert all(set(p) == {"type", "distinct", "top"} for p in top["parameters"])
+
+
+def test_a_killed_backend_loses_only_its_own_transaction(db):
+    """kill -9 of a backend in the middle restarts the server; what was committed is there, and its rows go on."""
+    committed = 0
+    with db.connect() as conn:
+        for i in range(20):
+            conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'INFO', 's')", (f"valve {'abcdefghij'[i % 10]}x opened",))
+            committed += 1
+        before = totals(db)
+        conn.execute("BEGIN")
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['valve kx opened', 'something new'], 'INFO', 's')")
+        os.kill(conn.info.backend_pid, 9)
+        with pytest.raises(psycopg.OperationalError):
+            conn.execute("SELECT 1")
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            assert totals(db) == before
+            break
+        except psycopg.OperationalError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    db.sql("SELECT pgedge.aggregate_logs(ARRAY['valve zx opened'], 'INFO', 's')")
+    assert db.value("SELECT sum(count) FROM aggregated_logs") == committed + 1
+    one_row_each(db)
+
+
+def test_power_cut_and_restart_keep_what_was_learned(fresh_cluster):
+    from conftest import create_database
+
+    db = create_database(fresh_cluster)
+    names = ["ann", "bob", "cleo", "dan", "eve", "finn"]
+    done = Counter()
+    stop = threading.Event()
+
+    def session(number):
+        try:
+            with db.connect() as conn:
+                while not stop.is_set():
+                    name = random.choice(names)
+                    conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'INFO', 's')", (f"backup of {name} to the remote host failed",))
+                    done[number] += 1
+        except psycopg.OperationalError:
+            pass
+
+    threads = [threading.Thread(target=session, args=(n,)) for n in range(4)]
+    for t in threads:
+        t.start()
+    time.sleep(1)
+    fresh_cluster.kill_postmaster()
+    stop.set()
+    for t in threads:
+        t.join()
+    fresh_cluster.start()
+    total = db.value("SELECT sum(count) FROM aggregated_logs")
+    # each session may have had one commit whose answer did not arrive
+    assert sum(done.values()) <= total <= sum(done.values()) + 4
+    one_row_each(db)
+    patterns = db.sql("SELECT message_pattern FROM aggregated_logs")
+    assert patterns == [("backup of {*} to the remote host failed",)]
+    fresh_cluster.stop()
+    fresh_cluster.start()
+    assert db.sql("SELECT message_pattern, is_new FROM pgedge.aggregate_logs(ARRAY['backup of zoe to the remote host failed'], 'INFO', 's')") == [(*patterns[0], False)]
+    # a prepared transaction's knowledge is not used before it is committed
+    fresh_cluster.psql("ALTER SYSTEM SET max_prepared_transactions = 5")
+    fresh_cluster.stop()
+    fresh_cluster.start()
+    with db.connect() as conn:
+        conn.execute("BEGIN; SELECT pgedge.aggregate_logs(ARRAY['only prepared'], 'INFO', 'p'); PREPARE TRANSACTION 'x'")
+        conn.execute("ROLLBACK PREPARED 'x'")
+        assert conn.execute("SELECT is_new FROM pgedge.aggregate_logs(ARRAY['only prepared'], 'INFO', 'p')").fetchall() == [(True,)]
+
+
+def loghub() -> list[Path]:
+    here = Path(os.environ.get("PGEDGE_LOGHUB") or Path(__file__).resolve().parents[3] / "shared" / "loghub")
+    return sorted(here.glob("*/*_2k.log_structured.csv"))
+
+
+@pytest.mark.skipif(not loghub(), reason="no labelled logs: set PGEDGE_LOGHUB to a folder of Loghub-2k sets")
+def test_labelled_logs(db):
+    """Every line of every set: the counts are right, and a pattern's expression finds exactly its lines."""
+    for path in loghub():
+        name = path.parent.name
+        with path.open(encoding="utf-8", newline="") as f:
+            lines = [row["Content"] for row in csv.DictReader(f)]
+        with db.connect() as conn:
+            for i in range(0, len(lines), 500):
+                conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(%s::text[], NULL, %s)", (lines[i:i + 500], name))
+            assert conn.execute("SELECT sum(count) FROM aggregated_logs WHERE source = %s", (name,)).fetchone() == (len(lines),)
+            conn.execute("CREATE TEMP TABLE lines (n int, line text, pattern text)")
+            with conn.cursor().copy("COPY lines (n, line) FROM STDIN") as copy:
+                for n, line in enumerate(lines):
+                    copy.write_row((n, line))
+            conn.execute("UPDATE lines SET pattern = (SELECT message_pattern FROM pgedge.match_log(line, %s))", (name,))
+            assert conn.execute("SELECT n, line FROM lines WHERE pattern IS NULL").fetchall() == []
+            counts = dict(conn.execute("SELECT pattern, count(*) FROM lines GROUP BY 1").fetchall())
+            assert counts == dict(conn.execute("SELECT message_pattern, sum(count) FROM aggregated_logs WHERE source = %s GROUP BY 1", (name,)).fetchall())
+            missed = conn.execute("SELECT line, pattern FROM lines WHERE line !~ pgedge.log_pattern_regex(pattern)").fetchall()
+            assert missed == [], (name, missed[:3])
+            # of the lines that an expression finds beyond its own, those of patterns that are no special case of it
+            wrong = conn.execute("""
+                WITH p AS MATERIALIZED (SELECT DISTINCT pattern, pgedge.log_pattern_regex(pattern) AS regex FROM lines)
+                SELECT p.pattern, l.pattern, l.line FROM p JOIN lines l ON l.pattern <> p.pattern AND l.line ~ p.regex LIMIT 10""").fetchall()
+            assert wrong == [], (name, wrong[:3])
+            assert conn.execute("SELECT line FROM lines WHERE pgedge.log_parameters(line, pattern) IS NULL").fetchall() == []
+            conn.execute("DROP TABLE lines")
+    one_row_each(db)
