@@ -91,15 +91,16 @@ fn abort(entries: &[Entry]) {
     for run in entries.chunk_by(|a, b| a.segment.is(b.segment)) {
         let mut locked = run[0].segment.lock();
         let q = &mut locked.queue;
-        for e in run.iter().rev() {
-            if e.epoch != q.state.epoch {
-                continue;
+        let epoch = q.state.epoch;
+        let ours = || run.iter().filter(|e| e.epoch == epoch);
+        for e in ours().rev() {
+            if let Deed::Finishes(before) | Deed::Releases(before) = e.deed {
+                q.unhold(e.id, e.token, before);
             }
-            match e.deed {
-                Deed::Claimed => q.release(e.id, e.token),
-                Deed::Finishes(before) | Deed::Releases(before) => q.unhold(e.id, e.token, before),
-                Deed::Revokes | Deed::Empties | Deed::Limits => {}
-            }
+        }
+        // In the order in which they were claimed, which is the order of their age.
+        for e in ours().filter(|e| matches!(e.deed, Deed::Claimed)) {
+            q.release(e.id, e.token);
         }
     }
 }

@@ -46,7 +46,7 @@ pub fn before_commit() {
     let Some(table) = PENDING.take() else { return };
     let segment = segment::find(table);
     WAKES.set(segment);
-    let notify = match segment {
+    let must = match segment {
         None => true,
         Some(segment) => {
             let locked = segment.lock();
@@ -64,7 +64,14 @@ pub fn before_commit() {
             }
         }
     };
-    if notify && settings::notify() {
+    if must {
+        notify();
+    }
+}
+
+/// Sends a notification when this transaction commits, unless pgedge.notify is off.
+fn notify() {
+    if settings::notify() {
         // SAFETY: in a transaction that has not yet sent its notifications; the guard turns its errors into ours.
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| Async_Notify(CHANNEL.as_ptr(), c"".as_ptr())) }
     }
@@ -111,12 +118,18 @@ pub fn nothing_found(segment: Segment) -> bool {
             return false;
         }
     }
+    let mut settled = false;
     for _ in 0..PATIENCE_MS * 4 {
-        if segment.lock().queue.state.quiet == 0 {
+        settled = segment.lock().queue.state.quiet == 0;
+        if settled {
             break;
         }
         pgrx::check_for_interrupts!();
         std::thread::sleep(std::time::Duration::from_micros(250));
+    }
+    if !settled {
+        // A commit takes long, on a slow disk or for a standby. Whoever listens looks again, this consumer too.
+        notify();
     }
     // SAFETY: a plain read of this session's own state.
     unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }

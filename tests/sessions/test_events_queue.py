@@ -161,7 +161,7 @@ def test_types_do_not_hide_each_other(conn):
 
 
 def test_low_priorities_do_not_starve(conn):
-    conn.execute("SET pgedge.priority_aging = '1 hour'")
+    conn.execute("SET pgedge.priority_aging = '1h'")
     old = conn.execute("INSERT INTO claude_events (event_type, payload, priority, created_at) VALUES ('t', '{}', 8, now() - interval '2 hours') RETURNING id").fetchone()[0]
     young = enqueue(conn, priority=9)
     conn.execute("INSERT INTO claude_events (event_type, payload, priority) SELECT 't', '{}', 1 FROM generate_series(1, 400)")
@@ -232,7 +232,7 @@ def test_retention(conn):
     conn.execute("UPDATE claude_events SET processed_at = now() - interval '2 days'")
     fails(conn, "22004", "SELECT pgedge.purge_events()")
     fails(conn, "22003", "SELECT pgedge.purge_events('1 day', max_events => 0)")
-    conn.execute("SET pgedge.event_retention = '1 day'")
+    conn.execute("SET pgedge.event_retention = '1d'")
     assert conn.execute("SELECT pgedge.purge_events(max_events => 2)").fetchone() == (2,)
     assert conn.execute("SELECT pgedge.purge_events()").fetchone() == (1,)
     conn.execute("RESET pgedge.event_retention")
