@@ -120,15 +120,11 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut co
             abort(&ENTRIES.take());
             wake::after_end(false);
         }
-        XACT_EVENT_PRE_PREPARE => {
-            if ENTRIES.with_borrow(|e| !e.is_empty()) {
-                crate::errors::fail(
-                    PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                    "cannot PREPARE a transaction that has claimed, finished or revoked events",
-                    "Commit it in one phase; transactions that only enqueue can be prepared.",
-                );
-            }
-        }
+        XACT_EVENT_PRE_PREPARE if ENTRIES.with_borrow(|e| !e.is_empty()) => crate::errors::fail(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot PREPARE a transaction that has claimed, finished or revoked events",
+            "Commit it in one phase; transactions that only enqueue can be prepared.",
+        ),
         XACT_EVENT_PREPARE => wake::after_end(false),
         _ => {}
     }

@@ -21,8 +21,8 @@ pub fn refresh(segment: Segment) {
     if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
         return;
     }
-    // SAFETY: the user is put back here, or by the transaction's abort; the statement reads a table of the extension and nothing else.
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: the user is put back here, or by the transaction's abort; the statement reads a table of the extension and nothing else.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(

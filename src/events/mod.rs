@@ -111,8 +111,8 @@ fn table_oid(function: pg_sys::Oid) -> pg_sys::Oid {
 
 /// Runs a statement, schema-qualified throughout, as another role; %t in it stands for the table.
 fn run_as(role: pg_sys::Oid, table: pg_sys::Oid, sql: &str, args: &[pgrx::datum::DatumWithOid<'_>]) {
-    // SAFETY: the user is put back here, or by the transaction's abort.
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: the user is put back here, or by the transaction's abort.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);

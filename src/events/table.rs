@@ -149,7 +149,7 @@ impl Table {
                 let form = (*index).rd_index;
                 let keys = (*form).indkey.values.as_slice((*form).indnkeyatts as usize);
                 let partial = !(*index).rd_indpred.is_null() || !pg_sys::RelationGetIndexPredicate(index).is_null();
-                let btree = (*(*index).rd_rel).relam == pg_sys::Oid::from(pg_sys::BTREE_AM_OID);
+                let btree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
                 if btree && (*form).indisvalid {
                     if keys == [cols.id] && !partial && (*form).indisunique {
                         found.primary = oid;
