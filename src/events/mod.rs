@@ -88,13 +88,27 @@ thread_local! {
     static SCHEMA: core::cell::Cell<(pg_sys::Oid, pg_sys::Oid)> = const { core::cell::Cell::new((pg_sys::InvalidOid, pg_sys::InvalidOid)) };
 }
 
+/// The schema that the extension was created in.
+#[cfg(not(feature = "pg15"))]
+fn extension_schema() -> pg_sys::Oid {
+    // SAFETY: catalog lookups; the extension exists, since a function of it runs.
+    unsafe { pg_sys::get_extension_schema(pg_sys::get_extension_oid(c"pgedge".as_ptr(), false)) }
+}
+
+/// As above; PostgreSQL 15 keeps its lookup to itself.
+#[cfg(feature = "pg15")]
+fn extension_schema() -> pg_sys::Oid {
+    let query = "SELECT e.extnamespace FROM pg_catalog.pg_extension e WHERE e.extname OPERATOR(pg_catalog.=) 'pgedge'";
+    Spi::get_one(query).ok().flatten().unwrap_or(pg_sys::InvalidOid)
+}
+
 /// The table `claude_events`, for a function of ours. Error 42P01 when it is gone.
 fn table_oid(function: pg_sys::Oid) -> pg_sys::Oid {
     let (known, mut schema) = SCHEMA.get();
     // SAFETY: catalog lookups.
     let table = unsafe {
         if known != function {
-            schema = pg_sys::get_extension_schema(pg_sys::get_extension_oid(c"pgedge".as_ptr(), false));
+            schema = extension_schema();
             SCHEMA.set((function, schema));
         }
         pg_sys::get_relname_relid(c"claude_events".as_ptr(), schema)
@@ -206,7 +220,10 @@ fn owner_of(relation: &str) -> Option<pg_sys::Oid> {
     // SAFETY: the strings and lists are palloc'd in the current context, which outlives this call; a lookup without a lock is enough,
     // since the statement that follows locks the table by the same name and checks the owner's rights again.
     unsafe {
+        #[cfg(not(feature = "pg15"))]
         let list = pg_sys::stringToQualifiedNameList(name.as_ptr(), core::ptr::null_mut());
+        #[cfg(feature = "pg15")]
+        let list = pg_sys::stringToQualifiedNameList(name.as_ptr());
         let range = pg_sys::makeRangeVarFromNameList(list);
         let oid = pg_sys::RangeVarGetRelidExtended(
             range,
