@@ -8,14 +8,8 @@ ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
 FROM ${RUST_IMAGE} AS rust
 
 # Built on the base itself, so that the libraries fit the server and the C library of the final image.
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS tools
 ARG PG_MAJOR=16
-ARG PGRX_VERSION=0.18.1
-# WITH_PG_NET=0 leaves pg_net out, and out of shared_preload_libraries. PG_NET_COMMIT is what the tag must stand for.
-ARG WITH_PG_NET=1
-ARG PG_NET_VERSION=v0.20.5
-ARG PG_NET_COMMIT=a8299b11182ea5c974f5e89ae83e70e9e44e9e8f
-ARG PG_NET_SOURCE=https://github.com/supabase/pg_net.git
 USER root
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates git gcc libc6-dev make pkg-config libclang-dev libssl-dev libcurl4-openssl-dev \
@@ -23,6 +17,12 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 ENV PG_CONFIG=/usr/lib/postgresql/$PG_MAJOR/bin/pg_config
 
+FROM tools AS pg_net
+# WITH_PG_NET=0 leaves pg_net out, and out of shared_preload_libraries. PG_NET_COMMIT is what the tag must stand for.
+ARG WITH_PG_NET=1
+ARG PG_NET_VERSION=v0.20.5
+ARG PG_NET_COMMIT=a8299b11182ea5c974f5e89ae83e70e9e44e9e8f
+ARG PG_NET_SOURCE=https://github.com/supabase/pg_net.git
 RUN mkdir -p /out/usr && [ "$WITH_PG_NET" = 0 ] || { \
     git clone --depth 1 --branch "$PG_NET_VERSION" "$PG_NET_SOURCE" /src/pg_net \
     && [ "$(git -C /src/pg_net rev-parse HEAD)" = "$PG_NET_COMMIT" ] \
@@ -30,6 +30,9 @@ RUN mkdir -p /out/usr && [ "$WITH_PG_NET" = 0 ] || { \
     && make -C /src/pg_net PG_CONFIG="$PG_CONFIG" with_llvm=no DESTDIR=/out install \
     && rm -rf /out/usr/include; }
 
+FROM tools AS build
+ARG PG_MAJOR=16
+ARG PGRX_VERSION=0.18.1
 COPY --from=rust /usr/local/cargo /usr/local/cargo
 COPY --from=rust /usr/local/rustup /usr/local/rustup
 ENV CARGO_HOME=/usr/local/cargo RUSTUP_HOME=/usr/local/rustup PGRX_HOME=/src/pgrx PATH=/usr/local/cargo/bin:$PATH
@@ -50,6 +53,7 @@ USER root
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libcurl4 openssl \
     && rm -rf /var/lib/apt/lists/*
+COPY --from=pg_net /out/usr /usr
 COPY --from=build /out/usr /usr
 COPY docker/postgresql.conf /etc/postgresql/postgresql.conf
 # Preloading what is not there would keep the server from starting.

