@@ -3,7 +3,7 @@
 
     . scripts/common.sh && load_env && PYTHONPATH=scripts $PYTHON benches/durability.py
 
-Counts, not times: they are the same on a card and on a disk. A flash card wears by the bytes and by the fsyncs, each of which it may have to
+Counts, not times: commits decide them and not the storage, but with synchronous_commit = off, where the clock of the WAL writer does. A flash card wears by the bytes and by the fsyncs, each of which it may have to
 answer with the erasure of a whole block.
 """
 from __future__ import annotations

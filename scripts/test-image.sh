@@ -52,8 +52,8 @@ image() {
 base() {
     local root=$WORK/base
     # Made anew when what makes it has changed.
-    local made_by entrypoint=${PGEDGE_ENTRYPOINT:-tests/image/docker-entrypoint.sh}
-    made_by=$(cat "$0" tests/image/packages.sh "$entrypoint" | sha256sum | cut -d' ' -f1)
+    local made_by
+    made_by=$(cat tests/image/packages.sh tests/image/docker-entrypoint.sh <<<"$SERVER_PACKAGE" - | sha256sum | cut -d' ' -f1)
     [ "$(b inspect --type image --format '{{index .OCIv1.Config.Labels "made-by"}}' "$BASE" 2>/dev/null)" != "$made_by" ] || return 0
     say "stand-in for $BASE"
     fetch_server
@@ -74,7 +74,7 @@ base() {
         install -d -o postgres -g postgres -m 3777 /run/postgresql
         mkdir /docker-entrypoint-initdb.d
         rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb' >"$WORK/base.log" 2>&1 || die "the base could not be made" "see $WORK/base.log"
-    install -m 755 "$entrypoint" "$root/usr/local/bin/docker-entrypoint.sh"
+    install -m 755 tests/image/docker-entrypoint.sh "$root/usr/local/bin/docker-entrypoint.sh"
     image "$BASE" "$root" --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/16/bin --env PG_MAJOR=16 --env LANG=en_US.utf8 \
         --env PGDATA=/var/lib/postgresql/data --entrypoint '["docker-entrypoint.sh"]' --cmd '["postgres"]' --stop-signal SIGINT \
         --volume /var/lib/postgresql/data --port 5432 --label made-by="$made_by"
@@ -104,7 +104,9 @@ build() {
     else
         note "PGEDGE_PG_NET is not set: built without pg_net"
     fi
-    nice -n 5 buildah --root "$STORE" --runroot "$WORK/run" bud --format docker --pull-never --layers "${net[@]}" -t pgedge-test -f Dockerfile . >"$WORK/build.log" 2>&1 \
+    # What cargo has compiled stays on this machine, for the next time.
+    mkdir -p "$WORK/target"
+    buildah --root "$STORE" --runroot "$WORK/run" bud --format docker --pull-never --layers "${net[@]}" -v "$WORK/target:/src/pgedge/target" -t pgedge-test -f Dockerfile . >"$WORK/build.log" 2>&1 \
         || { tail -40 "$WORK/build.log"; die "the build failed" "the whole log: $WORK/build.log"; }
 }
 
@@ -114,9 +116,22 @@ try() {
     container=$(b from --pull-never localhost/pgedge-test)
     root=$(b mount "$container")
     # Its own network: the port is 5432 whatever else runs here.
-    STORE=$STORE RUN=$WORK/run CONTAINER=$container ROOTFS=$root DATA=$WORK/data WITH_PG_NET=${PGEDGE_PG_NET:+1} ROOT=$ROOT PYTHON=$PYTHON \
+    STORE=$STORE RUN=$WORK/run CONTAINER=$container ROOTFS=$root DATA=$WORK/data ENTRYPOINT=${PGEDGE_ENTRYPOINT:+$(realpath "$PGEDGE_ENTRYPOINT")} WITH_PG_NET=${PGEDGE_PG_NET:+1} ROOT=$ROOT PYTHON=$PYTHON \
         unshare --net "$ROOT/tests/image/try.sh" || { b rm "$container" >/dev/null; die "the image does not do what it should"; }
     b rm "$container" >/dev/null
+}
+
+# The package that make package makes, by apt, where what it depends on are packages too.
+package() {
+    say "the Debian package"
+    local container
+    rm -rf "$WORK/dist"
+    PGEDGE_DIST=$WORK/dist scripts/package.sh >"$WORK/package.log" 2>&1 || { tail -20 "$WORK/package.log"; die "the package could not be built"; }
+    container=$(b from --pull-never "$BASE")
+    b run -v "$WORK/dist:/dist:ro" -v "$ROOT/tests/image/package.sh:/package.sh:ro" "$container" -- /package.sh >"$WORK/package.out" 2>&1 \
+        || { tail -20 "$WORK/package.out"; b rm "$container" >/dev/null; die "the package cannot be installed and used"; }
+    b rm "$container" >/dev/null
+    note "ok: apt installs it, every family works, apt removes it whole"
 }
 
 mkdir -p "$WORK"
@@ -126,4 +141,5 @@ base
 rust
 build
 try
+package
 say "the image passed ($(($(date +%s) - started)) s); what this covers: docs/image.md"

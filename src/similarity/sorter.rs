@@ -59,11 +59,11 @@ impl PairSorter {
         // SAFETY: a tuple of the slot's descriptor; tuplesort copies it.
         unsafe {
             let mut values = [score.into_datum().expect("not NULL"), self.ids.datum(a), self.ids.datum(b)];
-            let tuple = pg_sys::heap_form_minimal_tuple(
-                (*self.slot).tts_tupleDescriptor,
-                values.as_mut_ptr(),
-                [false; COLUMNS].as_mut_ptr(),
-            );
+            let (columns, mut nulls) = ((*self.slot).tts_tupleDescriptor, [false; COLUMNS]);
+            #[cfg(not(feature = "pg18"))]
+            let tuple = pg_sys::heap_form_minimal_tuple(columns, values.as_mut_ptr(), nulls.as_mut_ptr());
+            #[cfg(feature = "pg18")]
+            let tuple = pg_sys::heap_form_minimal_tuple(columns, values.as_mut_ptr(), nulls.as_mut_ptr(), 0);
             pg_sys::ExecStoreMinimalTuple(tuple, self.slot, true);
             pg_sys::tuplesort_puttupleslot(self.sort, self.slot);
             pg_sys::ExecClearTuple(self.slot);

@@ -2,7 +2,7 @@
 # Runs what scripts/test-image.sh built, in a network of its own, as an engine would by the image's configuration: first start on an empty
 # volume, health check, the demo's work, TLS as docs/image.md says, stop by its STOPSIGNAL, second start, data still there; then first starts that
 # are told otherwise.
-# Environment: STORE RUN CONTAINER ROOTFS DATA (the volume's folder) WITH_PG_NET ROOT PYTHON.
+# Environment: STORE RUN CONTAINER ROOTFS DATA (the volume's folder) ENTRYPOINT (another, or empty) WITH_PG_NET ROOT PYTHON.
 set -euo pipefail
 ip link set lo up
 # From 127.0.0.1 initdb lets everyone in; from elsewhere the entrypoint asks for a password.
@@ -20,6 +20,7 @@ mapfile -t command < <(config "'\n'.join(c['Entrypoint'] + c['Cmd'])")
 options() {
     env=(--env POSTGRES_USER=ai_platform_user --env POSTGRES_PASSWORD=secret --env POSTGRES_DB=ai_platform_db --env POSTGRES_INITDB_ARGS=--data-checksums "$@")
     mount=(-v "$volume:/var/lib/postgresql/data")
+    [ -z "${ENTRYPOINT:-}" ] || mount+=(-v "$ENTRYPOINT:/usr/local/bin/docker-entrypoint.sh:ro")
 }
 inside() { b run "${env[@]}" "${mount[@]}" "$CONTAINER" -- "$@"; }
 # sql STATEMENT [MORE OF THE CONNECTION STRING]

@@ -134,6 +134,24 @@ def test_no_password_in_the_repository():
         assert variable in compose and variable in (ROOT / ".env.example").read_text()
 
 
+def test_compose_takes_the_file(tmp_path):
+    """Where some docker compose is; it needs no engine to read a file."""
+    compose = next((c for c in (["docker-compose"], ["docker", "compose"]) if shutil.which(c[0])), None)
+    if not compose:
+        pytest.skip("no docker compose here: compose.yaml was only read as YAML")
+    config = [*compose, "-f", str(ROOT / "compose.yaml"), "--project-directory", str(tmp_path), "--env-file"]
+    example = (ROOT / ".env.example").read_text()
+    (tmp_path / "good.env").write_text(example.replace("POSTGRES_PASSWORD=", "POSTGRES_PASSWORD=a secret") + "POSTGRES_PORT=15432\n")
+    out = subprocess.run([*config, tmp_path / "good.env", "config"], capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    service = yaml.safe_load(out.stdout)["services"]["postgres"]
+    assert service["environment"]["POSTGRES_PASSWORD"] == "a secret" and "15432" in str(service["ports"]) and service["restart"] == "unless-stopped"
+    assert {k for k in service["environment"] if k.startswith("PGEDGE_")} == {"PGEDGE_TUNE", "PGEDGE_RAM", "PGEDGE_STORAGE", "PGEDGE_TLS"}
+    (tmp_path / "bad.env").write_text(example)
+    out = subprocess.run([*config, tmp_path / "bad.env", "config"], capture_output=True, text=True, check=False)
+    assert out.returncode != 0 and "put a password into .env" in out.stderr
+
+
 def test_slow_queries_fill_and_feed_the_monitoring(box_db):
     """The view, and the exporter's query over it, where pg_stat_statements is preloaded and created."""
     if not box_db.value("SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements'"):

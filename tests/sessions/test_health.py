@@ -243,6 +243,22 @@ def test_an_hnsw_index_that_nothing_uses(db):
     assert health(db)["hnsw_index"][0] == "ok"
 
 
+def test_an_ivfflat_index_that_its_table_outgrew(db):
+    """Built on enough rows for its lists, then ten times as many."""
+    with db.connect() as conn:
+        conn.execute("CREATE TABLE grown (embedding vector(3)); INSERT INTO grown SELECT ARRAY[i, i % 7, 1]::vector FROM generate_series(1, 120) i")
+        conn.execute("CREATE INDEX grown_index ON grown USING ivfflat (embedding vector_l2_ops) WITH (lists = 10)")
+    line = lambda: next(r for r in db.sql("SELECT status, detail, hint FROM pgedge.health() WHERE check_name = 'ivfflat_training' AND detail LIKE 'grown_index:%'"))  # noqa: E731
+    assert line()[0] == "ok" and "built on 120 rows" in line()[1]
+    with db.connect() as conn:
+        conn.execute("INSERT INTO grown SELECT ARRAY[i, i % 7, 1]::vector FROM generate_series(1, 1080) i")
+        conn.execute("ANALYZE grown")
+    status, detail, hint = line()
+    assert status == "warning" and "built on 120 rows, now about 1200, lists = 10" in detail
+    db.sql(hint)
+    assert line()[0] == "ok" and "built on 1200 rows" in line()[1]
+
+
 PGVECTOR = [
     ("0.8.0", "warning", "CVE-2026-3172"), ("0.8.1", "warning", "CVE-2026-3172"), ("0.8.2", "warning", "vacuum can damage"), ("0.8.3", "warning", "its objects in this database are of"),
     ("0.10.0", "warning", "its objects in this database are of"),
@@ -426,6 +442,30 @@ def test_settings_and_shared_memory_follow_the_session(db):
         assert lines["shared_memory"][0] == "warning" and "--shm-size" in lines["shared_memory"][2]
     else:
         print("no /dev/shm here: shared_memory was not tried")
+
+
+def test_more_buffers_than_memory(db):
+    """The server's own 256 MB, on a machine of 300 MB."""
+    assert health(db)["settings"][0] == "ok"
+    replaced(db, "_host", f"SELECT {300 << 20}::bigint, 'cgroup v2'::text, 4, 'ssd'::text, NULL::text")
+    status, detail, hint = health(db)["settings"]
+    assert status == "critical" and "shared_buffers = 256 MB is more than half of the memory (300 MB)" in detail and "recommended_settings()" in hint
+
+
+@pytest.mark.parametrize("name, bad", [("full_page_writes", "off"), ("fsync", "off"), ("autovacuum", "off"), ("track_counts", "off"), ("zero_damaged_pages", "on"), ("synchronous_commit", "off")])
+def test_each_dangerous_setting(server, there, name, bad):
+    """Set for the server, told, and mended by the hint."""
+    server.psql(f"ALTER SYSTEM SET {name} = {bad}")
+    server.psql("SELECT pg_reload_conf()")
+    wait_for(lambda: f"{name} = {bad}" in health(there)["settings"][1])
+    status, _, hint = health(there)["settings"]
+    # This server is without autovacuum all the time.
+    assert status == "critical" and f"ALTER SYSTEM SET {name} = " in hint
+    follow(there, hint)
+    wait_for(lambda: health(there)["settings"][0] == "ok")
+    for reset in (name, "autovacuum"):
+        server.psql(f"ALTER SYSTEM RESET {reset}")
+    server.psql("SELECT pg_reload_conf()")
 
 
 def test_damage_by_storage_and_old_transaction_ids():
