@@ -237,7 +237,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'transaction_ids', CASE WHEN x.age > 1500000000 THEN 'critical' WHEN x.age > 2 * x.limit THEN 'warning' ELSE 'ok' END,
            format('the oldest transaction id is %s transactions old (database %I), the oldest multixact %s; the server stops at 2 billion', x.xid_age, x.datname, x.mxid_age),
-           CASE WHEN x.age > 2 * x.limit THEN format('VACUUM (FREEZE); in database %I%s, and end old transactions, prepared transactions and replication slots', x.datname,
+           CASE WHEN x.age > least(2 * x.limit, 1500000000) THEN format('VACUUM (FREEZE); in database %I%s, and end old transactions, prepared transactions and replication slots', x.datname,
                                                      CASE WHEN NOT x.datallowconn THEN format(' (first: ALTER DATABASE %I ALLOW_CONNECTIONS true;)', x.datname) ELSE '' END) END
     FROM (SELECT d.datname, d.datallowconn, age(d.datfrozenxid) AS xid_age, mxid_age(d.datminmxid) AS mxid_age, greatest(age(d.datfrozenxid), mxid_age(d.datminmxid)) AS age,
                  current_setting('autovacuum_freeze_max_age')::bigint AS limit

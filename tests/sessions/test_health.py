@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -83,7 +84,7 @@ def test_long_transactions(there):
     with there.connect(autocommit=False) as conn:
         conn.execute("INSERT INTO x VALUES (1)")
         conn.execute("PREPARE TRANSACTION 'half done'")
-    with there.connect(autocommit=False) as writer, there.connect(autocommit=False) as reader, there.connect():
+    with closing(there.connect(autocommit=False)) as writer, closing(there.connect(autocommit=False)) as reader, there.connect():
         writer.execute("INSERT INTO x VALUES (2)")
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT * FROM x")
@@ -117,7 +118,7 @@ def test_connections(there):
 
 
 def test_blocked_sessions(db):
-    with db.connect(autocommit=False) as holder, db.connect() as waiter:
+    with closing(db.connect(autocommit=False)) as holder, db.connect() as waiter:
         holder.execute("LOCK TABLE vectors")
         thread = threading.Thread(target=waiter.execute, args=["SELECT count(*) FROM vectors"])
         thread.start()
@@ -248,10 +249,11 @@ def test_an_ivfflat_index_that_its_table_outgrew(db):
     with db.connect() as conn:
         conn.execute("CREATE TABLE grown (embedding vector(3)); INSERT INTO grown SELECT ARRAY[i, i % 7, 1]::vector FROM generate_series(1, 120) i")
         conn.execute("CREATE INDEX grown_index ON grown USING ivfflat (embedding vector_l2_ops) WITH (lists = 10)")
-    line = lambda: next(r for r in db.sql("SELECT status, detail, hint FROM pgedge.health() WHERE check_name = 'ivfflat_training' AND detail LIKE 'grown_index:%'"))  # noqa: E731
+    line = lambda: next(r for r in db.sql("SELECT status, detail, hint FROM pgedge.health() WHERE check_name = 'ivfflat_training' AND detail LIKE '%grown_index: %'"))  # noqa: E731
     assert line()[0] == "ok" and "built on 120 rows" in line()[1]
     with db.connect() as conn:
         conn.execute("INSERT INTO grown SELECT ARRAY[i, i % 7, 1]::vector FROM generate_series(1, 1080) i")
+        conn.execute("SELECT pg_stat_force_next_flush()")
         conn.execute("ANALYZE grown")
     status, detail, hint = line()
     assert status == "warning" and "built on 120 rows, now about 1200, lists = 10" in detail

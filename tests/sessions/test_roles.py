@@ -61,7 +61,7 @@ ALWAYS_FORBIDDEN = [
 # The rights of a role that PUBLIC does not have: on tables, sequences, schemas, the database, and the functions of pgedge by name.
 RIGHTS = """
 WITH things AS (
-    SELECT 'table ' || c.relname AS thing, p AS right, has_table_privilege(r, c.oid, p) AS has
+    SELECT 'table ' || c.relname AS thing, p AS privilege, has_table_privilege(r, c.oid, p) AS has
     FROM unnest(%s::text[]) r, pg_class c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) p
     WHERE c.relkind IN ('r', 'v') AND c.relnamespace IN ('public'::regnamespace, 'pgedge'::regnamespace)
     UNION ALL
@@ -80,7 +80,7 @@ WITH things AS (
     UNION ALL
     SELECT 'member of ' || m.roleid::regrole, '', true FROM unnest(%s::text[]) r JOIN pg_roles o ON o.rolname = r JOIN pg_auth_members m ON m.member = o.oid
 )
-SELECT DISTINCT trim(thing || ' ' || right) FROM things WHERE has
+SELECT DISTINCT trim(thing || ' ' || privilege) FROM things WHERE has
 """
 
 
