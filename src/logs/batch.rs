@@ -5,6 +5,7 @@ use pgedge_logminer as miner;
 use pgrx::check_for_interrupts;
 
 use super::metadata::Metadata;
+use super::mineable;
 use super::samples::Samples;
 use super::timestamp::HOUR;
 use crate::jsonb::Container;
@@ -109,7 +110,8 @@ impl<'a> Batch<'a> {
         }
         let number = self.lines;
         self.lines += 1;
-        let event = miner::parse(line.message);
+        let message = mineable(line.message);
+        let event = miner::parse(&message);
         let level = line.level.or(event.level.map(miner::Level::name));
         let source = self.source_number(line.source);
         if event.message.as_bytes().contains(&b'\n') {

@@ -4,7 +4,7 @@ use pgrx::JsonB;
 use pgrx::datum::Internal;
 use pgrx::prelude::*;
 
-use super::samples;
+use super::{mineable, samples};
 use crate::errors;
 
 /// Values shown of each placeholder.
@@ -36,7 +36,7 @@ fn log_patterns_trans(mut state: Internal, message: Option<&str>, fcinfo: pg_sys
         let miner = unsafe { state.get_or_insert_default::<Miner>() };
         // A NULL is no line.
         if let Some(message) = message {
-            miner.add(message);
+            miner.add(&mineable(message));
         }
     });
     state

@@ -336,6 +336,18 @@ def test_odd_lines(db):
         assert counted == (len(lines),)
 
 
+def test_an_escaped_zero_byte_in_a_json_line(db):
+    """Such a line is a line like others: text cannot hold what it stands for, so it becomes the replacement character."""
+    line = '{"level": "error", "msg": "read a\\u0000b 5 times", "key\\u0000": {"x": ["\\u0000"]}}'
+    with db.connect() as conn:
+        pattern = conn.execute("SELECT message_pattern FROM pgedge.aggregate_logs(ARRAY[%s, 'fine'], NULL, 's') WHERE level = 'ERROR'", (line,)).fetchone()[0]
+        assert pattern == conn.execute("SELECT pgedge.log_pattern(%s)", (line,)).fetchone()[0] == "read a\ufffdb {NUM} times"
+        assert conn.execute("SELECT metadata FROM aggregated_logs WHERE level = 'ERROR'").fetchone() == ({"key\ufffd": {"x": ["\ufffd"]}},)
+        assert conn.execute("SELECT message_pattern FROM pgedge.match_log(%s)", (line,)).fetchone() == (pattern,)
+        assert conn.execute("SELECT pgedge.log_parameters(%s, %s)", (line, pattern)).fetchone() == (["5"],)
+        assert conn.execute("SELECT pgedge.log_patterns(%s)->0->>'pattern'", (line,)).fetchone() == (pattern,)
+
+
 def test_a_flood_of_unique_lines_stays_bounded(db):
     words = [a + b + c for a in "bdfgklmn" for b in "aeiou" for c in ("st", "rk", "nd", "lp", "sh", "m", "n", "r")]
     rng = random.Random(1)
@@ -665,12 +677,12 @@ def test_labelled_logs(db):
             assert missed == [], (name, missed[:3])
             # Against lines of other patterns, five of each: taking them apart tells them apart. An expression may find a few that only the type
             # of a value tells apart, such as a {NUM} where it has a {HEX}.
-            conn.execute("CREATE TEMP TABLE some AS SELECT line, pattern FROM (SELECT *, row_number() OVER (PARTITION BY pattern ORDER BY n) k FROM lines) l WHERE k <= 5")
+            conn.execute("CREATE TEMP TABLE picked AS SELECT line, pattern FROM (SELECT *, row_number() OVER (PARTITION BY pattern ORDER BY n) k FROM lines) l WHERE k <= 5")
             conn.execute("CREATE TEMP TABLE patterns AS SELECT DISTINCT pattern, pgedge.log_pattern_regex(pattern) AS regex FROM lines")
-            others = "FROM patterns p JOIN some l ON l.pattern <> p.pattern"
+            others = "FROM patterns p JOIN picked l ON l.pattern <> p.pattern"
             assert conn.execute(f"SELECT p.pattern, l.line {others} WHERE pgedge.log_parameters(l.line, p.pattern) IS NOT NULL").fetchall() == []
             strays = conn.execute(f"SELECT p.pattern, l.line {others} WHERE l.line ~ p.regex").fetchall()
-            assert len(strays) <= conn.execute("SELECT count(*) / 50 FROM some").fetchone()[0], (name, strays[:3])
+            assert len(strays) <= conn.execute("SELECT count(*) / 50 FROM picked").fetchone()[0], (name, strays[:3])
             assert conn.execute("SELECT line FROM lines WHERE pgedge.log_parameters(line, pattern) IS NULL").fetchall() == []
-            conn.execute("DROP TABLE lines, some, patterns")
+            conn.execute("DROP TABLE lines, picked, patterns")
     one_row_each(db)
