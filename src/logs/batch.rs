@@ -10,6 +10,39 @@ use super::samples::Samples;
 use super::timestamp::HOUR;
 use crate::jsonb::Container;
 
+/// A JSON object as it came.
+#[derive(Clone, Copy)]
+pub enum Object<'a> {
+    /// Inside a jsonb.
+    Jsonb(Container<'a>),
+    /// As text that was parsed before.
+    Text(&'a str),
+}
+
+impl<'a> Object<'a> {
+    /// The bytes: equal ones are equal objects.
+    fn raw(self) -> &'a [u8] {
+        match self {
+            Object::Jsonb(container) => container.raw(),
+            Object::Text(text) => text.as_bytes(),
+        }
+    }
+
+    /// Sets its keys.
+    fn set_in(self, metadata: &mut Metadata, line: usize) {
+        match self {
+            Object::Jsonb(container) => {
+                container.pairs().for_each(|(key, value)| metadata.set(line, key, value.to_json()));
+            }
+            Object::Text(text) => {
+                let keys: BTreeMap<String, &serde_json::value::RawValue> =
+                    serde_json::from_str(text).unwrap_or_default();
+                keys.iter().for_each(|(key, value)| metadata.set(line, key, value.get().to_owned()));
+            }
+        }
+    }
+}
+
 /// One line as the caller sent it.
 pub struct Line<'a> {
     /// The raw line.
@@ -21,7 +54,7 @@ pub struct Line<'a> {
     /// When it was written.
     pub at: i64,
     /// Its metadata.
-    pub metadata: Option<Container<'a>>,
+    pub metadata: Option<Object<'a>>,
 }
 
 /// Lines of one source, level and shape.
@@ -31,14 +64,14 @@ pub struct Group<'a> {
     /// The shape.
     pub shape: String,
     /// What is known of them.
-    pub tally: Tally,
+    pub tally: Tally<'a>,
     /// The metadata object that came last, which most often is the next one as well, and its line.
-    last_metadata: Option<(usize, Container<'a>)>,
+    last_metadata: Option<(usize, Object<'a>)>,
 }
 
 /// Counts, times, samples and metadata of some lines.
 #[derive(Clone, Debug)]
-pub struct Tally {
+pub struct Tally<'a> {
     /// Lines.
     pub count: i64,
     /// The earliest time.
@@ -48,12 +81,12 @@ pub struct Tally {
     /// Lines by hour since 2000-01-01 UTC.
     pub hours: BTreeMap<i64, i64>,
     /// Sample lines.
-    pub samples: Samples,
+    pub samples: Samples<'a>,
     /// Merged metadata.
     pub metadata: Metadata,
 }
 
-impl Default for Tally {
+impl Default for Tally<'_> {
     fn default() -> Self {
         Self {
             count: 0,
@@ -66,9 +99,9 @@ impl Default for Tally {
     }
 }
 
-impl Tally {
+impl<'a> Tally<'a> {
     /// Adds another tally.
-    pub fn merge(&mut self, other: &Tally) {
+    pub fn merge(&mut self, other: &Tally<'a>) {
         self.count += other.count;
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
@@ -193,7 +226,7 @@ impl<'a> Batch<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn metadata(&mut self, number: usize, metadata: Container<'a>) {
+    fn metadata(&mut self, number: usize, metadata: Object<'a>) {
         match &mut self.last_metadata {
             Some((line, last)) if last.raw() == metadata.raw() => *line = number,
             _ => {
@@ -205,9 +238,7 @@ impl<'a> Group<'a> {
 
     fn flush_metadata(&mut self) {
         if let Some((line, metadata)) = self.last_metadata.take() {
-            for (key, value) in metadata.pairs() {
-                self.tally.metadata.set(line, key, value.to_json());
-            }
+            metadata.set_in(&mut self.tally.metadata, line);
         }
     }
 }

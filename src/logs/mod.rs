@@ -2,7 +2,7 @@
 //!
 //! The miner is the crate `pgedge_logminer`; here is what keeps its state in tables.
 //!
-//! * [`input`] reads the arguments, [`batch`] groups their lines by source, level and shape.
+//! * [`input`] (and [`text`], for the usual body that comes as text) reads the arguments, [`batch`] groups their lines by source, level and shape.
 //! * [`cache`] is what this session knows of each source: its learned shapes and the rows of its patterns.
 //! * [`store`] keeps that knowledge in the support tables, [`table`] writes `aggregated_logs`, [`aggregate`] puts them together.
 //! * [`lookup`], [`trends`], [`notice`] and [`prune`] are the rest of what SQL sees; [`mine`] is the aggregate without tables.
@@ -25,6 +25,7 @@ mod samples;
 mod spi;
 mod store;
 mod table;
+mod text;
 mod timestamp;
 pub mod trends;
 

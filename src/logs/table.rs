@@ -205,7 +205,7 @@ pub struct Delta<'a> {
     /// Its source; empty for none.
     pub source: &'a str,
     /// What is added.
-    pub tally: Tally,
+    pub tally: Tally<'a>,
     /// All of the row's samples as JSON when they change.
     pub samples: Option<String>,
 }

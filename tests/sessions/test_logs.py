@@ -304,6 +304,39 @@ def test_nothing_comes_of_nothing(shared):
         assert conn.execute("SELECT pgedge.log_patterns(x) FROM unnest('{}'::text[]) x").fetchone() == ([],)
 
 
+def test_a_body_as_text_is_read_as_jsonb_is(db):
+    """Text has a reader of its own for the usual form; what comes of a body must not depend on it."""
+    bodies = [
+        '[{"message": "User 5 logged in", "level": "INFO", "source": "a", "timestamp": "2026-01-02T03:04:05.678+02:00", "metadata": {"a": 1, "a": 2, "b": [1, "x"]}}]',
+        ' {"logs": [{"message": "tab\\tquote\\"\\u00e9 \\ud83d\\ude00"}, {"message": "", "level": "", "source": "", "metadata": {}, "timestamp": null}]} ',
+        '[{"message": "a", "message": "b"}, {"level": null, "message": "c", "source": null, "metadata": null}]',
+        '[{"message": "x 1", "extra": [1, 2], "metadata": {"extra": 3}}, {"message": "x 2", "timestamp": 1795341600}]',
+        '[{"message": "x", "metadata": {"n": 1.50e3, "m": 12345678901234567890.1, "u": "\\u00fc", "deep": {"k": [null, true]}}}]',
+        '{"logs": [], "other": 1}', '{"logs": []}', '[]', '', '  ', '{', '[{"message": "a"},]', '[{"message": "a"}] x', '{"logs": [{"message": "a"}], "logs": []}',
+        '[{"message": "a\\u0000"}]', '[{"message": "a", "metadata": {"k": "\\u0000"}}]', '[{"message": "a", "metadata": "{}"}]', '[{"message": "\\ud800"}]', '[{"message": ["a"]}]',
+        '[{"message": "a", "timestamp": "soon"}]', '[{"message": "a", "level": "CATASTROPHE"}]', '[{"message": "a", "source": 5}]', '[[]]', 'null', '"x"',
+    ]
+    with db.connect(autocommit=False) as conn:
+        conn.execute("SET timezone = 'Europe/Berlin'")
+        conn.commit()
+
+        def outcome(cast, body):
+            try:
+                answer = conn.execute(f"SELECT message_pattern, level, source, occurrences, is_new FROM pgedge.aggregate_logs(%s::{cast})", (body,)).fetchall()
+                rows = conn.execute("SELECT message_pattern, count, level, source, first_seen - now()::timestamp, last_seen - now()::timestamp, metadata::text, sample_messages"
+                                    " FROM aggregated_logs ORDER BY 1, 3, 4").fetchall()
+                # a time that was given is as far from now as the call is late
+                return answer, [(*r[:4], *(d.days if abs(d.days) > 1 else d for d in r[4:6]), *r[6:]) for r in rows]
+            except psycopg.Error as e:
+                return e.sqlstate
+            finally:
+                conn.rollback()
+
+        for body in bodies:
+            assert outcome("text", body) == outcome("jsonb", body), body
+        assert outcome("text", bodies[0])[1][0][6] == '{"a": 2, "b": [1, "x"]}'
+
+
 @pytest.fixture(scope="module")
 def shared(cluster):
     """A database that tests share which change nothing."""
@@ -677,12 +710,12 @@ def test_labelled_logs(db):
             assert missed == [], (name, missed[:3])
             # Against lines of other patterns, five of each: taking them apart tells them apart. An expression may find a few that only the type
             # of a value tells apart, such as a {NUM} where it has a {HEX}.
-            conn.execute("CREATE TEMP TABLE picked AS SELECT line, pattern FROM (SELECT *, row_number() OVER (PARTITION BY pattern ORDER BY n) k FROM lines) l WHERE k <= 5")
+            conn.execute("CREATE TEMP TABLE few AS SELECT line, pattern FROM (SELECT *, row_number() OVER (PARTITION BY pattern ORDER BY n) k FROM lines) l WHERE k <= 5")
             conn.execute("CREATE TEMP TABLE patterns AS SELECT DISTINCT pattern, pgedge.log_pattern_regex(pattern) AS regex FROM lines")
-            others = "FROM patterns p JOIN picked l ON l.pattern <> p.pattern"
+            others = "FROM patterns p JOIN few l ON l.pattern <> p.pattern"
             assert conn.execute(f"SELECT p.pattern, l.line {others} WHERE pgedge.log_parameters(l.line, p.pattern) IS NOT NULL").fetchall() == []
             strays = conn.execute(f"SELECT p.pattern, l.line {others} WHERE l.line ~ p.regex").fetchall()
-            assert len(strays) <= conn.execute("SELECT count(*) / 50 FROM picked").fetchone()[0], (name, strays[:3])
+            assert len(strays) <= conn.execute("SELECT count(*) / 50 FROM few").fetchone()[0], (name, strays[:3])
             assert conn.execute("SELECT line FROM lines WHERE pgedge.log_parameters(line, pattern) IS NULL").fetchall() == []
-            conn.execute("DROP TABLE lines, picked, patterns")
+            conn.execute("DROP TABLE lines, few, patterns")
     one_row_each(db)
