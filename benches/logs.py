@@ -156,7 +156,7 @@ def large_batches(cluster: Cluster, sets: dict[str, list[str]], form: str) -> di
             cpus.append(cpu_of(pid) - cpu)
         wal = conn.execute("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", (lsn,)).fetchone()[0]
         rows = conn.execute("SELECT count(*) FROM aggregated_logs").fetchone()[0]
-    return {"rate": size / statistics.median(times), "cpu": size / statistics.median(cpus), "learning": learning,
+    return {"rate": size / statistics.median(times), "cpu": size / statistics.median(cpus), "best": size / min(times), "learning": learning,
             "wal": float(wal) / (len(times) * size / 1000), "rows": rows}
 
 
@@ -254,10 +254,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp)
         say("== mining alone, one core, CPU time")
-        speeds = crate_speed()
-        peer = drain3(sets, folder)
-        peer_rate = peer["lines"] / peer["cpu"]
-        out += ["## Mining, one core (CPU time)", "", "| | lines/s | × drain3 |", "| --- | ---: | ---: |"]
+        speeds: dict[str, float] = {}
+        peer_rate = 0.0
+        for _ in range(3):  # in turns, the best of each: what else the machine does hits both
+            for name, rate in crate_speed().items():
+                speeds[name] = max(rate, speeds.get(name, 0.0))
+            peer = drain3(sets, folder)
+            peer_rate = max(peer_rate, peer["lines"] / peer["cpu"])
+        out += ["## Mining, one core (CPU time, best of three rounds in turns)", "", "| | lines/s | × drain3 |", "| --- | ---: | ---: |"]
         for name, label in (("shape", "shape pass alone"), ("shape and count", "shape and count"), ("miner", "miner: counts, samples, parameters")):
             if name in speeds:
                 out.append(f"| {label} | {speeds[name]:,.0f} | {speeds[name] / peer_rate:.0f} |")
@@ -274,10 +278,10 @@ def main() -> int:
         cluster.psql("CREATE EXTENSION pgedge CASCADE", "bench")
         say("== aggregate_logs, 10,000 lines a call, one session")
         out += ["## aggregate_logs, 10,000 lines a call, one session", "",
-                "| body | lines/s (elapsed) | lines/s (CPU of the server process) | lines/s while learning | WAL bytes per 1,000 lines | patterns |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+                "| body | lines/s (elapsed, median) | lines/s (fastest call) | lines/s (CPU of the server process) | lines/s while learning | WAL bytes per 1,000 lines | patterns |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
         for form, label in (("text", "`{\"logs\": […]}` as text, all sources in one call"), ("jsonb", "`{\"logs\": […]}` cast to jsonb, all sources in one call"), ("text[]", "`text[]`, one source")):
             r = large_batches(cluster, sets, form)
-            out.append(f"| {label} | {r['rate']:,.0f} | {r['cpu']:,.0f} | {r['learning']:,.0f} | {r['wal']:,.0f} | {r['rows']:,} |")
+            out.append(f"| {label} | {r['rate']:,.0f} | {r['best']:,.0f} | {r['cpu']:,.0f} | {r['learning']:,.0f} | {r['wal']:,.0f} | {r['rows']:,} |")
         out.append("")
         say(f"== small calls, pgbench, {SECONDS:.0f} s each")
         out += ["## Small calls (pgbench, simple protocol, JSON text as a client sends it; fdatasync of this disk: " + fsync_rate(cluster) + " a second)", "",
