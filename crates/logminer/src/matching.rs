@@ -92,7 +92,7 @@ const DECIMAL: &str = r"[-+]?[0-9]+(?:\.[0-9]+)?";
 fn expression(kind: Kind) -> String {
     match kind {
         Kind::Num => format!(r"(?:{DECIMAL}(?:[eE][-+]?[0-9]+)?|\*+)"),
-        Kind::Id => format!(r"[-+]?{W}(?:{W}|-)*"),
+        Kind::Id => format!(r"[-+]?{W}(?:{W}|[-+])*(?:[/.][0-9]+)*"),
         Kind::Hex => r"[-+]?(?:0[xX])?[0-9A-Fa-f]+(?::[0-9A-Fa-f]+:[0-9A-Fa-f]+(?:\.[0-9])?)?".into(),
         Kind::Time => {
             // wider than what the shape pass takes, to stay small: a number with numbers or names joined to it, or the name of a day or
@@ -111,12 +111,12 @@ fn expression(kind: Kind) -> String {
             format!(r"{piece}*[/\\]{piece}*(?: {piece}+)?{query}")
         }
         Kind::Ip => format!(r"[-+]?(?:{W}|[.:/-])*"),
-        Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}".into(),
+        Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5,}".into(),
         Kind::Uuid => r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}".into(),
         Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
         Kind::Email => format!(r"(?:{W}|[.-])+@(?:{W}|[.-])+"),
         Kind::Size => format!(r"{DECIMAL}[A-Za-z]{{1,6}}(?:/s)?"),
-        Kind::Bool => "(?:[Tt]rue|[Ff]alse|TRUE|FALSE)".into(),
+        Kind::Bool => "(?:[Tt]rue|[Ff]alse|[Oo]n|[Oo]ff|[Yy]es|[Nn]o|TRUE|FALSE|ON|OFF|YES|NO)".into(),
         Kind::Name => format!(r"{W}(?:{W}|[-.$])*\.(?:{W}|[-.$])*(?::[0-9]{{1,5}})?"),
         Kind::Ver => format!(r"[-+]?[vV]?[0-9](?:{W}|[-.])*"),
         Kind::List => {
