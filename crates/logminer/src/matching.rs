@@ -147,7 +147,7 @@ fn any_value() -> String {
 /// colour codes that it drops. Only constructs that PostgreSQL's and other engines read alike are used.
 pub fn pattern_regex(pattern: &str) -> String {
     let gap = format!(r"(?:{S}|\x1b\[[0-9;?]*[A-Za-z])");
-    let mut out = format!("^{gap}*{}{gap}*", crate::event::PREFIX_EXPRESSION);
+    let mut out = format!("^{gap}*{}{gap}*", crate::prefix::PREFIX_EXPRESSION);
     if pattern == crate::patterns::OTHER {
         return "^.*$".into();
     }
@@ -182,7 +182,7 @@ pub fn pattern_regex(pattern: &str) -> String {
     }
     out.push_str(&gap);
     out.push('*');
-    out.push_str(crate::event::SUFFIX_EXPRESSION);
+    out.push_str(crate::prefix::SUFFIX_EXPRESSION);
     out.push('$');
     out
 }
