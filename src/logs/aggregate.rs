@@ -156,10 +156,15 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     let _once = Once::enter();
     table::check_writable();
     let target = Target::find();
+    target.check_columns();
     let limits = target.limits();
     let mut batch = Batch::default();
     read(&limits, &mut batch);
     batch.finish();
+    // Levels that lines name, in a column that was made narrower.
+    for level in batch.levels() {
+        input::checked(|| "the level that a line names".into(), "level", level, limits.level);
+    }
     let lines = batch.len() as i64;
     let mut sources = batch.sources;
     sources.sort_by_key(|s| s.source);

@@ -170,6 +170,11 @@ impl<'a> Batch<'a> {
         extra(&mut group.tally.metadata, number);
     }
 
+    /// The different levels, those that the lines name included.
+    pub fn levels(&self) -> impl Iterator<Item = &'a str> {
+        self.levels.iter().copied()
+    }
+
     /// The lines added.
     pub fn len(&self) -> usize {
         self.lines

@@ -277,6 +277,10 @@ BAD = [
     ("22007", "aggregate_logs(ARRAY['a'], 'INFO', 's', 'infinity')", "infinity"),
     ("22007", "aggregate_logs(ARRAY['a'], 'INFO', 's', '-infinity')", "infinity"),
     ("22023", "prune_logs('-1 day')", "-1 day"),
+    ("22023", "prune_logs('-100000000 years')", "-100000000 years"),
+    ("22023", "log_trends('-1 hour')", "-01:00"),
+    ("22023", "log_trends('0')", "00:00"),
+    ("22023", "log_trends('-100000000 years')", "-100000000 years"),
     ("22023", "log_anomalies('-1 day')", "-1 day"),
     ("22023", "log_anomalies('0')", "0"),
     ("22023", "log_anomalies('1 hour', 'NaN')", "NaN"),
@@ -295,7 +299,7 @@ def test_bad_input_changes_nothing(shared, sqlstate, call, named):
 def test_nothing_comes_of_nothing(shared):
     with shared.connect() as conn:
         for call in ("aggregate_logs('[]'::jsonb)", "aggregate_logs('{\"logs\": []}'::jsonb)", "aggregate_logs(NULL::jsonb)", "aggregate_logs('{}'::text[])",
-                     "aggregate_logs(NULL::text[])", "aggregate_logs(ARRAY[NULL, NULL]::text[])", "match_log(NULL)", "match_log('never heard of')"):
+                     "aggregate_logs(NULL::text[])", "aggregate_logs(ARRAY[NULL, NULL]::text[])", "match_log(NULL)", "match_log('never heard of')", "log_trends(NULL)", "log_anomalies(NULL)"):
             assert conn.execute(f"SELECT * FROM pgedge.{call}").fetchall() == []
         for call in ("log_pattern(NULL)", "log_parameters(NULL, 'x')", "log_parameters('x', NULL)", "log_pattern_regex(NULL)", "prune_logs(NULL)",
                      "log_parameters('User 5 logged in', 'another {NUM}')"):
@@ -346,6 +350,40 @@ def shared(cluster):
     database.sql("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 'auth')")
     yield database
     cluster.psql(f'DROP DATABASE "{database.name}" WITH (FORCE)')
+
+
+def test_absurdly_long_intervals(db):
+    """Longer than all of history: nothing is older, and everything is within it."""
+    with db.connect() as conn:
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 's')")
+        for long in ("6000 years", "10000 years", "178000000 years", "2000000000 days"):
+            assert conn.execute("SELECT pgedge.prune_logs(%s)", (long,)).fetchone() == (0,)
+            assert conn.execute("SELECT lines FROM pgedge.log_trends(%s)", (long,)).fetchall() == [(1,)]
+            assert conn.execute("SELECT kind FROM pgedge.log_anomalies(%s, NULL, NULL)", (long,)).fetchall() == [("new",)]
+
+
+def test_a_table_that_was_changed(db):
+    """A column that is gone is named, with the way to get it back; a level that a line names may be too long for a narrower column."""
+    with db.connect() as conn:
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 's')")
+        for column in ("metadata", "count"):
+            conn.execute(f"ALTER TABLE aggregated_logs DROP COLUMN {column} CASCADE")
+            for call in ("aggregate_logs(ARRAY['User 6 logged in'], 'INFO', 's')", "match_log('User 6 logged in')", "prune_logs('1 day')"):
+                error = fails(conn, "42703", f"SELECT * FROM pgedge.{call}")
+                assert f'"{column}"' in str(error) and "create_tables" in error.diag.message_hint
+            if column == "count":
+                for call in ("log_trends()", "log_anomalies()"):
+                    error = fails(conn, "42703", f"SELECT * FROM pgedge.{call}")
+                    assert f'"{column}"' in str(error) and "create_tables" in error.diag.message_hint
+            conn.execute("SELECT pgedge.create_tables()")
+        assert conn.execute("SELECT occurrences FROM pgedge.aggregate_logs(ARRAY['User 6 logged in'], 'INFO', 's')").fetchone() == (1,)
+        conn.execute("ALTER TABLE aggregated_logs ALTER COLUMN level TYPE varchar(4)")
+        error = fails(conn, "22001", "SELECT pgedge.aggregate_logs(ARRAY['User 7 logged in', '2026-01-01 10:00:00 ERROR no pump'], NULL, 's')")
+        assert '"ERROR"' in str(error) and "ALTER COLUMN level TYPE" in error.diag.message_hint
+        assert conn.execute("SELECT occurrences FROM pgedge.aggregate_logs(ARRAY['2026-01-01 10:00:00 WARN no pump'], NULL, 's')").fetchone() == (1,)
+        conn.execute("ALTER TABLE aggregated_logs ALTER COLUMN level TYPE varchar(20)")
+        assert conn.execute("SELECT level FROM pgedge.aggregate_logs(ARRAY['x'], repeat('l', 20), 's')").fetchone() == ("l" * 20,)
+        assert "longer than 20" in str(fails(conn, "22001", "SELECT pgedge.aggregate_logs(ARRAY['x'], repeat('l', 21), 's')"))
 
 
 def test_odd_lines(db):

@@ -141,10 +141,22 @@ fn any_value() -> String {
     format!(r"(?:(?::*{word}+(?::+{word}+)*|{placeholder}|{forms})+{attached})")
 }
 
+/// Length from which on placeholders get an expression that is small rather than exact, in bytes. PostgreSQL takes seconds for, and at last
+/// refuses (2201B), expressions of hundreds of kilobytes; a pattern of 1,500 bytes may have hundreds of placeholders.
+const MAX_EXACT: usize = 8192;
+
+/// A small expression that matches at least what a placeholder stands for.
+fn small_expression(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Any | Kind::Time | Kind::Path | Kind::List | Kind::Text | Kind::Stack | Kind::Rest => ".*",
+        _ => r"[^\x01-\x20]*",
+    }
+}
+
 /// A POSIX (ARE) regular expression, anchored at both ends, that matches the raw lines of a pattern with PostgreSQL's `~`.
 ///
 /// It allows for the prefixes that [`crate::log_pattern`] skips, for a JSON object around the message, and for the white space and
-/// colour codes that it drops. Only constructs that PostgreSQL's and other engines read alike are used.
+/// colour codes that it drops. Beyond some forty placeholders it is wider than the pattern. Only constructs that PostgreSQL's and other engines read alike are used.
 pub fn pattern_regex(pattern: &str) -> String {
     let gap = format!(r"(?:{S}|\x1b\[[0-9;?]*[A-Za-z])");
     let mut out = format!("^{gap}*{}{gap}*", crate::prefix::PREFIX_EXPRESSION);
@@ -160,6 +172,7 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
+                _ if out.len() > MAX_EXACT => out.push_str(small_expression(kind)),
                 _ => out.push_str(&expression(kind)),
             }
             i += len;

@@ -4,23 +4,24 @@ use crate::dates;
 use crate::event::Level;
 use crate::forms::{byte, digits, is_word};
 
-/// What [`prefix`] skips, as a regular expression; wider than it, to stay small.
+/// What [`prefix`] skips, as a regular expression; wider than it. PostgreSQL builds its automaton anew for each match, so that every state
+/// that may be reached costs on every line: hence as few as possible.
 pub(crate) const PREFIX_EXPRESSION: &str = concat!(
-    // the envelope of JSON or logfmt
-    r#"(?:\{.*"[@A-Za-z_]+"[\x01-\x20]*:[\x01-\x20]*"|.*(?:msg|message)="?)?"#,
-    r"(?:<[0-9]{1,3}>(?:1 (?:[^\x01-\x20]+ +){5}(?:-|\[.*\])|(?:1 )?))?(?:",
-    // syslog, klog, redis, Android, ESP-IDF, the kernel, epoch
-    r"[A-Z][a-z]{2} +[0-9]{1,2} [0-9: .]+ [^\x01-\x20]+ [^\x01-\x20]+:(?: \[ *[0-9]+\.[0-9]+\])?|",
-    r"[IWEF][0-9]{4,8} [0-9:.]+ +[0-9]+ [^\x01-\x20]+:[0-9]+\]|",
-    r"[0-9]+:[A-Z] [0-9]{1,2} [A-Z][a-z]{2} [0-9]{4} [0-9:.]+ [-#*.]|",
-    r"[0-9]{2}-[0-9]{2} +[0-9:.]+ +[0-9]+ +[0-9]+ [A-Z]|[A-Z] \([0-9]+\)|\[ *[0-9]+\.[0-9]+\]|[0-9]{10}:|",
-    // a date, or a time of day in front of a thread, with what stands between it and the message
-    r"(?:[A-Z], )?\[?(?:[A-Z][a-z]{2} )?(?:[0-9]{2,4}[-/][0-9]{1,2}[-/][0-9]{1,2}[T _:-]+|[A-Z][a-z]{2} +[0-9]{1,2} )?",
-    r"[0-9]+:[0-9:.,]+(?:Z| ?[-+][0-9]{2}:?[0-9]{2})?(?: [A-Z]{3,4}| [0-9]{4}| #[0-9]+)?,?\]?",
-    r"(?:[\x01-\x20]*(?:stdout|stderr) [FP])?(?:[\x01-\x20]+[^\x01-\x20]+ [^\x01-\x20]+:(?: \[ *[0-9]+\.[0-9]+\])?|",
-    r"(?:[\x01-\x20]*(?:[-,0-9]+|\[[^]]*\]|[^\x01-\x20]*[.@:][^\x01-\x20]*|[^\x01-\x20]+ -))*[\x01-\x20]*\[?[A-Za-z_:]{3,30} *\]?:?",
-    r"(?:[\x01-\x20]+(?:[0-9]+ --- .* :|(?:\[.*\])?[^\x01-\x20]* *--?(?: [^\x01-\x20]*:)?|[A-Za-z0-9_:]+\]))?)?",
-    r")?[\x01-\x20]*",
+    // the envelope of JSON or logfmt, the priority, RFC 5424
+    r#"(?:\{.*"[@A-Za-z_]+"[\x01-\x20]*:[\x01-\x20]*"|(?:[A-Za-z_.]+=.* )?m(?:sg|essage)="?)?"#,
+    r"(?:<[0-9]+>(?:1 (?:[^\x01-\x20]+ +){5}(?:-|\[.*\]) +|(?:1 )?))?",
+    // syslog, klog, redis, Android, ESP-IDF, mosquitto
+    r"(?:(?:[A-Z][a-z][a-z] +[0-9]+ [0-9:. ]+ [^\x01-\x20]+ [^\x01-\x20]+:|[A-Z][0-9]+ [0-9:.]+ +[0-9]+ [^\x01-\x20]+\]|",
+    r"[0-9]+:[A-Z] [0-9]+ [A-Z][a-z]+ [0-9]+ [0-9:.]+ [-#*.]|",
+    r"[0-9][0-9]-[0-9][0-9] [0-9:.]+ +[0-9]+ +[0-9]+ [A-Z]|[A-Z] \([0-9]+\)|[12][0-9]{9}:) +|",
+    // a date with time, then host and program, or a level with what stands before and behind it
+    r"(?:[A-Z], )?\[?(?:[A-Z][a-z][a-z] +|[-0-9/.T:_ ])*[0-9]:[0-9][0-9][^\x01-\x20]*[\x01-\x20]*(?:std[a-z]+ [FP] )?",
+    r"(?:[^\x01-\x20]+ [^\x01-\x20]*(?:\]|kernel): +|",
+    r"(?:(?:[^\x01-\x20]*[^A-Za-z\x01-\x20][^\x01-\x20]*|[A-Za-z]+ -|[A-Z]{3,4})[\x01-\x20]+)*",
+    r"(?:[A-Za-z_:.]+[\x01-\x20]+|\[[A-Za-z_:]+ *\][\x01-\x20]*)",
+    r"(?:(?:[0-9]+ --- .* :|(?:\[.*\] +)?(?:[^\x01-\x20]+ )?-|-- [^\x01-\x20]*:|[^\x01-\x20]+\]) +)?)?)?",
+    // the kernel's own stamp
+    r"(?:\[ *[0-9]+\.[0-9]+\] +)?",
 );
 /// What may stand behind the message.
 pub(crate) const SUFFIX_EXPRESSION: &str = r#"(?:(?:\\n)?".*)?"#;
