@@ -135,10 +135,12 @@ def large_batches(cluster: Cluster, sets: dict[str, list[str]], form: str) -> di
     with psycopg.connect(cluster.dsn("bench"), autocommit=True) as conn:
         conn.execute("SELECT pgedge.prune_logs('0')")
         conn.execute("DELETE FROM aggregated_logs")
-        if form == "jsonb":
-            query, params = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::jsonb)", [(body(b, False),) for b in batches]
+        # the client's own work is done before: what is measured is what the server does with the bytes
+        if form == "text[]":
+            query = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::text[], 'INFO', 'bench')"
+            params = [("{" + ",".join(json.dumps(m, ensure_ascii=False) for _, m in b) + "}",) for b in batches]
         else:
-            query, params = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::text[], 'INFO', 'bench')", [([m for _, m in b],) for b in batches]
+            query, params = f"SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::{form})", [(body(b, False),) for b in batches]
         start = time.perf_counter()
         for p in params:
             conn.execute(query, p)
@@ -154,7 +156,7 @@ def large_batches(cluster: Cluster, sets: dict[str, list[str]], form: str) -> di
             cpus.append(cpu_of(pid) - cpu)
         wal = conn.execute("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", (lsn,)).fetchone()[0]
         rows = conn.execute("SELECT count(*) FROM aggregated_logs").fetchone()[0]
-    return {"rate": size / statistics.median(times), "cpu": size / statistics.median(cpus), "learning": learning,
+    return {"rate": size / statistics.median(times), "cpu": size / statistics.median(cpus), "best": size / min(times), "learning": learning,
             "wal": float(wal) / (len(times) * size / 1000), "rows": rows}
 
 
@@ -172,23 +174,23 @@ def pgbench(cluster: Cluster, scripts: list[str], clients: int) -> float:
 
 
 def literal(text: str) -> str:
-    return "'" + text.replace("'", "''").replace("\\", "\\\\") + "'" if "\\" not in text else "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def small_batches(cluster: Cluster, sets: dict[str, list[str]], size: int, clients: int) -> dict[str, float]:
     """pgbench with calls of `size` lines each, the text as a client sends it, parsed at each call."""
-    # pgbench takes ":name" for a variable of its own even in a literal, and a line break would end nothing
-    clean = {s: [re.sub(r":(?=\w)", ": ", m) for m in lines] for s, lines in sets.items()}
-    names = sorted(clean)
+    names = sorted(sets)
     scripts = []
     for seed in range(40 if size < 1000 else 3):
-        # a service sends its own lines: one source a call
+        # a service sends its own lines; pgbench puts its session's number for :client_id, and must not find other names behind colons
         name = names[seed % len(names)]
-        entries = [{"message": m, "level": "INFO", "source": name} for _, m in stream({name: clean[name]}, size, seed)]
-        scripts.append("SELECT count(*) FROM pgedge.aggregate_logs(" + literal(json.dumps({"logs": entries}).replace('":', '" :')) + "::jsonb);\n")
+        entries = [{"message": re.sub(r":(?=\w)", ": ", m), "level": "INFO", "source": "SOURCE"} for _, m in stream({name: sets[name]}, size, seed)]
+        text = json.dumps({"logs": entries}).replace('":', '" :').replace("SOURCE", f"{name} of :client_id")
+        scripts.append("SELECT count(*) FROM pgedge.aggregate_logs(" + literal(text) + "::jsonb);\n")
     with psycopg.connect(cluster.dsn("bench"), autocommit=True) as conn:
-        for script in scripts:  # learned before; the steady state counts
-            conn.execute(script.replace("%", "%%") if False else psycopg.sql.SQL(script.replace("{", "{{").replace("}", "}}")).format())
+        for script in scripts:  # learned before: the steady state counts
+            for client in range(clients):
+                conn.execute(script.replace(":client_id", str(client)).encode())
         before = conn.execute("SELECT sum(count) FROM aggregated_logs").fetchone()[0]
         conn.execute("CHECKPOINT")
         lsn = conn.execute("SELECT pg_current_wal_lsn()").fetchone()[0]
@@ -252,11 +254,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp)
         say("== mining alone, one core, CPU time")
-        speeds = crate_speed()
-        peer = drain3(sets, folder)
-        peer_rate = peer["lines"] / peer["cpu"]
-        out += ["## Mining, one core (CPU time)", "", "| | lines/s | × drain3 |", "| --- | ---: | ---: |"]
-        for name, label in (("shape", "shape pass"), ("shape and count", "shape and count"), ("miner", "miner: counts, samples, parameters")):
+        speeds: dict[str, float] = {}
+        peer_rate = 0.0
+        for _ in range(3):  # in turns, the best of each: what else the machine does hits both
+            for name, rate in crate_speed().items():
+                speeds[name] = max(rate, speeds.get(name, 0.0))
+            peer = drain3(sets, folder)
+            peer_rate = max(peer_rate, peer["lines"] / peer["cpu"])
+        out += ["## Mining, one core (CPU time, best of three rounds in turns)", "", "| | lines/s | × drain3 |", "| --- | ---: | ---: |"]
+        for name, label in (("shape", "shape pass alone"), ("shape and count", "shape and count"), ("miner", "miner: counts, samples, parameters")):
             if name in speeds:
                 out.append(f"| {label} | {speeds[name]:,.0f} | {speeds[name] / peer_rate:.0f} |")
         out += [f"| {DRAIN3.replace('==', ' ')}, default settings | {peer_rate:,.0f} | 1 |", ""]
@@ -272,10 +278,10 @@ def main() -> int:
         cluster.psql("CREATE EXTENSION pgedge CASCADE", "bench")
         say("== aggregate_logs, 10,000 lines a call, one session")
         out += ["## aggregate_logs, 10,000 lines a call, one session", "",
-                "| body | lines/s (elapsed) | lines/s (CPU of the server process) | lines/s while learning | WAL bytes per 1,000 lines | patterns |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-        for form, label in (("jsonb", "`{\"logs\": […]}`, all sources in one call"), ("text[]", "`text[]`, one source")):
+                "| body | lines/s (elapsed, median) | lines/s (fastest call) | lines/s (CPU of the server process) | lines/s while learning | WAL bytes per 1,000 lines | patterns |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+        for form, label in (("text", "`{\"logs\": […]}` as text, all sources in one call"), ("jsonb", "`{\"logs\": […]}` cast to jsonb, all sources in one call"), ("text[]", "`text[]`, one source")):
             r = large_batches(cluster, sets, form)
-            out.append(f"| {label} | {r['rate']:,.0f} | {r['cpu']:,.0f} | {r['learning']:,.0f} | {r['wal']:,.0f} | {r['rows']:,} |")
+            out.append(f"| {label} | {r['rate']:,.0f} | {r['best']:,.0f} | {r['cpu']:,.0f} | {r['learning']:,.0f} | {r['wal']:,.0f} | {r['rows']:,} |")
         out.append("")
         say(f"== small calls, pgbench, {SECONDS:.0f} s each")
         out += ["## Small calls (pgbench, simple protocol, JSON text as a client sends it; fdatasync of this disk: " + fsync_rate(cluster) + " a second)", "",

@@ -98,7 +98,15 @@ RETURNS TABLE (id bigint, message_pattern text, level text, source text, first_s
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     relation text := format('%I.aggregated_logs', pgedge._schema());
+    missing text;
 BEGIN
+    SELECT c INTO missing FROM unnest(ARRAY['id', 'message_pattern', 'level', 'source', 'first_seen', 'last_seen', 'count']) c
+    WHERE to_regclass(relation) IS NOT NULL
+      AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(relation) AND a.attname = c AND NOT a.attisdropped) LIMIT 1;
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'column "%" of table % does not exist', missing, relation
+            USING ERRCODE = 'undefined_column', HINT = 'Add it with: SELECT pgedge.create_tables();';
+    END IF;
     PERFORM pgedge._events_as_owner(relation, false);
     RETURN QUERY EXECUTE format('
         SELECT a.id::bigint, a.message_pattern::text, a.level::text, a.source::text, a.first_seen::timestamptz, a.last_seen::timestamptz, a.count::bigint
@@ -119,12 +127,22 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE h.lines > 0
 $$;
 
+-- How far back: more than six thousand years is everything, since a timestamp cannot go back much further.
+CREATE FUNCTION pgedge._log_began(since interval) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF since <= '0'::interval THEN
+        RAISE EXCEPTION 'since must be positive: %', since USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the time to look back, e.g. ''1 hour''.';
+    END IF;
+    RETURN now() - CASE WHEN since IS NOT NULL THEN least(since, '6000 years') END;
+END $$;
+
 CREATE FUNCTION pgedge.log_trends(since interval DEFAULT '24 hours')
 RETURNS TABLE (id integer, message_pattern text, level text, source text, hour timestamptz, lines bigint)
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT h.id::integer, h.message_pattern, h.level, h.source, h.hour, h.lines
-    FROM pgedge._log_hours_of(date_trunc('hour', now() - since, 'UTC')) h
+    FROM pgedge._log_hours_of(date_trunc('hour', pgedge._log_began(since), 'UTC')) h
     ORDER BY h.hour, h.id
 $$;
 
@@ -132,13 +150,12 @@ CREATE FUNCTION pgedge.log_anomalies(since interval DEFAULT '1 hour', min_score 
 RETURNS TABLE (id integer, message_pattern text, level text, source text, kind text, observed bigint, expected double precision, score double precision)
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 50 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    began timestamptz := now() - since;
+    began timestamptz := pgedge._log_began(since);
     first_hour timestamptz := date_trunc('hour', began, 'UTC');
-    hours double precision := extract(epoch FROM since) / 3600;
+    hours double precision := extract(epoch FROM now() - began) / 3600;
 BEGIN
-    IF since <= '0'::interval THEN
-        RAISE EXCEPTION 'since must be positive: %', since USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the time to look back, e.g. ''1 hour''.';
-    END IF;
+    min_score := coalesce(min_score, 3);
+    min_lines := coalesce(min_lines, 10);
     IF min_score = 'NaN' OR min_score < 0 THEN
         RAISE EXCEPTION 'min_score must be zero or more: %', min_score USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the number of standard deviations from which a count is unusual; 3 by default.';
     END IF;
@@ -172,7 +189,7 @@ COMMENT ON FUNCTION pgedge.log_pattern(text) IS 'The pattern of a line by itself
 COMMENT ON FUNCTION pgedge.log_parameters(text, text) IS 'What the placeholders of a pattern stand for in a line, in order; NULL when the line is not one of that pattern.';
 COMMENT ON FUNCTION pgedge.log_pattern_regex(text) IS 'A POSIX regular expression, anchored at both ends, that finds the raw lines of a pattern with ~.';
 COMMENT ON FUNCTION pgedge.aggregate_logs(jsonb) IS
-'Adds log lines to aggregated_logs: one row for each pattern, level and source, with count, times, merged metadata and up to five samples. entries is an array of {"message", "level", "source", "metadata", "timestamp"} or {"logs": […]}; only message is required, level is taken from the line when not given, timestamp is now() when not given, further keys are kept as metadata. Returns the rows that got lines, how many, and whether the row is new. Errors change nothing: 22023 wrong JSON, 22001 level or source too long, 22007 bad timestamp, 22003 count overflows, 25006 read-only.';
+'Adds log lines to aggregated_logs: one row for each pattern, level and source, with count, times, merged metadata and up to five samples. entries is an array of {"message", "level", "source", "metadata", "timestamp"} or {"logs": […]}; only message is required, level is taken from the line when not given, timestamp is now() when not given, further keys are kept as metadata. Returns the rows that got lines, how many, and whether the row is new. Errors change nothing: 22023 wrong JSON, 22001 level or source too long, 22007 bad timestamp, 22003 count overflows, 25006 read-only, 42703 a column is missing. Several calls for different sources in one transaction, and in another the same in the opposite order, may end in 40P01: put all sources of a transaction into one call.';
 COMMENT ON FUNCTION pgedge.aggregate_logs(text) IS
 'aggregate_logs(jsonb) for a body whose type the client does not say. 22P02 for text that is not JSON.';
 COMMENT ON FUNCTION pgedge.aggregate_logs(text[], text, text, timestamptz) IS
@@ -190,18 +207,19 @@ COMMENT ON VIEW pgedge.log_pattern_lineage IS
 'Patterns that became more general: the row (id) that has the new pattern, the row (former_id) that had the old one and was merged into it (the same id where it only changed its pattern), and the lines it had. The last 10,000 steps of each source; prune_logs() deletes old ones.';
 COMMENT ON FUNCTION pgedge._log_table() IS 'internal: aggregated_logs, read with the rights of its owner';
 COMMENT ON FUNCTION pgedge._log_hours_of(timestamptz) IS 'internal: lines by pattern and hour';
+COMMENT ON FUNCTION pgedge._log_began(interval) IS 'internal: when the time to look back began; 22023 unless it is positive';
 COMMENT ON FUNCTION pgedge.log_trends(interval) IS
-'Lines by pattern and hour (of UTC) as far back as given; pgedge.log_trend_hours says how long they are kept. Only hours with lines.';
+'Lines by pattern and hour (of UTC) as far back as given; pgedge.log_trend_hours says how long they are kept. Only hours with lines; no rows for NULL. 22023 unless the time is positive.';
 COMMENT ON FUNCTION pgedge.log_anomalies(interval, double precision, bigint) IS
-'Patterns that behave unusually in the time given: new (first seen in it), spike (an hour of it has at least min_lines lines and exceeds the usual by min_score standard deviations), silence (no line in it where the usual rate makes that as unlikely). observed lines, expected lines, score in standard deviations. Usual is the median of the hours of the week before, at least three; the standard deviation is 1.4826 times the median absolute deviation, at least the square root of the median: a Shewhart control chart for counts with robust estimates.';
+'Patterns that behave unusually in the time given: new (first seen in it), spike (an hour of it has at least min_lines lines and exceeds the usual by min_score standard deviations), silence (no line in it where the usual rate makes that as unlikely). observed lines, expected lines, score in standard deviations. Usual is the median of the hours of the week before, at least three; the standard deviation is 1.4826 times the median absolute deviation, at least the square root of the median: a Shewhart control chart for counts with robust estimates. No rows for a NULL time; NULL for the others is their default. 22023 unless the time is positive and min_score a number from zero on.';
 COMMENT ON FUNCTION pgedge._log_baseline(bigint[], bigint) IS 'internal: median and scale of the lines of some hours; hours not given had no lines';
 COMMENT ON FUNCTION pgedge.prune_logs(interval) IS
-'Deletes the rows of aggregated_logs last seen longer ago than given, whoever wrote them, and forgets their shapes, hours and lineage. Returns the number of rows. Waits for, and holds up, writers until its transaction ends. 22023 for a negative interval.';
+'Deletes the rows of aggregated_logs last seen longer ago than given, whoever wrote them, and forgets their shapes, hours and lineage. Returns the number of rows. Waits for, and holds up, writers until its transaction ends. NULL deletes nothing and answers NULL; an interval longer than all of history deletes nothing and answers 0. 22023 for a negative interval.';
 
 
 ALTER FUNCTION pgedge.match_log(text, text, text) ROWS 1;
 
 -- Who may call them needs no right on the tables: they run as their owner, and write the table with the rights of the table's owner.
 REVOKE ALL ON FUNCTION pgedge.aggregate_logs(jsonb), pgedge.aggregate_logs(text), pgedge.aggregate_logs(text[], text, text, timestamptz), pgedge.match_log(text, text, text),
-    pgedge.prune_logs(interval), pgedge._log_table(), pgedge._log_hours_of(timestamptz), pgedge.log_trends(interval), pgedge.log_anomalies(interval, double precision, bigint)
+    pgedge.prune_logs(interval), pgedge._log_table(), pgedge._log_hours_of(timestamptz), pgedge._log_began(interval), pgedge.log_trends(interval), pgedge.log_anomalies(interval, double precision, bigint)
 FROM PUBLIC;

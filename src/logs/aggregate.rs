@@ -12,6 +12,7 @@ use super::samples::{self, Samples};
 use super::spi::Session;
 use super::store::{self, Hour};
 use super::table::{self, Delta, Limits, Target};
+use super::text::Body;
 use super::timestamp::{self, HOUR};
 use super::{TREND_HOURS, input, notice};
 use crate::errors;
@@ -30,8 +31,13 @@ fn aggregate_logs_entries(entries: Jsonb<'_>, fcinfo: pg_sys::FunctionCallInfo) 
 /// The same for a body that comes as text: what drivers send when they are not told a type.
 #[pg_extern(sql = false)]
 fn aggregate_logs_text(entries: &str, fcinfo: pg_sys::FunctionCallInfo) {
-    let entries = Jsonb::parse(entries);
-    let answer = aggregate(|limits, batch| input::entries(&entries, limits, batch));
+    let answer = match Body::parse(entries) {
+        Some(body) => aggregate(|limits, batch| body.read(limits, batch)),
+        None => {
+            let entries = Jsonb::parse(entries);
+            aggregate(|limits, batch| input::entries(&entries, limits, batch))
+        }
+    };
     put_rows(fcinfo, &answer);
 }
 
@@ -150,10 +156,15 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     let _once = Once::enter();
     table::check_writable();
     let target = Target::find();
+    target.check_columns();
     let limits = target.limits();
     let mut batch = Batch::default();
     read(&limits, &mut batch);
     batch.finish();
+    // Levels that lines name, in a column that was made narrower.
+    for level in batch.levels() {
+        input::checked(|| "the level that a line names".into(), "level", level, limits.level);
+    }
     let lines = batch.len() as i64;
     let mut sources = batch.sources;
     sources.sort_by_key(|s| s.source);
@@ -219,7 +230,7 @@ fn id_of(id: i64) -> i32 {
 
 /// The groups of one source as what to add to each pattern and level, in the order of those.
 fn deltas<'a>(batch: SourceBatch<'a>, patterns: &Patterns) -> Vec<Delta<'a>> {
-    let mut merged: BTreeMap<(String, Option<&'a str>), Tally> = BTreeMap::new();
+    let mut merged: BTreeMap<(String, Option<&'a str>), Tally<'a>> = BTreeMap::new();
     for group in batch.groups {
         let key = (patterns.of(&group.shape).to_owned(), group.level);
         match merged.entry(key) {

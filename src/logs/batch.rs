@@ -5,9 +5,43 @@ use pgedge_logminer as miner;
 use pgrx::check_for_interrupts;
 
 use super::metadata::Metadata;
+use super::mineable;
 use super::samples::Samples;
 use super::timestamp::HOUR;
 use crate::jsonb::Container;
+
+/// A JSON object as it came.
+#[derive(Clone, Copy)]
+pub enum Object<'a> {
+    /// Inside a jsonb.
+    Jsonb(Container<'a>),
+    /// As text that was parsed before.
+    Text(&'a str),
+}
+
+impl<'a> Object<'a> {
+    /// The bytes: equal ones are equal objects.
+    fn raw(self) -> &'a [u8] {
+        match self {
+            Object::Jsonb(container) => container.raw(),
+            Object::Text(text) => text.as_bytes(),
+        }
+    }
+
+    /// Sets its keys.
+    fn set_in(self, metadata: &mut Metadata, line: usize) {
+        match self {
+            Object::Jsonb(container) => {
+                container.pairs().for_each(|(key, value)| metadata.set(line, key, value.to_json()));
+            }
+            Object::Text(text) => {
+                let keys: BTreeMap<String, &serde_json::value::RawValue> =
+                    serde_json::from_str(text).unwrap_or_default();
+                keys.iter().for_each(|(key, value)| metadata.set(line, key, value.get().to_owned()));
+            }
+        }
+    }
+}
 
 /// One line as the caller sent it.
 pub struct Line<'a> {
@@ -20,7 +54,7 @@ pub struct Line<'a> {
     /// When it was written.
     pub at: i64,
     /// Its metadata.
-    pub metadata: Option<Container<'a>>,
+    pub metadata: Option<Object<'a>>,
 }
 
 /// Lines of one source, level and shape.
@@ -30,14 +64,14 @@ pub struct Group<'a> {
     /// The shape.
     pub shape: String,
     /// What is known of them.
-    pub tally: Tally,
+    pub tally: Tally<'a>,
     /// The metadata object that came last, which most often is the next one as well, and its line.
-    last_metadata: Option<(usize, Container<'a>)>,
+    last_metadata: Option<(usize, Object<'a>)>,
 }
 
 /// Counts, times, samples and metadata of some lines.
 #[derive(Clone, Debug)]
-pub struct Tally {
+pub struct Tally<'a> {
     /// Lines.
     pub count: i64,
     /// The earliest time.
@@ -47,12 +81,12 @@ pub struct Tally {
     /// Lines by hour since 2000-01-01 UTC.
     pub hours: BTreeMap<i64, i64>,
     /// Sample lines.
-    pub samples: Samples,
+    pub samples: Samples<'a>,
     /// Merged metadata.
     pub metadata: Metadata,
 }
 
-impl Default for Tally {
+impl Default for Tally<'_> {
     fn default() -> Self {
         Self {
             count: 0,
@@ -65,9 +99,9 @@ impl Default for Tally {
     }
 }
 
-impl Tally {
+impl<'a> Tally<'a> {
     /// Adds another tally.
-    pub fn merge(&mut self, other: &Tally) {
+    pub fn merge(&mut self, other: &Tally<'a>) {
         self.count += other.count;
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
@@ -109,7 +143,8 @@ impl<'a> Batch<'a> {
         }
         let number = self.lines;
         self.lines += 1;
-        let event = miner::parse(line.message);
+        let message = mineable(line.message);
+        let event = miner::parse(&message);
         let level = line.level.or(event.level.map(miner::Level::name));
         let source = self.source_number(line.source);
         if event.message.as_bytes().contains(&b'\n') {
@@ -133,6 +168,11 @@ impl<'a> Batch<'a> {
             group.metadata(number, metadata);
         }
         extra(&mut group.tally.metadata, number);
+    }
+
+    /// The different levels, those that the lines name included.
+    pub fn levels(&self) -> impl Iterator<Item = &'a str> {
+        self.levels.iter().copied()
     }
 
     /// The lines added.
@@ -191,7 +231,7 @@ impl<'a> Batch<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn metadata(&mut self, number: usize, metadata: Container<'a>) {
+    fn metadata(&mut self, number: usize, metadata: Object<'a>) {
         match &mut self.last_metadata {
             Some((line, last)) if last.raw() == metadata.raw() => *line = number,
             _ => {
@@ -203,9 +243,7 @@ impl<'a> Group<'a> {
 
     fn flush_metadata(&mut self) {
         if let Some((line, metadata)) = self.last_metadata.take() {
-            for (key, value) in metadata.pairs() {
-                self.tally.metadata.set(line, key, value.to_json());
-            }
+            metadata.set_in(&mut self.tally.metadata, line);
         }
     }
 }

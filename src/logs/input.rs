@@ -1,7 +1,7 @@
 //! The arguments of `aggregate_logs`, checked.
 use pgrx::prelude::*;
 
-use super::batch::{Batch, Line};
+use super::batch::{Batch, Line, Object};
 use super::table::Limits;
 use super::timestamp;
 use crate::errors;
@@ -77,9 +77,9 @@ fn add_entry<'a>(i: usize, entry: Container<'a>, limits: &Limits, batch: &mut Ba
                 line.source = checked(|| format!("entries[{i}].source"), key, text, limits.source)
             }
             ("level" | "source", other) => wrong(key, "a string", other),
-            ("metadata", Value::Object(object)) => line.metadata = Some(object),
+            ("metadata", Value::Object(object)) => line.metadata = Some(Object::Jsonb(object)),
             ("metadata", other) => wrong(key, "an object", other),
-            ("timestamp", Value::String(text)) => at = Some(timestamp::parse(text, &format_lazy(i))),
+            ("timestamp", Value::String(text)) => at = Some(timestamp::parse(text, || format_lazy(i))),
             ("timestamp", Value::Number(number)) => at = Some(timestamp::from_number(number, &format_lazy(i))),
             ("timestamp", other) => wrong(key, "a string or a number", other),
             _ => others = true,

@@ -3,6 +3,7 @@ use pgedge_logminer as miner;
 use pgrx::prelude::*;
 
 use super::cache::{self, Row};
+use super::mineable;
 use super::spi::{self, Session};
 use super::store;
 use super::table::Target;
@@ -22,7 +23,9 @@ fn match_log(
 
 fn find(message: &str, source: Option<&str>, level: Option<&str>) -> Option<(i64, String)> {
     let target = Target::find();
-    let event = miner::parse(message);
+    target.check_columns();
+    let line = mineable(message);
+    let event = miner::parse(&line);
     let shape = miner::shape_of_message(&event.message);
     let of_line = event.level.map(miner::Level::name);
     Spi::connect(|_| {

@@ -4,7 +4,7 @@ use pgrx::JsonB;
 use pgrx::datum::Internal;
 use pgrx::prelude::*;
 
-use super::samples;
+use super::{mineable, samples};
 use crate::errors;
 
 /// Values shown of each placeholder.
@@ -36,7 +36,7 @@ fn log_patterns_trans(mut state: Internal, message: Option<&str>, fcinfo: pg_sys
         let miner = unsafe { state.get_or_insert_default::<Miner>() };
         // A NULL is no line.
         if let Some(message) = message {
-            miner.add(message);
+            miner.add(&mineable(message));
         }
     });
     state
@@ -81,14 +81,14 @@ fn log_patterns_final(state: Internal) -> JsonB {
     let summaries = miner.summaries(TOP).into_iter().map(|mut summary| {
         let mut shown: Vec<String> = Vec::new();
         for sample in &summary.samples {
-            let sample = samples::shown(sample);
+            let sample = samples::shown(sample).into_owned();
             if !shown.contains(&sample) {
                 shown.push(sample);
             }
         }
         summary.samples = shown;
         for value in summary.parameters.iter_mut().flat_map(|p| &mut p.top) {
-            value.value = samples::shown(&value.value);
+            value.value = samples::shown(&value.value).into_owned();
         }
         serde_json::to_value(summary).unwrap_or_else(|e| panic!("the result of log_patterns(): {e}"))
     });

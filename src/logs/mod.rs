@@ -2,10 +2,12 @@
 //!
 //! The miner is the crate `pgedge_logminer`; here is what keeps its state in tables.
 //!
-//! * [`input`] reads the arguments, [`batch`] groups their lines by source, level and shape.
+//! * [`input`] (and [`text`], for the usual body that comes as text) reads the arguments, [`batch`] groups their lines by source, level and shape.
 //! * [`cache`] is what this session knows of each source: its learned shapes and the rows of its patterns.
 //! * [`store`] keeps that knowledge in the support tables, [`table`] writes `aggregated_logs`, [`aggregate`] puts them together.
 //! * [`lookup`], [`trends`], [`notice`] and [`prune`] are the rest of what SQL sees; [`mine`] is the aggregate without tables.
+use std::borrow::Cow;
+
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 mod aggregate;
@@ -23,6 +25,7 @@ mod samples;
 mod spi;
 mod store;
 mod table;
+mod text;
 mod timestamp;
 pub mod trends;
 
@@ -33,6 +36,16 @@ static MASK_SAMPLES: GucSetting<bool> = GucSetting::<bool>::new(true);
 static LOG_EVENTS: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `pgedge.log_trend_hours`: hours for which the lines of a pattern are kept by hour.
 static TREND_HOURS: GucSetting<i32> = GucSetting::<i32>::new(336);
+
+/// The line as the miner may see it. A message inside JSON may have an escaped zero byte, which PostgreSQL's text cannot hold: it becomes the
+/// replacement character. The same for every function, so that they agree on the line's pattern.
+fn mineable(line: &str) -> Cow<'_, str> {
+    let first = line.bytes().find(|b| *b > b' ');
+    if matches!(first, Some(b'{' | 0x1b)) && line.contains("\\u0000") {
+        return Cow::Owned(line.replace("\\u0000", "\\ufffd"));
+    }
+    Cow::Borrowed(line)
+}
 
 /// Declares the settings of the log functions. Called once, when the library is loaded.
 pub fn define_settings() {

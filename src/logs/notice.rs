@@ -60,7 +60,7 @@ pub fn raise(session: &Session<'_>, target: &Target, work: &mut Work<'_>, outcom
     }
 }
 
-fn sample(tally: &Tally) -> Option<&str> {
+fn sample<'a>(tally: &'a Tally<'_>) -> Option<&'a str> {
     tally.samples.texts().next()
 }
 

@@ -18,6 +18,7 @@ const CHUNK: i64 = 10_000;
 fn prune_logs(older_than: Interval) -> i64 {
     table::check_writable();
     let target = Target::find();
+    target.check_columns();
     store::lock_all();
     Spi::connect_mut(|_| {
         let session = Session { table: &target.name, writes: true };
@@ -68,9 +69,12 @@ fn prune_logs(older_than: Interval) -> i64 {
 }
 
 fn cutoff(session: &Session<'_>, older_than: Interval) -> i64 {
-    let found = session.rows("SELECT $1 < '0'::interval, $1::text, now() - $1", &[spi::interval(older_than)], |row| {
-        (row.get::<bool>(1), row.get::<String>(2), row.get::<TimestampWithTimeZone>(3))
-    });
+    // More than six thousand years ago there are no timestamps.
+    let found = session.rows(
+        "SELECT $1 < '0'::interval, $1::text, now() - greatest(least($1, '6000 years'::interval), '0'::interval)",
+        &[spi::interval(older_than)],
+        |row| (row.get::<bool>(1), row.get::<String>(2), row.get::<TimestampWithTimeZone>(3)),
+    );
     let (negative, text, cutoff) = found.into_iter().next().expect("SELECT answers a row");
     if negative {
         errors::fail(

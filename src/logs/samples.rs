@@ -3,6 +3,8 @@
 //! A line's rank is the hash of the raw line; of the lines that look the same once masked and cut, the lowest rank counts. The five texts
 //! with the lowest ranks are kept, so a summary of parts is the summary of the whole, and once five are kept a line changes them with
 //! a probability of 5/n: the row is rarely rewritten.
+use std::borrow::Cow;
+
 use pgedge_logminer as miner;
 
 use super::MASK_SAMPLES;
@@ -14,8 +16,8 @@ const MARGIN: usize = 2000;
 
 /// Ranked texts, the lowest rank first.
 #[derive(Clone, Debug, Default)]
-pub struct Samples {
-    kept: Vec<(u64, String)>,
+pub struct Samples<'a> {
+    kept: Vec<(u64, Cow<'a, str>)>,
 }
 
 /// The rank of a raw line.
@@ -29,17 +31,19 @@ pub fn matters(ranks: &[u64], rank: u64) -> bool {
 }
 
 /// The line as it is shown: cut, and masked when `pgedge.mask_samples` is on.
-pub fn shown(line: &str) -> String {
+pub fn shown(line: &str) -> Cow<'_, str> {
     if !MASK_SAMPLES.get() {
-        return miner::truncated(line, MAX_LENGTH).to_owned();
+        return Cow::Borrowed(miner::truncated(line, MAX_LENGTH));
     }
-    let masked = miner::mask_secrets(miner::truncated(line, MAX_LENGTH + MARGIN));
-    miner::truncated(&masked, MAX_LENGTH).to_owned()
+    match miner::mask_secrets(miner::truncated(line, MAX_LENGTH + MARGIN)) {
+        Cow::Borrowed(line) => Cow::Borrowed(miner::truncated(line, MAX_LENGTH)),
+        Cow::Owned(line) => Cow::Owned(miner::truncated(&line, MAX_LENGTH).to_owned()),
+    }
 }
 
-impl Samples {
+impl<'a> Samples<'a> {
     /// Offers a raw line.
-    pub fn add(&mut self, line: &str) {
+    pub fn add(&mut self, line: &'a str) {
         let rank = rank(line);
         let full = self.kept.len() == miner::MAX_SAMPLES;
         if full && self.kept.last().is_some_and(|(last, _)| rank >= *last) || self.kept.iter().any(|(r, _)| *r == rank)
@@ -50,7 +54,7 @@ impl Samples {
     }
 
     /// Offers a text of a known rank.
-    pub fn offer(&mut self, rank: u64, text: String) {
+    pub fn offer(&mut self, rank: u64, text: Cow<'a, str>) {
         if let Some(i) = self.kept.iter().position(|(_, t)| *t == text) {
             if self.kept[i].0 <= rank {
                 return;
@@ -63,7 +67,7 @@ impl Samples {
     }
 
     /// Offers all of another summary.
-    pub fn merge(&mut self, other: &Samples) {
+    pub fn merge(&mut self, other: &Samples<'a>) {
         for (rank, text) in &other.kept {
             self.offer(*rank, text.clone());
         }
@@ -87,7 +91,7 @@ impl Samples {
                 serde_json::Value::String(text) => text,
                 other => other.to_string(),
             };
-            samples.offer(if known { ranks[i] } else { rank(&text) }, text);
+            samples.offer(if known { ranks[i] } else { rank(&text) }, Cow::Owned(text));
         }
         Some(samples)
     }
@@ -99,7 +103,7 @@ impl Samples {
 
     /// The texts, by rank.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.kept.iter().map(|(_, t)| t.as_str())
+        self.kept.iter().map(|(_, t)| &**t)
     }
 
     /// The texts as a JSON array, by rank.

@@ -122,6 +122,28 @@ impl Target {
         Self { extension, delta_type, name, relation: oid, schema, schema_name, owner }
     }
 
+    /// Refuses a table that lost a column which the statements name.
+    pub fn check_columns(&self) {
+        const COLUMNS: [&core::ffi::CStr; 9] = [
+            c"id",
+            c"message_pattern",
+            c"count",
+            c"level",
+            c"source",
+            c"first_seen",
+            c"last_seen",
+            c"metadata",
+            c"sample_messages",
+        ];
+        if let Some(missing) = COLUMNS.into_iter().find(|c| self.column(c).0 == pg_sys::InvalidOid) {
+            errors::fail(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!("column \"{}\" of table {} does not exist", missing.to_string_lossy(), self.name),
+                "Add it with: SELECT pgedge.create_tables();",
+            );
+        }
+    }
+
     /// What fits into the table as it is now.
     pub fn limits(&self) -> Limits {
         let chars = |column: &core::ffi::CStr| {
@@ -205,7 +227,7 @@ pub struct Delta<'a> {
     /// Its source; empty for none.
     pub source: &'a str,
     /// What is added.
-    pub tally: Tally,
+    pub tally: Tally<'a>,
     /// All of the row's samples as JSON when they change.
     pub samples: Option<String>,
 }

@@ -32,8 +32,8 @@ fn bad(what: &str, text: &str) -> ! {
 }
 
 /// A time as JSON text: ISO 8601, or whatever PostgreSQL takes for a timestamp with time zone.
-pub fn parse(text: &str, what: &str) -> i64 {
-    iso(text).unwrap_or_else(|| by_postgres(text, what))
+pub fn parse(text: &str, what: impl FnOnce() -> String) -> i64 {
+    iso(text).unwrap_or_else(|| by_postgres(text, &what()))
 }
 
 /// A time as a JSON number: Unix time in seconds or, from 1e11 on (the year 5138 in seconds), in milliseconds.

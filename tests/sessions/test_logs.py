@@ -277,6 +277,10 @@ BAD = [
     ("22007", "aggregate_logs(ARRAY['a'], 'INFO', 's', 'infinity')", "infinity"),
     ("22007", "aggregate_logs(ARRAY['a'], 'INFO', 's', '-infinity')", "infinity"),
     ("22023", "prune_logs('-1 day')", "-1 day"),
+    ("22023", "prune_logs('-100000000 years')", "-100000000 years"),
+    ("22023", "log_trends('-1 hour')", "-01:00"),
+    ("22023", "log_trends('0')", "00:00"),
+    ("22023", "log_trends('-100000000 years')", "-100000000 years"),
     ("22023", "log_anomalies('-1 day')", "-1 day"),
     ("22023", "log_anomalies('0')", "0"),
     ("22023", "log_anomalies('1 hour', 'NaN')", "NaN"),
@@ -295,13 +299,46 @@ def test_bad_input_changes_nothing(shared, sqlstate, call, named):
 def test_nothing_comes_of_nothing(shared):
     with shared.connect() as conn:
         for call in ("aggregate_logs('[]'::jsonb)", "aggregate_logs('{\"logs\": []}'::jsonb)", "aggregate_logs(NULL::jsonb)", "aggregate_logs('{}'::text[])",
-                     "aggregate_logs(NULL::text[])", "aggregate_logs(ARRAY[NULL, NULL]::text[])", "match_log(NULL)", "match_log('never heard of')"):
+                     "aggregate_logs(NULL::text[])", "aggregate_logs(ARRAY[NULL, NULL]::text[])", "match_log(NULL)", "match_log('never heard of')", "log_trends(NULL)", "log_anomalies(NULL)"):
             assert conn.execute(f"SELECT * FROM pgedge.{call}").fetchall() == []
         for call in ("log_pattern(NULL)", "log_parameters(NULL, 'x')", "log_parameters('x', NULL)", "log_pattern_regex(NULL)", "prune_logs(NULL)",
                      "log_parameters('User 5 logged in', 'another {NUM}')"):
             assert conn.execute(f"SELECT pgedge.{call}").fetchone() == (None,)
         assert conn.execute("SELECT pgedge.log_patterns(x) FROM unnest(ARRAY[NULL]::text[]) x").fetchone() == ([],)
         assert conn.execute("SELECT pgedge.log_patterns(x) FROM unnest('{}'::text[]) x").fetchone() == ([],)
+
+
+def test_a_body_as_text_is_read_as_jsonb_is(db):
+    """Text has a reader of its own for the usual form; what comes of a body must not depend on it."""
+    bodies = [
+        '[{"message": "User 5 logged in", "level": "INFO", "source": "a", "timestamp": "2026-01-02T03:04:05.678+02:00", "metadata": {"a": 1, "a": 2, "b": [1, "x"]}}]',
+        ' {"logs": [{"message": "tab\\tquote\\"\\u00e9 \\ud83d\\ude00"}, {"message": "", "level": "", "source": "", "metadata": {}, "timestamp": null}]} ',
+        '[{"message": "a", "message": "b"}, {"level": null, "message": "c", "source": null, "metadata": null}]',
+        '[{"message": "x 1", "extra": [1, 2], "metadata": {"extra": 3}}, {"message": "x 2", "timestamp": 1795341600}]',
+        '[{"message": "x", "metadata": {"n": 1.50e3, "m": 12345678901234567890.1, "u": "\\u00fc", "deep": {"k": [null, true]}}}]',
+        '{"logs": [], "other": 1}', '{"logs": []}', '[]', '', '  ', '{', '[{"message": "a"},]', '[{"message": "a"}] x', '{"logs": [{"message": "a"}], "logs": []}',
+        '[{"message": "a\\u0000"}]', '[{"message": "a", "metadata": {"k": "\\u0000"}}]', '[{"message": "a", "metadata": "{}"}]', '[{"message": "\\ud800"}]', '[{"message": ["a"]}]',
+        '[{"message": "a", "timestamp": "soon"}]', '[{"message": "a", "level": "CATASTROPHE"}]', '[{"message": "a", "source": 5}]', '[[]]', 'null', '"x"',
+    ]
+    with db.connect(autocommit=False) as conn:
+        conn.execute("SET timezone = 'Europe/Berlin'")
+        conn.commit()
+
+        def outcome(cast, body):
+            try:
+                answer = conn.execute(f"SELECT message_pattern, level, source, occurrences, is_new FROM pgedge.aggregate_logs(%s::{cast})", (body,)).fetchall()
+                rows = conn.execute("SELECT message_pattern, count, level, source, first_seen - now()::timestamp, last_seen - now()::timestamp, metadata::text, sample_messages"
+                                    " FROM aggregated_logs ORDER BY 1, 3, 4").fetchall()
+                # a time that was given is as far from now as the call is late
+                return answer, [(*r[:4], *(d.days if abs(d.days) > 1 else d for d in r[4:6]), *r[6:]) for r in rows]
+            except psycopg.Error as e:
+                return e.sqlstate
+            finally:
+                conn.rollback()
+
+        for body in bodies:
+            assert outcome("text", body) == outcome("jsonb", body), body
+        assert outcome("text", bodies[0])[1][0][6] == '{"a": 2, "b": [1, "x"]}'
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +350,40 @@ def shared(cluster):
     database.sql("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 'auth')")
     yield database
     cluster.psql(f'DROP DATABASE "{database.name}" WITH (FORCE)')
+
+
+def test_absurdly_long_intervals(db):
+    """Longer than all of history: nothing is older, and everything is within it."""
+    with db.connect() as conn:
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 's')")
+        for long in ("6000 years", "10000 years", "178000000 years", "2000000000 days"):
+            assert conn.execute("SELECT pgedge.prune_logs(%s)", (long,)).fetchone() == (0,)
+            assert conn.execute("SELECT lines FROM pgedge.log_trends(%s)", (long,)).fetchall() == [(1,)]
+            assert conn.execute("SELECT kind FROM pgedge.log_anomalies(%s, NULL, NULL)", (long,)).fetchall() == [("new",)]
+
+
+def test_a_table_that_was_changed(db):
+    """A column that is gone is named, with the way to get it back; a level that a line names may be too long for a narrower column."""
+    with db.connect() as conn:
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 's')")
+        for column in ("metadata", "count"):
+            conn.execute(f"ALTER TABLE aggregated_logs DROP COLUMN {column} CASCADE")
+            for call in ("aggregate_logs(ARRAY['User 6 logged in'], 'INFO', 's')", "match_log('User 6 logged in')", "prune_logs('1 day')"):
+                error = fails(conn, "42703", f"SELECT * FROM pgedge.{call}")
+                assert f'"{column}"' in str(error) and "create_tables" in error.diag.message_hint
+            if column == "count":
+                for call in ("log_trends()", "log_anomalies()"):
+                    error = fails(conn, "42703", f"SELECT * FROM pgedge.{call}")
+                    assert f'"{column}"' in str(error) and "create_tables" in error.diag.message_hint
+            conn.execute("SELECT pgedge.create_tables()")
+        assert conn.execute("SELECT occurrences FROM pgedge.aggregate_logs(ARRAY['User 6 logged in'], 'INFO', 's')").fetchone() == (1,)
+        conn.execute("ALTER TABLE aggregated_logs ALTER COLUMN level TYPE varchar(4)")
+        error = fails(conn, "22001", "SELECT pgedge.aggregate_logs(ARRAY['User 7 logged in', '2026-01-01 10:00:00 ERROR no pump'], NULL, 's')")
+        assert '"ERROR"' in str(error) and "ALTER COLUMN level TYPE" in error.diag.message_hint
+        assert conn.execute("SELECT occurrences FROM pgedge.aggregate_logs(ARRAY['2026-01-01 10:00:00 WARN no pump'], NULL, 's')").fetchone() == (1,)
+        conn.execute("ALTER TABLE aggregated_logs ALTER COLUMN level TYPE varchar(20)")
+        assert conn.execute("SELECT level FROM pgedge.aggregate_logs(ARRAY['x'], repeat('l', 20), 's')").fetchone() == ("l" * 20,)
+        assert "longer than 20" in str(fails(conn, "22001", "SELECT pgedge.aggregate_logs(ARRAY['x'], repeat('l', 21), 's')"))
 
 
 def test_odd_lines(db):
@@ -334,6 +405,18 @@ def test_odd_lines(db):
         conn.execute("SELECT pgedge.aggregate_logs(%s::text[], NULL, 'all')", (lines,))
         counted = conn.execute("SELECT sum((p->>'count')::int) FROM (SELECT pgedge.log_patterns(l) x FROM unnest(%s::text[]) l) a, jsonb_array_elements(x) p", (lines,)).fetchone()
         assert counted == (len(lines),)
+
+
+def test_an_escaped_zero_byte_in_a_json_line(db):
+    """Such a line is a line like others: text cannot hold what it stands for, so it becomes the replacement character."""
+    line = '{"level": "error", "msg": "read a\\u0000b 5 times", "key\\u0000": {"x": ["\\u0000"]}}'
+    with db.connect() as conn:
+        pattern = conn.execute("SELECT message_pattern FROM pgedge.aggregate_logs(ARRAY[%s, 'fine'], NULL, 's') WHERE level = 'ERROR'", (line,)).fetchone()[0]
+        assert pattern == conn.execute("SELECT pgedge.log_pattern(%s)", (line,)).fetchone()[0] == "read a\ufffdb {NUM} times"
+        assert conn.execute("SELECT metadata FROM aggregated_logs WHERE level = 'ERROR'").fetchone() == ({"key\ufffd": {"x": ["\ufffd"]}},)
+        assert conn.execute("SELECT message_pattern FROM pgedge.match_log(%s)", (line,)).fetchone() == (pattern,)
+        assert conn.execute("SELECT pgedge.log_parameters(%s, %s)", (line, pattern)).fetchone() == (["5"],)
+        assert conn.execute("SELECT pgedge.log_patterns(%s)->0->>'pattern'", (line,)).fetchone() == (pattern,)
 
 
 def test_a_flood_of_unique_lines_stays_bounded(db):

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::dates;
-use crate::forms::{digits, is_word};
+use crate::forms::is_word;
+use crate::prefix::prefix;
 use crate::shape::{Segment, shape, shape_spans};
 
 /// Severity as it is stored.
@@ -46,10 +46,35 @@ impl Level {
         Some(match word.to_ascii_lowercase().as_str() {
             "trace" | "verbose" | "finest" | "finer" => Level::Trace,
             "debug" | "dbg" | "fine" => Level::Debug,
-            "info" | "information" | "inf" | "notice" | "log" => Level::Info,
+            "info" | "information" | "inf" | "notice" | "note" | "log" => Level::Info,
             "warn" | "warning" | "wrn" => Level::Warn,
             "error" | "err" | "severe" | "failure" => Level::Error,
             "fatal" | "critical" | "crit" | "panic" | "alert" | "emerg" | "emergency" => Level::Fatal,
+            _ => return None,
+        })
+    }
+
+    /// The level of a severity of syslog, 0 to 7.
+    pub(crate) fn of_syslog(severity: u64) -> Option<Level> {
+        Some(match severity {
+            0..=2 => Level::Fatal,
+            3 => Level::Error,
+            4 => Level::Warn,
+            5 | 6 => Level::Info,
+            7 => Level::Debug,
+            _ => return None,
+        })
+    }
+
+    /// The level that a letter stands for in klog, logcat and their like.
+    pub(crate) fn of_letter(letter: u8) -> Option<Level> {
+        Some(match letter {
+            b'V' | b'T' => Level::Trace,
+            b'D' => Level::Debug,
+            b'I' | b'N' => Level::Info,
+            b'W' => Level::Warn,
+            b'E' => Level::Error,
+            b'F' | b'C' => Level::Fatal,
             _ => return None,
         })
     }
@@ -163,14 +188,33 @@ pub fn strip_ansi(line: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-const MESSAGE_KEYS: [&str; 6] = ["message", "msg", "log", "text", "event", "MESSAGE"];
-const LEVEL_KEYS: [&str; 6] = ["level", "severity", "lvl", "loglevel", "log_level", "levelname"];
+/// Keys that hold the message: those of most libraries, of journald, GELF, OpenTelemetry, cloud services and Serilog.
+const MESSAGE_KEYS: [&str; 11] =
+    ["message", "msg", "log", "text", "event", "MESSAGE", "short_message", "body", "textPayload", "@message", "@m"];
+/// Keys that hold the level. MongoDB has it as one letter in `s`.
+const LEVEL_KEYS: [&str; 12] = [
+    "level",
+    "severity",
+    "lvl",
+    "loglevel",
+    "log_level",
+    "levelname",
+    "log.level",
+    "severity_text",
+    "severityText",
+    "@l",
+    "PRIORITY",
+    "s",
+];
 
-fn level_of(value: &Value) -> Option<Level> {
+fn level_of(key: &str, value: &Value) -> Option<Level> {
     match value {
+        Value::String(s) if key == "s" => Level::of_letter(*s.as_bytes().first()?).filter(|_| s.len() <= 2),
+        Value::String(s) if key == "PRIORITY" => Level::of_syslog(s.parse().ok()?),
         Value::String(s) => Level::parse(s),
-        // bunyan and pino count in tens
+        // syslog counts from 0 to 7, bunyan and pino in tens
         Value::Number(n) => match n.as_u64()? {
+            n @ 0..=7 => Level::of_syslog(n),
             10 => Some(Level::Trace),
             20 => Some(Level::Debug),
             30 => Some(Level::Info),
@@ -198,12 +242,14 @@ fn parse_json<'a>(line: &str) -> Option<Event<'a>> {
     let mut level = None;
     for key in LEVEL_KEYS {
         if level.is_none()
-            && let Some(found) = map.get(key).and_then(level_of)
+            && let Some(found) = map.get(key).and_then(|value| level_of(key, value))
         {
             level = Some(found);
             map.remove(key);
         }
     }
+    // Elastic's schema nests it
+    let level = level.or_else(|| level_of("level", map.get("log")?.get("level")?));
     // what docker's json-file driver wraps has a prefix of its own
     let inner = strip_ansi(message.trim_end());
     let (skip, own) = prefix(&inner);
@@ -273,126 +319,6 @@ fn level_at_start(message: &str) -> Option<Level> {
     let marked = matches!(text.as_bytes().get(end), Some(b':' | b']' | b'>' | b')' | b'|'));
     let shouted = word.len() >= 4 && word.bytes().all(|b| b.is_ascii_uppercase());
     if marked || shouted { Level::parse(word) } else { None }
-}
-
-/// What [`prefix`] skips, as a regular expression.
-pub(crate) const PREFIX_EXPRESSION: &str = r#"(?:\{.*"(?:message|msg|log|text|event|MESSAGE)"[\x01-\x20]*:[\x01-\x20]*"|.*(?:msg|message)="?)?(?:<[0-9]{1,3}>(?:1 )?)?(?:\[?(?:[0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2}[T _:-]+[0-9:.,]+(?:Z| ?[-+][0-9]{2}:?[0-9]{2})?|[A-Z][a-z]{2} +[0-9]{1,2} [0-9:.]+ [^\x01-\x20]+ [^\x01-\x20:]+:|[IWEF][0-9]{4} [0-9:.]+ +[0-9]+ [^\x01-\x20]+:[0-9]+)\]?[\x01-\x20]*(?:(?:stdout|stderr) [FP] )?(?:\[?[A-Za-z]{3,11}\]?:?[\x01-\x20]+)?)?"#;
-/// What may stand behind the message.
-pub(crate) const SUFFIX_EXPRESSION: &str = r#"(?:(?:\\n)?".*)?"#;
-
-fn skip_blanks(s: &[u8], i: usize) -> usize {
-    i + s[i.min(s.len())..].iter().take_while(|b| **b == b' ' || **b == b'\t').count()
-}
-
-/// Length of the prefix that a log system put before the message, and the level that it names.
-///
-/// klog (`I0102 15:04:05.678901 1 file.go:7] `), syslog (`<34>Oct 11 22:14:15 host prog[1]: `), and a full date with time, as Docker, CRI,
-/// nginx and most frameworks write it, with a level behind it. A time of day alone is not a prefix.
-fn prefix(line: &str) -> (usize, Option<Level>) {
-    let s = line.as_bytes();
-    let start = skip_blanks(s, 0);
-    let mut i = start;
-    match s.get(i) {
-        Some(b'I' | b'W' | b'E' | b'F') if digits(s, i + 1) == 4 => {
-            return klog(s, i).unwrap_or((0, None));
-        }
-        Some(b'<') => {
-            let n = digits(s, i + 1);
-            if !(1..=3).contains(&n) || s.get(i + 1 + n) != Some(&b'>') {
-                return (0, None);
-            }
-            i += n + 2;
-            if s[i..].starts_with(b"1 ") {
-                i += 2;
-            }
-        }
-        Some(b'[' | b'0'..=b'9' | b'A'..=b'Z') => {}
-        _ => return (0, None),
-    }
-    if let Some(e) = syslog(s, i) {
-        return (e, None);
-    }
-    let bracket = usize::from(s.get(i) == Some(&b'['));
-    let d = i + bracket;
-    if digits(s, d) != 4 {
-        return (0, None);
-    }
-    let Some(e) = dates::date(s, d).filter(|&e| s[d..e].contains(&b':')) else {
-        return (0, None);
-    };
-    let mut e = e;
-    if bracket == 1 {
-        if s.get(e) != Some(&b']') {
-            return (0, None);
-        }
-        e += 1;
-    }
-    let mut e = skip_blanks(s, e);
-    for stream in [&b"stdout F "[..], b"stderr F ", b"stdout P ", b"stderr P "] {
-        if s[e.min(s.len())..].starts_with(stream) {
-            e += stream.len();
-        }
-    }
-    let (after, level) = level_word(line, e);
-    if after >= s.len() { (0, None) } else { (after, level) }
-}
-
-/// The level word at `i` and the message behind it.
-fn level_word(line: &str, i: usize) -> (usize, Option<Level>) {
-    let s = line.as_bytes();
-    let open = usize::from(s.get(i) == Some(&b'['));
-    let n = s[(i + open).min(s.len())..].iter().take_while(|b| b.is_ascii_alphabetic()).count();
-    let mut e = i + open + n;
-    let Some(level) = line.get(i + open..e).and_then(Level::parse) else {
-        return (i, None);
-    };
-    if open == 1 {
-        if s.get(e) != Some(&b']') {
-            return (i, None);
-        }
-        e += 1;
-    }
-    e += usize::from(s.get(e) == Some(&b':'));
-    let after = skip_blanks(s, e);
-    if after == e || after >= s.len() { (i, None) } else { (after, Some(level)) }
-}
-
-fn klog(s: &[u8], i: usize) -> Option<(usize, Option<Level>)> {
-    let clock = dates::clock(s, skip_blanks(s, i + 5))?;
-    let thread = skip_blanks(s, clock);
-    let file = skip_blanks(s, thread + digits(s, thread));
-    let end = file + s[file..].iter().take(200).position(|b| *b == b']')?;
-    if s[file..end].contains(&b' ') || !s[file..end].contains(&b':') {
-        return None;
-    }
-    let level = match s[i] {
-        b'I' => Level::Info,
-        b'W' => Level::Warn,
-        b'E' => Level::Error,
-        _ => Level::Fatal,
-    };
-    let e = skip_blanks(s, end + 1);
-    (e < s.len()).then_some((e, Some(level)))
-}
-
-/// `Oct 11 22:14:15 host prog[123]: `
-fn syslog(s: &[u8], i: usize) -> Option<usize> {
-    if !s.get(i)?.is_ascii_uppercase() || s.len() < i + 16 {
-        return None;
-    }
-    let e = dates::named_date(s, i)?;
-    if !s[i..e].contains(&b':') || s[i + 3] != b' ' {
-        return None;
-    }
-    let host = skip_blanks(s, e);
-    let word = |a: usize| a + s[a..].iter().take_while(|b| **b > b' ').count();
-    let program = skip_blanks(s, word(host));
-    let end = word(program);
-    if end == program || s[end - 1] != b':' {
-        return None;
-    }
-    let after = skip_blanks(s, end);
-    (after < s.len()).then_some(after)
 }
 
 /// Whether a line of a message is a frame of a stack trace or something of the kind.

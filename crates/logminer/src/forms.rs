@@ -116,7 +116,8 @@ pub(crate) fn hex_groups(s: &[u8], a: usize) -> Option<(Kind, usize)> {
         pairs &= n == 2;
         groups += usize::from(n > 0);
         i += n;
-        if byte(s, i) != sep {
+        // behind a whole IPv6 address comes its port
+        if byte(s, i) != sep || sep == b':' && groups == 8 && !pairs {
             break;
         }
         if byte(s, i + 1) == sep {
@@ -131,12 +132,15 @@ pub(crate) fn hex_groups(s: &[u8], a: usize) -> Option<(Kind, usize)> {
             break;
         }
     }
-    if !boundary(s, i) || !has_digit {
+    if !boundary(s, i) {
         return None;
     }
     // six pairs; a firewall writes both addresses and the protocol in one
     if groups >= 6 && pairs && !double {
         return Some((Kind::Mac, i));
+    }
+    if !has_digit {
+        return None;
     }
     if sep == b':' && (groups == 8 || double && groups >= 2) {
         return Some((Kind::Ip, port(s, i).unwrap_or(i)));
@@ -265,6 +269,12 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
             return None;
         }
         if let Some(e) = ipv4(s, a + 1).filter(|&e| byte(s, e) != b'/') {
+            return Some((Kind::Ip, e));
+        }
+        // Java's `/0:0:0:0:0:0:0:0:2181`
+        if byte(s, a + 2) == b':'
+            && let Some((Kind::Ip, e)) = hex_groups(s, a + 1)
+        {
             return Some((Kind::Ip, e));
         }
         let e = path_end(s, a, b);

@@ -13,7 +13,7 @@ pub enum Kind {
     Num,
     /// `{TIME}`: a date, a time of day, or a duration (whose unit stays in the text: `{TIME}ms`).
     Time,
-    /// `{PATH}`: a Unix or Windows path.
+    /// `{PATH}`: a Unix or Windows path; of a request with its query.
     Path,
     /// `{IP}`: an IP address or host with optional port.
     Ip,
@@ -29,7 +29,7 @@ pub enum Kind {
     Email,
     /// `{SIZE}`: a number with its unit of size, frequency or rate.
     Size,
-    /// `{BOOL}`: `true` or `false`.
+    /// `{BOOL}`: `true` or `false`; `on`, `off`, `yes` or `no` where they are a value.
     Bool,
     /// `{NAME}`: a dotted name of three or more parts (host, class, package).
     Name,

@@ -37,7 +37,7 @@
 //!
 //! # Raw lines
 //! [`log_pattern`], [`parameters`], [`parse`] and [`Miner::add`] take raw lines: colour codes are dropped, the message is found inside JSON
-//! and logfmt, prefixes of syslog, klog, Docker and CRI and a leading date with time are skipped, the frames of a stack trace become
+//! and logfmt, what log systems put before it (time, host, process, thread, level) is skipped, the frames of a stack trace become
 //! `{STACK}`. [`shape`] and [`parameters_of`] take a bare message.
 //!
 //! # Braces
@@ -59,6 +59,7 @@ mod mask;
 mod matching;
 mod miner;
 mod patterns;
+mod prefix;
 mod quantities;
 mod render;
 mod shape;

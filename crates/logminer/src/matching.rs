@@ -92,7 +92,7 @@ const DECIMAL: &str = r"[-+]?[0-9]+(?:\.[0-9]+)?";
 fn expression(kind: Kind) -> String {
     match kind {
         Kind::Num => format!(r"(?:{DECIMAL}(?:[eE][-+]?[0-9]+)?|\*+)"),
-        Kind::Id => format!(r"[-+]?{W}(?:{W}|-)*"),
+        Kind::Id => format!(r"[-+]?{W}(?:{W}|[-+])*(?:[/.][0-9]+)*"),
         Kind::Hex => r"[-+]?(?:0[xX])?[0-9A-Fa-f]+(?::[0-9A-Fa-f]+:[0-9A-Fa-f]+(?:\.[0-9])?)?".into(),
         Kind::Time => {
             // wider than what the shape pass takes, to stay small: a number with numbers or names joined to it, or the name of a day or
@@ -111,12 +111,12 @@ fn expression(kind: Kind) -> String {
             format!(r"{piece}*[/\\]{piece}*(?: {piece}+)?{query}")
         }
         Kind::Ip => format!(r"[-+]?(?:{W}|[.:/-])*"),
-        Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}".into(),
+        Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5,}".into(),
         Kind::Uuid => r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}".into(),
         Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
         Kind::Email => format!(r"(?:{W}|[.-])+@(?:{W}|[.-])+"),
         Kind::Size => format!(r"{DECIMAL}[A-Za-z]{{1,6}}(?:/s)?"),
-        Kind::Bool => "(?:[Tt]rue|[Ff]alse|TRUE|FALSE)".into(),
+        Kind::Bool => "(?:[Tt]rue|[Ff]alse|[Oo]n|[Oo]ff|[Yy]es|[Nn]o|TRUE|FALSE|ON|OFF|YES|NO)".into(),
         Kind::Name => format!(r"{W}(?:{W}|[-.$])*\.(?:{W}|[-.$])*(?::[0-9]{{1,5}})?"),
         Kind::Ver => format!(r"[-+]?[vV]?[0-9](?:{W}|[-.])*"),
         Kind::List => {
@@ -141,13 +141,25 @@ fn any_value() -> String {
     format!(r"(?:(?::*{word}+(?::+{word}+)*|{placeholder}|{forms})+{attached})")
 }
 
+/// Length from which on placeholders get an expression that is small rather than exact, in bytes. PostgreSQL takes seconds for, and at last
+/// refuses (2201B), expressions of hundreds of kilobytes; a pattern of 1,500 bytes may have hundreds of placeholders.
+const MAX_EXACT: usize = 8192;
+
+/// A small expression that matches at least what a placeholder stands for.
+fn small_expression(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Any | Kind::Time | Kind::Path | Kind::List | Kind::Text | Kind::Stack | Kind::Rest => ".*",
+        _ => r"[^\x01-\x20]*",
+    }
+}
+
 /// A POSIX (ARE) regular expression, anchored at both ends, that matches the raw lines of a pattern with PostgreSQL's `~`.
 ///
 /// It allows for the prefixes that [`crate::log_pattern`] skips, for a JSON object around the message, and for the white space and
-/// colour codes that it drops. Only constructs that PostgreSQL's and other engines read alike are used.
+/// colour codes that it drops. Beyond some forty placeholders it is wider than the pattern. Only constructs that PostgreSQL's and other engines read alike are used.
 pub fn pattern_regex(pattern: &str) -> String {
     let gap = format!(r"(?:{S}|\x1b\[[0-9;?]*[A-Za-z])");
-    let mut out = format!("^{gap}*{}{gap}*", crate::event::PREFIX_EXPRESSION);
+    let mut out = format!("^{gap}*{}{gap}*", crate::prefix::PREFIX_EXPRESSION);
     if pattern == crate::patterns::OTHER {
         return "^.*$".into();
     }
@@ -160,6 +172,7 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
+                _ if out.len() > MAX_EXACT => out.push_str(small_expression(kind)),
                 _ => out.push_str(&expression(kind)),
             }
             i += len;
@@ -182,7 +195,7 @@ pub fn pattern_regex(pattern: &str) -> String {
     }
     out.push_str(&gap);
     out.push('*');
-    out.push_str(crate::event::SUFFIX_EXPRESSION);
+    out.push_str(crate::prefix::SUFFIX_EXPRESSION);
     out.push('$');
     out
 }

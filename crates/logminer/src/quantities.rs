@@ -176,7 +176,8 @@ pub(crate) fn is_hex(w: &[u8]) -> bool {
 pub(crate) fn is_version(s: &[u8], a: usize, run: usize) -> bool {
     matches!(s[a], b'v' | b'V') && {
         let t = &s[a + 1..run];
-        t.contains(&b'.') && t.first().is_some_and(u8::is_ascii_digit)
+        // `v1.Node` is a name
+        t.contains(&b'.') && t.split(|&b| b == b'.').take(2).all(|part| part.first().is_some_and(u8::is_ascii_digit))
     }
 }
 

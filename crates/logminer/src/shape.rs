@@ -411,6 +411,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             }
         }
         let run = forms::joined_run(s, a + signed, b);
+        // `2024-01-15T10:30` is no host with a port
+        if c.is_ascii_digit()
+            && let Some(e) = dates::date(s, a + signed)
+        {
+            self.emit(Kind::Time, a, e);
+            return e;
+        }
         if signed == 0
             && seen & (DOT | MARK) != 0
             && let Some((kind, e)) = forms::named(s, a, run, b)
@@ -425,11 +432,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn number(&mut self, a: usize, signed: usize, run: usize, b: usize) -> usize {
         let s = self.s;
         let d = a + signed;
-        for form in [dates::date, dates::clock] {
-            if let Some(e) = form(s, d) {
-                self.emit(Kind::Time, a, e);
-                return e;
-            }
+        if let Some(e) = dates::clock(s, d) {
+            self.emit(Kind::Time, a, e);
+            return e;
         }
         if let Some(e) = forms::ipv4(s, d) {
             self.emit(Kind::Ip, a, e);

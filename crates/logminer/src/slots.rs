@@ -15,11 +15,18 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let s = text.as_bytes();
     let mut found = Vec::with_capacity(16);
     let mut i = 0;
+    let mut request_end = usize::MAX;
     while i < s.len() {
         if s[i] == b'"'
             && i + 1 < s.len()
+            && i != request_end
             && let Some(close) = closing_quote(s, i)
         {
+            if is_request(&s[i + 1..close]) {
+                request_end = close;
+                i += 1;
+                continue;
+            }
             found.push((i + 1, close));
             i = close + 1;
             continue;
@@ -92,17 +99,18 @@ pub(crate) fn is_preposition(w: &[u8]) -> bool {
     matches!(w, b"for" | b"from" | b"to" | b"at" | b"by" | b"on" | b"in" | b"of" | b"via" | b"with")
 }
 
+/// Whether quoted text is the request of a web server (`GET / HTTP/1.1`): a statement of its own, whose method is no value.
+fn is_request(text: &[u8]) -> bool {
+    let method = text.iter().take_while(|b| b.is_ascii_uppercase()).count();
+    (3..=7).contains(&method) && text.get(method) == Some(&b' ')
+}
+
 /// The quote that closes the one at `i`, when the quoted text is not empty and the quotes stand where quotes stand.
 fn closing_quote(s: &[u8], i: usize) -> Option<usize> {
     if i > 0 && is_word(s[i - 1]) {
         return None;
     }
     let close = i + 1 + s[i + 1..].iter().position(|&b| b == b'"')?;
-    // The request of a web server is a statement of its own: its method is no value.
-    let method = s[i + 1..close].iter().take_while(|b| b.is_ascii_uppercase()).count();
-    if (3..=7).contains(&method) && s[i + 1 + method] == b' ' {
-        return None;
-    }
     (close > i + 1 && !s.get(close + 1).is_some_and(|&b| is_word(b))).then_some(close)
 }
 

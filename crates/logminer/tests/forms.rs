@@ -36,6 +36,8 @@ fn typed() {
         ("version v1.2.3 of 2.6.5-1.358", "version {VER} of {VER}"),
         ("user=root tag=\"a b\"", "user={ID} tag=\"{TEXT}\""),
         ("on eth0 by ssh2", "on eth0 by ssh2"),
+        ("bssid aa:bb:cc:dd:ee:ff at /0:0:0:0:0:0:0:0:2181", "bssid {MAC} at {IP}"),
+        ("since 2024-01-15T10:30:00Z watch *v1.Node", "since {TIME} watch *v1.Node"),
         ("values 1 2 3 4 5", "values {LIST}"),
         ("a {ID} b", "a {*} b"),
         ("12%", "{NUM}%"),
@@ -66,6 +68,143 @@ fn envelopes() {
     assert_eq!(parse("[warn] low").level, Some(Level::Warn));
     assert_eq!(parse("Error: low").level, Some(Level::Error));
     assert_eq!(parse("all is well").level, None);
+}
+
+/// What many systems put before their messages: the message is found, the level is read, and the expression of the pattern finds the line.
+#[test]
+fn prefixes() {
+    let cases = [
+        (
+            "2024-01-15 10:30:00,123 - myapp.module - ERROR - gone after 3 tries",
+            "gone after {NUM} tries",
+            Some(Level::Error),
+        ),
+        ("2024-01-15 10:30:00,123 - worker - INFO - gone after 3 tries", "gone after {NUM} tries", Some(Level::Info)),
+        (
+            "2015-07-30 17:43:58,186 - WARN  [QuorumPeer[myid=1]/0:0:0:0:0:0:0:0:2181:Election@774] - time out: 3200",
+            "time out: {NUM}",
+            Some(Level::Warn),
+        ),
+        (
+            "[Wed Oct 11 14:32:52.123456 2000] [core:error] [pid 12:tid 56] denied: 5",
+            "[pid {ID}:tid {ID}] denied: {NUM}",
+            Some(Level::Error),
+        ),
+        ("[Wed Oct 11 14:32:52 2000] [notice] denied: 5", "denied: {NUM}", Some(Level::Info)),
+        ("2024-01-15 10:30:00.123 UTC [1234] LOG:  waited 5 s", "waited {NUM} s", Some(Level::Info)),
+        ("2024-01-15 10:30:00 CEST [1234-1] app@db FATAL:  no user \"bob\"", "no user \"bob\"", Some(Level::Fatal)),
+        ("2024-01-15 10:30:00 UTC [1234] @ ERROR:  no user \"bob\"", "no user \"bob\"", Some(Level::Error)),
+        ("2024-01-15 10:30:00 UTC [1234] DETAIL:  Key 5", "[{NUM}] DETAIL: Key {NUM}", None),
+        (
+            "2024-01-15T10:30:00.123456Z 8 [Warning] [MY-010055] [Server] no 5",
+            "[MY-{NUM}] [Server] no {NUM}",
+            Some(Level::Warn),
+        ),
+        (
+            "1234:M 15 Jan 2024 10:30:00.123 * Saving started by pid 5678",
+            "Saving started by pid {ID}",
+            Some(Level::Info),
+        ),
+        (
+            "1234:M 15 Jan 2024 10:30:00.123 # Saving started by pid 5678",
+            "Saving started by pid {ID}",
+            Some(Level::Warn),
+        ),
+        ("Jan 15 10:30:00 edge kernel: [    0.000000] port 5 up", "port {NUM} up", None),
+        ("[12345.678901] port 5 up", "port {NUM} up", None),
+        ("<3>[12345.678901] port 5 up", "port {NUM} up", Some(Level::Error)),
+        ("2024-01-15T10:30:00.123456+00:00 edge systemd[1]: Started Session 5.", "Started Session {ID}.", None),
+        ("2024-01-15T10:30:00+01:00 edge kernel: [   12.345678] port 5 up", "port {NUM} up", None),
+        ("<34>1 2024-01-15T10:30:00.003Z host.example.com su - ID47 - gone 5", "gone {NUM}", Some(Level::Fatal)),
+        (
+            "<165>1 2003-10-11T22:14:15.003Z host app 77 ID47 [ex@32473 iut=\"3\"][x y=\"z\"] gone 5",
+            "gone {NUM}",
+            Some(Level::Info),
+        ),
+        ("<11>Oct 11 22:14:15 edge app[230]: gone 5", "gone {NUM}", Some(Level::Error)),
+        ("1705314600: Client sensor-12 disconnected.", "Client sensor-{NUM} disconnected.", None),
+        (
+            "2024-01-15 10:30:00.123  INFO 1234 --- [           main] c.e.demo.DemoApplication                 : Started in 2.345 seconds",
+            "Started in {NUM} seconds",
+            Some(Level::Info),
+        ),
+        (
+            "2024-01-15T10:30:00.1+01:00  WARN 12 --- [app] [exec-1] o.a.c.C : Started in 2 s",
+            "Started in {NUM} s",
+            Some(Level::Warn),
+        ),
+        ("10:30:00.123 [main] DEBUG com.example.Foo - Loaded 5", "Loaded {NUM}", Some(Level::Debug)),
+        ("2024-01-15 10:30:00 [main] ERROR c.e.Foo - Loaded 5", "Loaded {NUM}", Some(Level::Error)),
+        (
+            "[2024-01-15T10:30:00,123][INFO ][o.e.n.Node               ] [node-1] started",
+            "[{NAME} ] [node-{NUM}] started",
+            Some(Level::Info),
+        ),
+        ("[2024-01-15 10:30:00 +0000] [1234] [INFO] Booted 5", "Booted {NUM}", Some(Level::Info)),
+        (
+            "[2024-01-15 10:30:00] production.ERROR: SQLSTATE[42S02]: none 5",
+            "SQLSTATE[{ID}]: none {NUM}",
+            Some(Level::Error),
+        ),
+        ("[2024-01-15T10:30:00Z WARN  my_crate::queue] length 17", "length {NUM}", Some(Level::Warn)),
+        ("F, [2024-01-15T10:30:00.123456 #1234] FATAL -- : length 17", "length {NUM}", Some(Level::Fatal)),
+        ("2016-09-28 04:30:30, Info                  CBS    Loaded 5", "CBS Loaded {NUM}", Some(Level::Info)),
+        (
+            "01-15 10:30:00.123  1234  5678 I ActivityManager: Start 5",
+            "ActivityManager: Start {NUM}",
+            Some(Level::Info),
+        ),
+        ("E (54321) MQTT_CLIENT: failed, errno=104", "MQTT_CLIENT: failed, errno={NUM}", Some(Level::Error)),
+        (
+            "17/06/09 20:10:40 INFO executor.Backend: Registered 5",
+            "executor.Backend: Registered {NUM}",
+            Some(Level::Info),
+        ),
+        (
+            "2024-01-15 10:30:00.123 1234 INFO nova.compute [req-1 - -] took 5",
+            "nova.compute [req-{NUM} - -] took {NUM}",
+            Some(Level::Info),
+        ),
+        // no level: only the time is taken off
+        ("2024-01-15 10:30:00 [7] Error opening 5", "[{NUM}] Error opening {NUM}", None),
+        (
+            "2024/01/15 10:30:00 http: TLS handshake error from 10.0.0.5:54321: EOF",
+            "http: TLS handshake error from {IP}: EOF",
+            None,
+        ),
+        // what only looks like a prefix
+        ("10:30:00 up 5 days", "{TIME} up {NUM} days", None),
+        ("[5] is 7", "[{NUM}] is {NUM}", None),
+        ("<b>5", "<b>{NUM}", None),
+        ("I (am) 5", "I (am) {NUM}", None),
+        ("12:M is 5", "{NUM}:M is {NUM}", None),
+        ("until 2024-01-15T10:30:00Z, then 2024-01-15T10:30 and node-3:80", "until {TIME}, then {TIME} and {IP}", None),
+    ];
+    for (line, pattern, level) in cases {
+        assert_eq!(log_pattern(line), pattern, "{line}");
+        assert_eq!(parse(line).level, level, "{line}");
+        assert_eq!(parse(line).message, message_of(line), "{line}");
+        let expression = pattern_regex(pattern);
+        assert!(regex::Regex::new(&expression).unwrap().is_match(line), "{line}\n{expression}");
+        // every cut of the line is a line as well
+        for (cut, _) in line.char_indices() {
+            log_pattern(&line[..cut]);
+        }
+    }
+    for (line, level) in [
+        (r#"{"t":{"$date":"2024-01-15"},"s":"W","msg":"x"}"#, Some(Level::Warn)),
+        (r#"{"PRIORITY":"3","MESSAGE":"x"}"#, Some(Level::Error)),
+        (r#"{"version":"1.1","short_message":"x","level":4}"#, Some(Level::Warn)),
+        (r#"{"level":50,"msg":"x"}"#, Some(Level::Error)),
+        (r#"{"@l":"Fatal","@m":"x"}"#, Some(Level::Fatal)),
+        (r#"{"log":{"level":"error"},"message":"x"}"#, Some(Level::Error)),
+        (r#"{"log.level":"debug","message":"x"}"#, Some(Level::Debug)),
+        (r#"{"severity_text":"INFO","body":"x"}"#, Some(Level::Info)),
+        (r#"{"message":"x","s":"small"}"#, None),
+    ] {
+        assert_eq!(parse(line).level, level, "{line}");
+        assert_eq!(log_pattern(line), "x");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The miner as a whole: order, shards, bounds, counts, parameters, regular expressions. Lines are written for these tests; with
 //! PGEDGE_LOGHUB set the labelled sets are run as well.
 
+mod common;
+
 use pgedge_logminer::*;
 
 /// A small deterministic generator (SplitMix64).
@@ -214,6 +216,18 @@ fn lines_are_found_again() {
         ],
         true,
     );
+}
+
+#[test]
+fn lines_of_many_systems_are_found_again() {
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/labelled")).unwrap().flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        let lines = common::lines(&text, 1).0;
+        let lines: Vec<&str> = lines.iter().map(|(_, l)| l.as_str()).collect();
+        let (patterns, strays) = check_round_trip(&lines, false);
+        println!("{:?}: {patterns} patterns, {strays} lines matched by an expression of another", entry.file_name());
+        assert!(strays * 20 <= lines.len(), "{strays} of {}", lines.len());
+    }
 }
 
 #[test]
