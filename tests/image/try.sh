@@ -4,6 +4,10 @@
 # Environment: STORE RUN CONTAINER ROOTFS DATA (the volume's folder) WITH_PG_NET ROOT PYTHON.
 set -euo pipefail
 ip link set lo up
+# From 127.0.0.1 initdb lets everyone in; from elsewhere the entrypoint asks for a password.
+ip address add 192.0.2.1/32 dev lo
+# Whatever fails, the server does not stay.
+trap '[ ! -e "$DATA/postmaster.pid" ] || kill -QUIT "$(head -n 1 "$DATA/postmaster.pid")"' EXIT
 b() { local command=$1; shift; buildah --root "$STORE" --runroot "$RUN" "$command" "$@"; }
 note() { printf '   %s\n' "$*"; }
 die() { printf '   FAILED: %s\n' "$*" >&2; tail -n 40 "$DATA.log" >&2 || true; exit 1; }
@@ -15,7 +19,7 @@ mount=(-v "$DATA:/var/lib/postgresql/data")
 env=(--env POSTGRES_USER=ai_platform_user --env POSTGRES_PASSWORD=secret --env POSTGRES_DB=ai_platform_db --env PGEDGE_RAM=1GB --env PGEDGE_STORAGE=sd
     --env POSTGRES_INITDB_ARGS=--data-checksums)
 inside() { b run "${env[@]}" "${mount[@]}" "$CONTAINER" -- "$@"; }
-sql() { inside env PGPASSWORD=secret psql -X -At -v ON_ERROR_STOP=1 -h 127.0.0.1 -U ai_platform_user -d ai_platform_db -c "$1"; }
+sql() { inside env PGPASSWORD=secret psql -X -At -v ON_ERROR_STOP=1 -h 192.0.2.1 -U ai_platform_user -d ai_platform_db -c "$1"; }
 is() { local got; got=$(sql "$2"); [ "$got" = "$3" ] || die "$1: got \"$got\" instead of \"$3\""; note "ok: $1"; }
 
 start() {
@@ -60,14 +64,14 @@ if [ -n "${WITH_PG_NET:-}" ]; then
     is 'the worker of pg_net runs' "SELECT status FROM pgedge.health() WHERE check_name = 'pg_net'" ok
 fi
 if [ "$(sql 'SHOW ssl_library')" = OpenSSL ]; then is 'TLS' 'SHOW ssl' on; else note 'not tried: TLS, which this stand-in of a server lacks'; fi
-if inside env PGPASSWORD=wrong psql -X -h 127.0.0.1 -U ai_platform_user -d ai_platform_db -c '' 2>/dev/null; then die 'a wrong password is let in'; fi
+if inside env PGPASSWORD=wrong psql -X -h 192.0.2.1 -U ai_platform_user -d ai_platform_db -c '' 2>/dev/null; then die 'a wrong password is let in'; fi
 
 note 'the demo, in the container'
-PGEDGE_DSN='host=127.0.0.1 port=5432 user=ai_platform_user password=secret dbname=ai_platform_db' "$PYTHON" "$ROOT/scripts/demo.py" >"$DATA.demo" || { cat "$DATA.demo"; die 'the demo failed'; }
+PGEDGE_DSN='host=192.0.2.1 port=5432 user=ai_platform_user password=secret dbname=ai_platform_db' "$PYTHON" "$ROOT/scripts/demo.py" >"$DATA.demo" || { cat "$DATA.demo"; die 'the demo failed'; }
 before=$(sql "SELECT (SELECT sum(count) FROM aggregated_logs), (SELECT count(*) FROM claude_events WHERE status = 'processed'), (SELECT count(*) FROM vectors)")
 note "ok: lines, events, embeddings: $before"
 inside mkdir -p /var/lib/postgresql/data/backup
-inside env PGPASSWORD=secret PGHOST=127.0.0.1 pgedge-backup dump /var/lib/postgresql/data/backup >/dev/null
+inside env PGPASSWORD=secret PGHOST=192.0.2.1 pgedge-backup dump /var/lib/postgresql/data/backup >/dev/null
 is 'a backup is known' "SELECT status FROM pgedge.health() WHERE check_name = 'backup_age'" ok
 stop
 

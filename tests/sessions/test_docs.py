@@ -1,6 +1,6 @@
 """The SQL in the README and in docs/ is true: every ```sql block runs, and the ```text block after it is what psql prints.
 
-In expected output `…` stands for anything (times, ids that depend on the machine). Blocks of one file run in order, in one database,
+In expected output `…` stands for anything (times, ids that depend on the machine), and the width of columns does not count. Blocks of one file run in order, in one database,
 as psql reads them. A block that cannot run here is marked in the Markdown source by an HTML comment before it, `<!-- not run: why -->`.
 """
 from __future__ import annotations
@@ -22,7 +22,7 @@ def blocks(path: Path):
 
 
 def normalise(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip().splitlines()]
+    return [re.sub(r"-{2,}", "--", re.sub(r"\s+", " ", line)).strip() for line in text.strip().splitlines()]
 
 
 def matches(expected: str, got: str) -> bool:

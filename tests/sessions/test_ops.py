@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -535,3 +536,77 @@ def test_in_another_schema(empty_db):
     with empty_db.connect(name) as conn:
         conn.execute("SELECT * FROM edge.vectors")
     drop_role(empty_db, name)
+
+
+# Lines that need another machine, or years -------------------------------------------------------------------------------------------------
+
+
+def test_settings_and_shared_memory_follow_the_session(box):
+    """What a session sets counts as what the server has: no need to start one with dangerous settings."""
+    with box.connect() as conn:
+        conn.execute("SET work_mem = '1TB'; SET maintenance_work_mem = '2047GB'; SET zero_damaged_pages = on")
+        lines = {r[0]: r[1:] for r in conn.execute("SELECT * FROM pgedge.health()")}
+    status, detail, hint = lines["settings"]
+    assert status == "critical" and "zero_damaged_pages = on" in detail and "work_mem = 1024 GB with 100 connections" in detail and "maintenance_work_mem = 2047 GB is more than a quarter" in detail
+    assert "ALTER SYSTEM SET zero_damaged_pages = off" in hint and "recommended_settings()" in hint
+    if "shared_memory" in lines:
+        assert lines["shared_memory"][0] == "warning" and "--shm-size" in lines["shared_memory"][2]
+    else:
+        print("no /dev/shm here: shared_memory was not tried")
+
+
+SIMULATED = [
+    ("device_temperature", "SELECT 'cpu-thermal'::text, 78.5::real", "temperature", "warning", "78.5"),
+    ("device_temperature", "SELECT 'cpu-thermal'::text, 91::real", "temperature", "critical", "91"),
+    ("_throttling", "SELECT '{}'::text[], '{undervoltage}'::text[]", "throttling", "warning", "undervoltage"),
+    ("_throttling", "SELECT '{undervoltage}'::text[], '{undervoltage}'::text[]", "throttling", "critical", "undervoltage"),
+    ("_disk_space", "SELECT 'data directory'::text, 100::bigint << 30, 10::bigint << 30, 1::bigint", "disk_space", "warning", "10 GB"),
+    ("_disk_space", "SELECT 'data directory'::text, 100::bigint << 30, 1::bigint << 30, 1::bigint", "disk_space", "critical", "1024 MB"),
+]
+
+
+@pytest.mark.parametrize("function, rows, check, status, words", SIMULATED, ids=[f"{s[2]}-{s[3]}" for s in SIMULATED])
+def test_lines_of_the_machine(db, function, rows, check, status, words):
+    """With the function that reads the machine replaced, in this database, by one that tells of another machine."""
+    signature, result = db.sql("SELECT pg_get_function_arguments(oid), pg_get_function_result(oid) FROM pg_proc WHERE pronamespace = 'pgedge'::regnamespace AND proname = %s", [function])[0]
+    db.sql(f"CREATE OR REPLACE FUNCTION pgedge.{function}({signature}) RETURNS {result} LANGUAGE sql AS $$ {rows} $$")
+    got = health(db)[check]
+    assert got[0] == status and words in got[1], got
+
+
+def test_a_session_that_waits_for_long(db):
+    columns = db.value("SELECT string_agg(format('NULL::%s AS %I', format_type(atttypid, atttypmod), attname), ', ' ORDER BY attnum)"
+                       " FROM pg_attribute WHERE attrelid = 'pgedge.blocking'::regclass AND attnum > 0")
+    columns = columns.replace("NULL::interval AS blocked_for", "interval '7 minutes' AS blocked_for").replace("NULL::integer AS blocked_pid", "42 AS blocked_pid")
+    db.sql(f"CREATE OR REPLACE VIEW pgedge.blocking AS SELECT {columns}")
+    status, detail, hint = health(db)["blocked_sessions"]
+    assert status == "warning" and detail == "1 waiting for a lock, the longest for 00:07:00" and "pg_terminate_backend" in hint
+
+
+def test_damage_by_storage_and_old_transaction_ids():
+    """A page with another content than was written; and a horizon held for twice the transactions after which autovacuum must freeze."""
+    with Cluster({"autovacuum_freeze_max_age": "100000", "autovacuum": "off"}) as cluster:
+        cluster.stop()
+        cluster.run(cluster.bindir / "pg_checksums", "--enable", "-D", cluster.data, stdout=subprocess.DEVNULL)
+        cluster.start()
+        db = create_database(cluster)
+        lines = health(db)
+        assert lines["data_checksums"][:2] == ("ok", "on, 0 failures") and lines["transaction_ids"][0] == "ok"
+        db.sql("CREATE TABLE damaged AS SELECT 1 AS x")
+        path = cluster.data / db.value("SELECT pg_relation_filepath('damaged')")
+        cluster.stop()
+        with open(path, "r+b") as f:
+            f.seek(8000)
+            f.write(b"\xff" * 8)
+        cluster.start()
+        with db.connect() as conn, pytest.raises(psycopg.errors.DataCorrupted):
+            conn.execute("SELECT * FROM damaged")
+        wait_for(lambda: health(db)["data_checksums"][0] == "critical")
+        assert "1 failures" in health(db)["data_checksums"][1] and "restore" in health(db)["data_checksums"][2]
+        with db.connect(autocommit=False) as holder:
+            holder.execute("SELECT pg_current_xact_id()")
+            # Each block with a handler is a subtransaction, and takes an id when it writes.
+            db.sql("CREATE UNLOGGED TABLE burnt (x int)")
+            db.sql("DO $$ BEGIN FOR i IN 1..210000 LOOP BEGIN INSERT INTO burnt VALUES (i); EXCEPTION WHEN OTHERS THEN NULL; END; END LOOP; END $$")
+            status, detail, hint = health(db)["transaction_ids"]
+            assert status == "warning" and "transactions old" in detail and "VACUUM (FREEZE)" in hint

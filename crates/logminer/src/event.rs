@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::forms::{self, digits, is_word};
+use crate::dates;
+use crate::forms::{digits, is_word};
 use crate::shape::{Segment, shape, shape_spans};
 
 /// Severity as it is stored.
@@ -316,7 +317,7 @@ fn prefix(line: &str) -> (usize, Option<Level>) {
     if digits(s, d) != 4 {
         return (0, None);
     }
-    let Some(e) = forms::date(s, d).filter(|&e| s[d..e].contains(&b':')) else {
+    let Some(e) = dates::date(s, d).filter(|&e| s[d..e].contains(&b':')) else {
         return (0, None);
     };
     let mut e = e;
@@ -357,7 +358,7 @@ fn level_word(line: &str, i: usize) -> (usize, Option<Level>) {
 }
 
 fn klog(s: &[u8], i: usize) -> Option<(usize, Option<Level>)> {
-    let clock = forms::clock(s, skip_blanks(s, i + 5))?;
+    let clock = dates::clock(s, skip_blanks(s, i + 5))?;
     let thread = skip_blanks(s, clock);
     let file = skip_blanks(s, thread + digits(s, thread));
     let end = file + s[file..].iter().take(200).position(|b| *b == b']')?;
@@ -379,7 +380,7 @@ fn syslog(s: &[u8], i: usize) -> Option<usize> {
     if !s.get(i)?.is_ascii_uppercase() || s.len() < i + 16 {
         return None;
     }
-    let e = forms::named_date(s, i)?;
+    let e = dates::named_date(s, i)?;
     if !s[i..e].contains(&b':') || s[i + 3] != b' ' {
         return None;
     }

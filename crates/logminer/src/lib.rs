@@ -49,19 +49,23 @@
 //! [`MAX_WORD`] is `{*}`. Forgetting of shapes is described at [`PatternSet`], of values at [`Values`].
 
 mod closure;
+mod dates;
 mod event;
 mod forms;
 mod hash;
 mod kind;
+mod lists;
 mod mask;
 mod matching;
 mod miner;
 mod patterns;
+mod quantities;
 mod render;
 mod shape;
 mod sketch;
 mod slots;
 mod weights;
+mod words;
 pub use event::{Event, Level, log_pattern, message_of, parse, shape_of_message, strip_ansi};
 pub use hash::stable_hash;
 pub use kind::Kind;

@@ -84,28 +84,31 @@ pub fn parameters_of<'a>(message: &'a str, pattern: &str) -> Option<Vec<&'a str>
 const W: &str = r"[^\x01-\x2f:-@\[-\^\x60{-\x7f]";
 /// What the shape pass takes for white space.
 const S: &str = r"[\x01-\x20\x7f]";
-const CLOCK: &str = r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:[.,:][0-9]{1,9})?)?(?:Z| ?[-+][0-9]{2}:?[0-9]{2})?";
-const MONTH: &str = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)";
-const DAY: &str = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)";
-const IPV4: &str = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}";
+/// The name of a day or month.
+const NAME: &str = "[A-Z][a-z][a-z]";
 const DECIMAL: &str = r"[-+]?[0-9]+(?:\.[0-9]+)?";
 
 /// The expression for what a placeholder stands for.
 fn expression(kind: Kind) -> String {
     match kind {
-        Kind::Num => format!("{DECIMAL}(?:[eE][-+]?[0-9]+)?"),
+        Kind::Num => format!(r"(?:{DECIMAL}(?:[eE][-+]?[0-9]+)?|\*+)"),
         Kind::Id => format!(r"[-+]?{W}(?:{W}|-)*"),
         Kind::Hex => r"[-+]?(?:0[xX])?[0-9A-Fa-f]+(?::[0-9A-Fa-f]+:[0-9A-Fa-f]+(?:\.[0-9])?)?".into(),
         Kind::Time => {
-            let tail = format!(r"(?:[T_: -] *{CLOCK})?");
-            let dotted = r"(?:-[0-9]{2}\.[0-9]{2}\.[0-9]{2}(?:\.[0-9]+)?)?";
-            format!(
-                r"[-+]?(?:[0-9]{{4}}[-/.][0-9]{{1,2}}[-/.][0-9]{{1,2}}{tail}{dotted}|[0-9]{{1,2}}[-/]{MONTH}[-/][0-9]{{4}}{tail}|[0-9]{{1,2}}/[0-9]{{1,2}}/[0-9]{{2,4}}{tail}|{CLOCK}|(?:{DAY},? *)?(?:{MONTH} +[0-9]{{1,2}}|[0-9]{{1,2}} *{MONTH}),?(?: +[12][0-9]{{3}})?(?:[T_: -] *{CLOCK})?(?: *[A-Z]{{3,4}})?(?: +[12][0-9]{{3}})?|(?:[0-9]+(?:\.[0-9]+)?(?:d|h|m|s|ms|us|ns)){{2,}}|[0-9]+(?:\.[0-9]+)?)"
-            )
+            // wider than what the shape pass takes, to stay small: a number with numbers or names joined to it, or the name of a day or
+            // month with numbers around it
+            let clock = r"(?: +[0-9]+:[0-9:.,]+Z?)?";
+            let zone = r"(?: ?[-+][0-9]{2}:?[0-9]{2})?";
+            let numeric = format!(r"[0-9][0-9A-Za-z]*(?:[-/.:,_][0-9A-Za-z]+)*{clock}{zone}");
+            let named = format!(
+                r"(?:{NAME},? *)?(?:{NAME} +[0-9]+|[0-9]+ *{NAME}),?(?: +[0-9]{{4}})?(?:[T_:-][0-9:.,]+Z?)?{clock}{zone}(?: *[A-Z]{{3,4}})?(?: +[0-9]{{4}})?"
+            );
+            format!(r"[-+]?(?:{numeric}|{named}|<[0-9]+ ?{W}+)")
         }
         Kind::Path => {
             let piece = format!(r"(?:{W}|[-./+~%@$#*!\\:])");
-            format!(r"{piece}*[/\\]{piece}*(?: {piece}+)?")
+            let query = r#"(?:\?[^\x01-\x20\x7f"'<>(){},;]*)?"#;
+            format!(r"{piece}*[/\\]{piece}*(?: {piece}+)?{query}")
         }
         Kind::Ip => format!(r"[-+]?(?:{W}|[.:/-])*"),
         Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}".into(),
@@ -119,7 +122,7 @@ fn expression(kind: Kind) -> String {
         Kind::List => {
             // every value that makes a list has a digit, a dot or a slash in it, or is long and hexadecimal
             let any = format!(r"(?:{W}|[-+.:/$~@#%*!\\])*");
-            let item = format!(r"(?:{any}[0-9./\\]{any}|[A-Fa-f]{{8,}})");
+            let item = format!(r"(?:{any}[0-9./\\*]{any}|[A-Fa-f]+)");
             format!(r"{item}(?:(?:{S}+|,{S}*){item})+")
         }
         Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),
@@ -128,17 +131,14 @@ fn expression(kind: Kind) -> String {
     }
 }
 
-/// What an open slot stands for: a word, or anything that has a form of its own.
+/// What an open slot stands for: a word, or what has a form that holds more than a word may. Kept small: PostgreSQL builds its automaton
+/// anew for every match, so each state costs on every line.
 fn any_value() -> String {
     let word = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
-    let long = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^]{129,}"#;
     let placeholder = r"\{[*A-Z]+\}";
-    let time = expression(Kind::Time);
-    let forms = [Kind::Hex, Kind::Url, Kind::List, Kind::Path, Kind::Name].map(expression).join("|");
+    let forms = [Kind::Time, Kind::Url, Kind::List, Kind::Path].map(expression).join("|");
     let attached = r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?";
-    format!(
-        r"(?:(?:{word}|{long}|{IPV4}:[0-9]+|[0-9A-Fa-f]*(?::+[0-9A-Fa-f]+)+|(?:{W}|[-.])+:[0-9]+|{time}|{placeholder}|{forms})+{attached})"
-    )
+    format!(r"(?:(?::*{word}+(?::+{word}+)*|{placeholder}|{forms})+{attached})")
 }
 
 /// A POSIX (ARE) regular expression, anchored at both ends, that matches the raw lines of a pattern with PostgreSQL's `~`.

@@ -2,6 +2,7 @@
 
 use crate::forms;
 use crate::kind::Kind;
+use crate::quantities::is_time_unit;
 
 /// A pattern in the notation of log-parsing benchmarks: every placeholder is `<*>`, with the unit of a duration taken in
 /// (`{TIME}ms` → `<*>`).
@@ -14,7 +15,7 @@ pub fn loghub_template(pattern: &str) -> String {
             i += len;
             if kind == Kind::Time {
                 let e = forms::word_end(s, i);
-                if forms::is_time_unit(&s[i..e]) {
+                if is_time_unit(&s[i..e]) {
                     i = e;
                 }
             }

@@ -2,6 +2,8 @@
 
 use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, HARD, MARK, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
+use crate::words::{is_cue, is_identity_key, is_switch};
+use crate::{dates, quantities};
 
 /// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
 pub const MAX_SCANNED: usize = 16 * 1024;
@@ -18,26 +20,27 @@ pub(crate) struct Segment {
     pub raw: (usize, usize),
 }
 
-struct ListRun {
-    kind: Kind,
-    start: usize,
-    end: usize,
-    raw_start: usize,
-    count: usize,
+/// The run of like values at the end of what is written.
+pub(crate) struct ListRun {
+    pub(crate) kind: Kind,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) raw_start: usize,
+    pub(crate) count: usize,
 }
 
 /// The state of one walk. `SPANS` records segments as well (for parameters); without it nothing is recorded.
-struct Walk<'a, const SPANS: bool> {
-    s: &'a [u8],
-    out: &'a mut Vec<u8>,
+pub(crate) struct Walk<'a, const SPANS: bool> {
+    pub(crate) s: &'a [u8],
+    pub(crate) out: &'a mut Vec<u8>,
     /// Raw text from here on is literal and not yet written.
-    pending: usize,
+    pub(crate) pending: usize,
     /// The last word that stayed in the text.
-    word: (usize, usize),
+    pub(crate) word: (usize, usize),
     /// The word before that.
     word_before: (usize, usize),
-    list: ListRun,
-    segments: Vec<Segment>,
+    pub(crate) list: ListRun,
+    pub(crate) segments: Vec<Segment>,
 }
 
 /// The shape of `line`: see the crate documentation. A pure function of its bytes.
@@ -133,7 +136,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
 
     /// Writes the pending literal text up to `to`.
     #[inline]
-    fn flush(&mut self, to: usize) {
+    pub(crate) fn flush(&mut self, to: usize) {
         if self.pending < to {
             let from = self.out.len();
             self.out.extend_from_slice(&self.s[self.pending..to]);
@@ -144,95 +147,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
     }
 
-    fn emit_text(&mut self, kind: Kind, a: usize, b: usize) {
+    pub(crate) fn emit_text(&mut self, kind: Kind, a: usize, b: usize) {
         let from = self.out.len();
         self.out.extend_from_slice(kind.placeholder().as_bytes());
         if SPANS {
             self.segments.push(Segment { out: (from, self.out.len()), raw: (a, b) });
         }
         self.pending = b;
-    }
-
-    /// Replaces raw text `a..b` by a placeholder; three or more like values in a row become one `{LIST}`.
-    fn emit(&mut self, kind: Kind, a: usize, b: usize) {
-        if kind == Kind::Path && self.path_goes_on(a) {
-            self.out.truncate(self.list.start);
-            if SPANS {
-                self.segments.pop();
-            }
-            self.emit_text(Kind::Path, self.list.raw_start, b);
-            self.list.end = self.out.len();
-            return;
-        }
-        self.flush(a);
-        let class = match kind {
-            Kind::Hex | Kind::Id => Kind::Num,
-            k => k,
-        };
-        let listable = matches!(
-            class,
-            Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac
-        );
-        let gap = self.out.get(self.list.end..).unwrap_or(b"#");
-        if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
-            self.list.count += 1;
-            if self.list.count >= 3 {
-                self.make_list(b);
-                return;
-            }
-        } else {
-            self.list =
-                ListRun { kind: class, start: self.out.len(), end: 0, raw_start: a, count: usize::from(listable) };
-        }
-        self.emit_text(kind, a, b);
-        self.list.end = if listable { self.out.len() } else { usize::MAX };
-    }
-
-    /// A relative path one blank behind another path goes on with it: a directory's name holds a blank.
-    fn path_goes_on(&self, a: usize) -> bool {
-        self.list.kind == Kind::Path
-            && self.list.count == 1
-            && self.list.end == self.out.len()
-            && self.pending + 1 == a
-            && self.s[self.pending] == b' '
-            && is_word(self.s[a])
-            && self.s.get(a + 1) != Some(&b':')
-    }
-
-    /// Replaces everything since the start of the run by `{LIST}`, which then ends at raw byte `b`.
-    fn make_list(&mut self, b: usize) {
-        let start = self.list.start;
-        self.out.truncate(start);
-        if SPANS {
-            while self.segments.last().is_some_and(|s| s.out.0 >= start) {
-                self.segments.pop();
-            }
-            if let Some(last) = self.segments.last_mut().filter(|s| s.out.1 > start) {
-                last.raw.1 -= last.out.1 - start;
-                last.out.1 = start;
-            }
-        }
-        self.emit_list(self.list.raw_start, b);
-    }
-
-    /// Writes `{LIST}`; a list right behind another one goes on with it.
-    fn emit_list(&mut self, mut raw_start: usize, b: usize) {
-        for gap in [&b"{LIST} "[..], b"{LIST},", b"{LIST}, "] {
-            if self.out.ends_with(gap) {
-                let start = self.out.len() - gap.len();
-                self.out.truncate(start);
-                if SPANS {
-                    while let Some(last) = self.segments.last().filter(|s| s.out.0 >= start) {
-                        raw_start = last.raw.0;
-                        self.segments.pop();
-                    }
-                }
-                break;
-            }
-        }
-        let start = self.out.len();
-        self.emit_text(Kind::List, raw_start, b);
-        self.list = ListRun { kind: Kind::List, start, end: self.out.len(), raw_start, count: 3 };
     }
 
     /// A run of white space becomes one blank; none at either end.
@@ -280,7 +201,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             }
             // Less than a second: `<1 sec`.
             b'<' if i + 1 < n && self.s[i + 1].is_ascii_digit() => {
-                if let Some(e) = forms::below(self.s, i + 1) {
+                if let Some(e) = quantities::below(self.s, i + 1) {
                     self.emit(Kind::Time, i, e);
                     return e;
                 }
@@ -307,7 +228,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
             self.emit(Kind::Id, a, b);
-        } else if len >= 8 && self.s[a].is_ascii_hexdigit() && forms::is_hex(&self.s[a..b]) {
+        } else if len >= 8 && self.s[a].is_ascii_hexdigit() && quantities::is_hex(&self.s[a..b]) {
             self.emit(Kind::Hex, a, b);
         }
         self.remember(a, b);
@@ -348,7 +269,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 })
             }
             _ if w.len() == 3 && w[0].is_ascii_uppercase() => {
-                let e = forms::named_date(self.s, a)?;
+                let e = dates::named_date(self.s, a)?;
                 self.emit(Kind::Time, a, e);
                 Some(e)
             }
@@ -447,7 +368,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn stands_for_number(&self, a: usize, b: usize) -> bool {
         let s = self.s;
         let stars = b - a >= 2 && s[a..b].iter().all(|&c| c == b'*');
-        let behind = self.list.end == self.out.len() && self.pending + 1 == a;
+        let numbers = matches!(self.list.kind, Kind::Num | Kind::List);
+        let behind = numbers && self.list.end == self.out.len() && self.pending + 1 == a;
         stars && (behind || b + 1 < s.len() && s[b] == b' ' && s[b + 1].is_ascii_digit())
     }
 
@@ -503,7 +425,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn number(&mut self, a: usize, signed: usize, run: usize, b: usize) -> usize {
         let s = self.s;
         let d = a + signed;
-        for form in [forms::date, forms::clock] {
+        for form in [dates::date, dates::clock] {
             if let Some(e) = form(s, d) {
                 self.emit(Kind::Time, a, e);
                 return e;
@@ -513,7 +435,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Ip, a, e);
             return e;
         }
-        if let Some((kind, e)) = forms::quantity(s, d, b) {
+        if let Some((kind, e)) = quantities::quantity(s, d, b) {
             let kind = if kind == Kind::Num && self.cued(a) { Kind::Id } else { kind };
             self.emit(kind, a, e);
             // what stays behind a duration is its unit
@@ -536,20 +458,20 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Id, a, e);
             return e;
         }
-        if forms::is_identifier(token) && !(piece == run && forms::is_hex(word)) {
+        if quantities::is_identifier(token) && !(piece == run && quantities::is_hex(word)) {
             self.emit(Kind::Id, a, run);
             return run;
         }
         if word.iter().any(u8::is_ascii_digit) {
-            if forms::is_hex(word) {
+            if quantities::is_hex(word) {
                 self.emit(Kind::Hex, a, piece);
                 return piece;
             }
-            if forms::is_version(s, a, run) {
+            if quantities::is_version(s, a, run) {
                 self.emit(Kind::Ver, a, run);
                 return run;
             }
-            if piece != run && forms::is_identifier(word) {
+            if piece != run && quantities::is_identifier(word) {
                 self.emit(Kind::Id, a, piece);
                 return piece;
             }
@@ -557,7 +479,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 self.remember(a, piece);
                 return piece;
             }
-        } else if forms::is_hex(word) {
+        } else if quantities::is_hex(word) {
             self.emit(Kind::Hex, a, piece);
             return piece;
         } else if (2..=5).contains(&word.len())
@@ -577,30 +499,6 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         piece
     }
 
-    /// When the word `a..b` repeats the word before it up to its digits (`an14 an15`), both become a `{LIST}`.
-    fn continues_list(&mut self, a: usize, b: usize) -> bool {
-        let (w0, w1) = self.word;
-        let stem = |w: &[u8]| w.len() - w.iter().rev().take_while(|c| c.is_ascii_digit()).count();
-        let (last, this) = (&self.s[w0..w1], &self.s[a..b]);
-        let like = stem(last) < last.len() && stem(this) < this.len() && last[..stem(last)] == this[..stem(this)];
-        if !like || a < w1 || !matches!(&self.s[w1..a], b" " | b"," | b", ") {
-            return false;
-        }
-        if self.list.kind == Kind::List && self.list.end == self.out.len() && self.pending == w1 {
-            self.pending = b;
-            if SPANS && let Some(last) = self.segments.last_mut() {
-                last.raw.1 = b;
-            }
-            return true;
-        }
-        if self.pending > w0 {
-            return false;
-        }
-        self.flush(w0);
-        self.emit_list(w0, b);
-        true
-    }
-
     /// Whether the word before the number at `a` makes it an identifier.
     fn cued(&self, a: usize) -> bool {
         let (w0, w1) = self.word;
@@ -609,69 +507,4 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         self.s[w1..a].iter().all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'[')) && is_cue(&self.s[w0..w1])
     }
-}
-
-/// Words for the two positions of a switch that are also words of sentences.
-fn is_switch(w: &[u8]) -> bool {
-    matches!(w, b"on" | b"off" | b"yes" | b"no" | b"On" | b"Off" | b"Yes" | b"No" | b"ON" | b"OFF" | b"YES" | b"NO")
-}
-
-fn is_identity_key(key: &[u8]) -> bool {
-    matches!(
-        key,
-        b"user"
-            | b"username"
-            | b"login"
-            | b"account"
-            | b"host"
-            | b"hostname"
-            | b"rhost"
-            | b"name"
-            | b"email"
-            | b"from"
-            | b"to"
-            | b"ctladdr"
-    )
-}
-
-/// Words after which a number is an identifier.
-fn is_cue(word: &[u8]) -> bool {
-    let mut low = [0u8; 16];
-    let Some(low) = low.get_mut(..word.len()) else {
-        return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id");
-    };
-    low.copy_from_slice(word);
-    low.make_ascii_lowercase();
-    matches!(
-        &*low,
-        b"user"
-            | b"id"
-            | b"uid"
-            | b"gid"
-            | b"pid"
-            | b"tid"
-            | b"euid"
-            | b"ppid"
-            | b"session"
-            | b"process"
-            | b"thread"
-            | b"job"
-            | b"task"
-            | b"order"
-            | b"request"
-            | b"customer"
-            | b"account"
-            | b"transaction"
-            | b"txn"
-            | b"client"
-            | b"device"
-            | b"userid"
-            | b"sessionid"
-            | b"child"
-            | b"worker"
-            | b"container"
-            | b"caller"
-    ) || word.ends_with(b"Id")
-        || word.ends_with(b"ID")
-        || word.ends_with(b"_id")
 }

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::forms::{is_size_unit, is_word};
+use crate::forms::is_word;
+use crate::quantities::is_size_unit;
 use crate::slots::{is_preposition, word_before};
 
 /// Weight at which a slot becomes a wildcard.

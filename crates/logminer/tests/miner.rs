@@ -279,3 +279,84 @@ fn any_text_is_safe() {
     assert!(shape(&long).len() < MAX_SHAPE + 1000);
     assert!(shape(&"ab, (cd) ".repeat(100_000)).len() < MAX_SHAPE + 1000);
 }
+
+/// Seconds of CPU that this thread took; elapsed time where the system does not tell.
+fn seconds(f: impl FnOnce()) -> f64 {
+    let cpu = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        Some(text.split(' ').next()?.parse::<u64>().ok()? as f64 / 1e9)
+    };
+    let (start, before) = (std::time::Instant::now(), cpu());
+    f();
+    match (before, cpu()) {
+        (Some(a), Some(b)) => b - a,
+        _ => start.elapsed().as_secs_f64(),
+    }
+}
+
+#[test]
+fn pathological_lines_take_bounded_work() {
+    let mb = 1 << 20;
+    let pairs: String = (0..100_000).map(|i| format!("key{i}=value{i} ")).collect();
+    let lines = [
+        ("one word", "x".repeat(mb)),
+        ("digits", "7".repeat(mb)),
+        ("blanks", " ".repeat(mb)),
+        ("commas", ",".repeat(mb)),
+        ("slashes", "/".repeat(mb)),
+        ("backslashes", r"\".repeat(mb)),
+        ("dots", "a.".repeat(mb / 2)),
+        ("dashes", "a-1".repeat(mb / 3)),
+        ("colons", "ab:".repeat(mb / 3)),
+        ("stars", "** ".repeat(mb / 3)),
+        ("less than", "<1 ".repeat(mb / 3)),
+        ("at", "a@".repeat(mb / 2)),
+        ("quotes", "\"a".repeat(mb / 2)),
+        ("open quotes", "=\"".repeat(mb / 2)),
+        ("brackets", "[".repeat(mb / 2) + &"]".repeat(mb / 2)),
+        ("braces", "{".repeat(mb)),
+        ("objects", "{\"msg\":".repeat(mb / 7)),
+        ("switches", "on off ".repeat(mb / 7)),
+        ("pairs", pairs),
+        ("logfmt", format!("msg=x {}", "a=b ".repeat(mb / 4))),
+        ("frames", format!("E\n{}", "\tat a.b(C.java:1)\n".repeat(mb / 18))),
+        ("colours", "\u{1b}[31m".repeat(mb / 5)),
+        ("wide", "é".repeat(mb / 2)),
+        ("lists", "a1 a2 ".repeat(mb / 6)),
+        ("queries", "/a?b=c&".repeat(mb / 7)),
+    ];
+    let mut m = Miner::new(100);
+    for (name, line) in &lines {
+        let message = message_of(line);
+        let pattern = shape_of_message(&message);
+        assert!(pattern.len() < 2 * MAX_SHAPE + 1000, "{name}: {}", pattern.len());
+        assert!(parameters_of(&message, &pattern).is_some(), "{name}");
+        let took = seconds(|| {
+            m.add(line);
+            mask_secrets(line);
+        });
+        // a quadratic pass over a megabyte takes minutes; a linear one in a debug build well under a second
+        assert!(took < 20.0, "{name}: {took} s");
+        println!("{name}: {:.1} ms", took * 1e3);
+    }
+    assert_eq!(m.lines(), lines.len() as u64);
+}
+
+#[test]
+fn random_bytes_are_safe() {
+    let mut r = Random(17);
+    let mut m = Miner::new(50);
+    for _ in 0..5000 {
+        let n = r.below(200);
+        let bytes: Vec<u8> = (0..n).map(|_| r.next() as u8).collect();
+        let line = String::from_utf8_lossy(&bytes);
+        let message = message_of(&line);
+        let pattern = shape_of_message(&message);
+        let found = parameters_of(&message, &pattern).unwrap_or_else(|| panic!("{line:?} {pattern:?}"));
+        assert_eq!(found.len(), parameter_kinds(&pattern).len(), "{line:?} {pattern:?}");
+        assert_eq!(shape(&pattern).is_empty(), pattern.is_empty());
+        mask_secrets(&line);
+        m.add(&line);
+    }
+    assert_eq!(m.lines(), 5000);
+}
