@@ -89,78 +89,28 @@ impl Source {
     /// Takes an ACCESS SHARE lock on it until the transaction ends. Needs an SPI connection.
     pub fn find(wanted: &Wanted<'_>, types: &VectorTypes) -> Source {
         let oid = wanted.relation.unwrap_or_else(vectors_table);
-        // SAFETY: catalog look-ups on a relation that is locked once try_relation_open has found it.
-        unsafe {
-            let relation = pg_sys::try_relation_open(oid, pg_sys::AccessShareLock as i32);
-            if relation.is_null() {
-                fail(
-                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                    format!("relation with OID {oid} does not exist", oid = oid.to_u32()),
-                    "Give a table's name, as in relation => 'my_schema.my_table'.",
-                );
-            }
-            let kind = (*(*relation).rd_rel).relkind as u8;
-            let has_children = (*(*relation).rd_rel).relhassubclass;
-            let name = quoted_name(oid);
-            pg_sys::relation_close(relation, pg_sys::NoLock as i32);
-            if !matches!(
-                kind,
-                pg_sys::RELKIND_RELATION
-                    | pg_sys::RELKIND_PARTITIONED_TABLE
-                    | pg_sys::RELKIND_VIEW
-                    | pg_sys::RELKIND_MATVIEW
-                    | pg_sys::RELKIND_FOREIGN_TABLE
-            ) {
-                fail(
-                    PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-                    format!("{name} is not a table, view or foreign table"),
-                    "Search a relation that has rows.",
-                );
-            }
-            let embedding = column(oid, &name, wanted.embedding);
-            let id = column(oid, &name, wanted.id);
-            let mut columns = vec![embedding, id];
-            let base = pg_sys::getBaseType(pg_sys::get_atttype(oid, embedding));
-            if base != types.vector && base != types.halfvec {
-                fail(
-                    PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-                    format!(
-                        "column \"{}\" of {name} is of type {}, not vector or halfvec",
-                        wanted.embedding,
-                        type_name(base)
-                    ),
-                    "Name the column with embedding_column, or search a view that casts it to vector.",
-                );
-            }
-            let source = wanted.by_source.then(|| {
-                let source = column(oid, &name, "source");
-                columns.push(source);
-                match pg_sys::getBaseType(pg_sys::get_atttype(oid, source)) {
-                    pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::NAMEOID => {
-                        "t.source OPERATOR(pg_catalog.=) "
-                    }
-                    _ => "t.source::pg_catalog.text OPERATOR(pg_catalog.=) ",
-                }
-            });
-            let whole = check_privileges(oid, &name, &columns);
-            let mut collation = pg_sys::Oid::INVALID;
-            let mut typmod = 0;
-            let mut id_type = pg_sys::Oid::INVALID;
-            pg_sys::get_atttypetypmodcoll(oid, id, &mut id_type, &mut typmod, &mut collation);
-            Source {
-                id: quoted(wanted.id),
-                embedding: quoted(wanted.embedding),
-                id_type: IdType::new(id_type, collation),
-                half: base == types.halfvec,
-                has_ctid: whole
-                    && matches!(
-                        kind,
-                        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW
-                    ),
-                is_one_table: matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW) && !has_children,
-                source,
-                name,
-            }
+        let Opened { name, kind, has_children } = Opened::open(oid);
+        let (embedding, id) = (column(oid, &name, wanted.embedding), column(oid, &name, wanted.id));
+        let mut columns = vec![embedding, id];
+        let half = is_half(oid, &name, embedding, wanted.embedding, types);
+        let source = wanted.by_source.then(|| {
+            columns.push(column(oid, &name, "source"));
+            source_condition(oid, columns[2])
+        });
+        let whole = check_privileges(oid, &name, &columns);
+        let (mut id_type, mut typmod, mut collation) = (pg_sys::Oid::INVALID, 0, pg_sys::Oid::INVALID);
+        // SAFETY: a catalog look-up of a column that is there.
+        unsafe { pg_sys::get_atttypetypmodcoll(oid, id, &mut id_type, &mut typmod, &mut collation) };
+        let table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW);
+        Source {
+            id: quoted(wanted.id),
+            embedding: quoted(wanted.embedding),
+            id_type: IdType::new(id_type, collation),
+            half,
+            has_ctid: whole && (table || kind == pg_sys::RELKIND_PARTITIONED_TABLE),
+            is_one_table: table && !has_children,
+            source,
+            name,
         }
     }
 
@@ -170,6 +120,75 @@ impl Source {
             Some(condition) => format!(" FROM {} AS t WHERE {condition}${n}", self.name),
             None => format!(" FROM {} AS t", self.name),
         }
+    }
+}
+
+/// What the relation cache knows of a relation.
+struct Opened {
+    name: String,
+    kind: u8,
+    has_children: bool,
+}
+
+impl Opened {
+    /// Locks the relation; one that is not there (42P01) or has no rows (42809) is an error.
+    fn open(oid: pg_sys::Oid) -> Opened {
+        // SAFETY: the relation is locked once it has been found, so it keeps its name and schema.
+        let opened = unsafe {
+            let relation = pg_sys::try_relation_open(oid, pg_sys::AccessShareLock as i32);
+            if relation.is_null() {
+                fail(
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                    format!("relation with OID {} does not exist", oid.to_u32()),
+                    "Give a table's name, as in relation => 'my_schema.my_table'.",
+                );
+            }
+            let class = &*(*relation).rd_rel;
+            let opened =
+                Opened { name: quoted_name(oid), kind: class.relkind as u8, has_children: class.relhassubclass };
+            pg_sys::relation_close(relation, pg_sys::NoLock as i32);
+            opened
+        };
+        if !matches!(
+            opened.kind,
+            pg_sys::RELKIND_RELATION
+                | pg_sys::RELKIND_PARTITIONED_TABLE
+                | pg_sys::RELKIND_VIEW
+                | pg_sys::RELKIND_MATVIEW
+                | pg_sys::RELKIND_FOREIGN_TABLE
+        ) {
+            fail(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("{} is not a table, view or foreign table", opened.name),
+                "Search a relation that has rows.",
+            );
+        }
+        opened
+    }
+}
+
+/// Whether the embeddings are `halfvec`; what is neither that nor `vector` is an error (42804).
+fn is_half(relation: pg_sys::Oid, name: &str, number: pg_sys::AttrNumber, wanted: &str, types: &VectorTypes) -> bool {
+    // SAFETY: catalog look-ups of a column that is there.
+    let base = unsafe { pg_sys::getBaseType(pg_sys::get_atttype(relation, number)) };
+    if base != types.vector && base != types.halfvec {
+        fail(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!("column \"{wanted}\" of {name} is of type {}, not vector or halfvec", type_name(base)),
+            "Name the column with embedding_column, or search a view that casts it to vector.",
+        );
+    }
+    base == types.halfvec
+}
+
+/// The condition on the column `source`, short of the parameter. Text is compared as it is, so that an index on it can be used.
+fn source_condition(relation: pg_sys::Oid, number: pg_sys::AttrNumber) -> &'static str {
+    // SAFETY: catalog look-ups of a column that is there.
+    match unsafe { pg_sys::getBaseType(pg_sys::get_atttype(relation, number)) } {
+        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::NAMEOID => {
+            "t.source OPERATOR(pg_catalog.=) "
+        }
+        _ => "t.source::pg_catalog.text OPERATOR(pg_catalog.=) ",
     }
 }
 

@@ -1,5 +1,5 @@
 //! Time of the engine over 100,000 × 384 random unit vectors (or `throughput N DIM`), for 1 to 1000 queries, beside the multiply-add peak
-//! of the same core in the same run; `EMBEDDINGS=file.npy` takes real vectors, `LEVEL` and `Q` choose one level or number of queries: `cargo run --release -p pgedge-similarity --example throughput`.
+//! of the same core in the same run; `EMBEDDINGS=file.npy` takes real vectors, `LEVEL`, `Q` and `TILE` choose one level, number of queries, rows of a tile: `cargo run --release -p pgedge-similarity --example throughput`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -71,6 +71,7 @@ fn main() {
     let real = std::env::var_os("EMBEDDINGS").is_some();
     println!("{} | {n} rows x {dim}, top 10, cosine", level_name());
     let only = std::env::var("LEVEL").ok();
+    let tile_rows = std::env::var("TILE").ok().and_then(|t| t.parse().ok()).unwrap_or(96);
     for simd in Simd::available() {
         if only.as_deref().is_some_and(|o| o != simd.level().name()) {
             continue;
@@ -84,11 +85,7 @@ fn main() {
             "f32 tile in cache: {tile:.1} GFLOP/s, peak {:.1}",
             median_rate(9, || bench::fma_peak(black_box(simd), 15_000_000))
         );
-        let [sums16, sums32] =
-            [true, false].map(|fits16| median_rate(9, || bench::tile_i8(simd, 384, 16, 1, 6000, fits16)));
-        println!(
-            "int8 tile in cache: {sums16:.1} GOP/s with 16-bit sums (where there are any), {sums32:.1} with 32-bit sums"
-        );
+        println!("int8 tile in cache: {:.1} GOP/s", median_rate(9, || bench::tile_i8(simd, 384, 8, 1, 12000)));
         println!("{:>5} {:>7} {:>9} {:>9} {:>7} {:>12}", "Q", "pass", "ms", "GFLOP/s", "peak", "exact/query");
         let counts = std::env::var("Q")
             .ok()
@@ -114,7 +111,7 @@ fn main() {
                     let queries = Arc::new(Queries::new(simd, Metric::Cosine, dim, &flat).unwrap());
                     let start = now();
                     let top = TopK::<i64>::new(Metric::Cosine, count, 10, None).unwrap();
-                    let mut scan = Scanner::with_pass(queries, top, pass, 96).unwrap();
+                    let mut scan = Scanner::with_pass(queries, top, pass, tile_rows).unwrap();
                     for (id, row) in rows.chunks_exact(dim).enumerate() {
                         scan.push(id as i64, row).unwrap();
                     }

@@ -103,8 +103,8 @@ pub fn tile_f32(simd: Simd, dim: usize, groups: usize, panels: usize, rounds: us
     (rounds * panels * groups * mr * nr * dim * 2) as u64
 }
 
-/// As [`tile_f32`] with the int8 kernel, by its 16-bit sums where the level has them and `fits16`, else by its 32-bit ones.
-pub fn tile_i8(simd: Simd, dim: usize, groups: usize, panels: usize, rounds: usize, fits16: bool) -> u64 {
+/// As [`tile_f32`] with the int8 kernel.
+pub fn tile_i8(simd: Simd, dim: usize, groups: usize, panels: usize, rounds: usize) -> u64 {
     use crate::kernels::{I8_BLOCK, MAX_MR, Test, TileI8};
     let kernels = simd.kernels();
     let (mr, nr) = (kernels.mr, kernels.nr);
@@ -117,7 +117,7 @@ pub fn tile_i8(simd: Simd, dim: usize, groups: usize, panels: usize, rounds: usi
     };
     rows.iter_mut().for_each(|b| *b = next());
     panel.iter_mut().for_each(|b| *b = next() as i8);
-    let block_init = vec![0i16; dim / I8_BLOCK * nr * 2];
+    let block_init = vec![0i16; dim.div_ceil(I8_BLOCK) * nr * 2];
     let (ones, zeros, high) = ([1.0f32; 64], [0.0f32; 64], [1e30f32; 64]);
     let mut hits = [0u32; MAX_MR];
     for _ in 0..rounds {
@@ -129,7 +129,6 @@ pub fn tile_i8(simd: Simd, dim: usize, groups: usize, panels: usize, rounds: usi
                 k: dim,
                 init: [0i32; 64].as_ptr(),
                 block_init: block_init.as_ptr(),
-                fits16,
                 query_scale: ones.as_ptr(),
                 test: Test {
                     scale: ones.as_ptr(),

@@ -6,7 +6,8 @@ use crate::Error;
 use crate::bound::{Margin, QueryTerms};
 use crate::buffer::Aligned;
 use crate::error::{filled, reserve};
-use crate::kernels::{I8_BLOCK, Kernels, PAD};
+use crate::kernels::scalar::largest_lane;
+use crate::kernels::{I8_BLOCK, Kernels, PAD, Range8};
 use crate::metric::Metric;
 use crate::simd::Simd;
 
@@ -37,8 +38,6 @@ pub(crate) struct PanelsI8 {
     pub block_init: Vec<i16>,
     /// sp, and times |q| for L2; 0 for padding.
     pub scale: Vec<f32>,
-    /// For each panel the largest `Quantised::lane2`.
-    pub lane2: Vec<u32>,
     /// The terms with the quantisation's errors, and the margin with their maxima.
     pub terms: Vec<QueryTerms>,
     pub margin: Margin,
@@ -112,7 +111,6 @@ impl Queries {
                 + p.init.len() * 4
                 + p.block_init.len() * 2
                 + p.scale.len() * 4
-                + p.lane2.len() * 4
                 + p.terms.len() * size_of::<QueryTerms>()
         });
         size_of::<Queries>() + self.rows.len() * 4 + self.terms.len() * size_of::<QueryTerms>() + f32_bytes + i8_bytes
@@ -121,7 +119,7 @@ impl Queries {
     /// The most bytes that `count` queries of `dim` dimensions can come to hold, both kinds of panels included.
     pub fn bytes_for(simd: Simd, dim: usize, count: usize) -> usize {
         let (k, nr) = (dim.next_multiple_of(PAD), simd.kernels().nr);
-        let per_query = k * 5 + k / I8_BLOCK * 4 + 16;
+        let per_query = k * 5 + k.div_ceil(I8_BLOCK) * 4 + 16;
         size_of::<Queries>()
             + count * (dim * 4 + 2 * size_of::<QueryTerms>())
             + count.next_multiple_of(nr) * per_query
@@ -195,13 +193,12 @@ impl Queries {
     fn pack_i8(&self) -> Result<PanelsI8, Error> {
         let kernels = self.kernels();
         let (k, nr, panels) = (self.padded(), kernels.nr, self.panels());
-        let blocks = if kernels.i8_blocks { k / I8_BLOCK } else { 0 };
+        let blocks = if kernels.i8_blocks { k.div_ceil(I8_BLOCK) } else { 0 };
         let mut out = PanelsI8 {
             data: Aligned::zeroed(panels * k * nr)?,
             init: filled(0, panels * nr)?,
             block_init: filled(0, panels * blocks * nr * 2)?,
             scale: filled(0.0, panels * nr)?,
-            lane2: filled(0, panels)?,
             terms: filled(QueryTerms { norm2: 0.0, error: 0.0 }, self.count)?,
             margin: self.margin,
         };
@@ -221,16 +218,14 @@ impl Queries {
             for (d, &v) in ints.iter().enumerate() {
                 data[d / 4 * nr * 4 + j * 4 + d % 4] = v as i8;
             }
-            out.init[i] = -kernels.i8_row_offset * ints.iter().sum::<i32>();
-            for (block, ints) in ints.chunks_exact(I8_BLOCK).enumerate() {
+            let offset = kernels.i8_range.offset;
+            out.init[i] = -offset * ints.iter().sum::<i32>();
+            for (block, ints) in ints.chunks(I8_BLOCK).enumerate().take(blocks) {
                 for lane in 0..2 {
-                    let in_lane = || ints.iter().enumerate().filter(|(d, _)| d / 2 % 2 == lane).map(|(_, &v)| v);
-                    out.lane2[panel] = out.lane2[panel].max(in_lane().map(|v| (v * v) as u32).sum());
-                    if blocks > 0 {
-                        // Modulo 2¹⁶, as the kernel's sums.
-                        out.block_init[(panel * blocks + block) * nr * 2 + j * 2 + lane] =
-                            (-kernels.i8_row_offset * in_lane().sum::<i32>()) as i16;
-                    }
+                    let in_lane = ints.iter().enumerate().filter(|(d, _)| d / 2 % 2 == lane).map(|(_, &v)| v);
+                    // Modulo 2¹⁶, as the kernel's sums.
+                    out.block_init[(panel * blocks + block) * nr * 2 + j * 2 + lane] =
+                        (-offset * in_lane.sum::<i32>()) as i16;
                 }
             }
         }
@@ -246,9 +241,10 @@ impl Queries {
             return (0.0, if norm == 0.0 { 0.0 } else { 1.0 });
         }
         let q = self.query(i);
-        let max = self.kernels().i8_query_max;
+        let Range8 { max, .. } = self.kernels().i8_range;
         let largest = q.iter().fold(0f32, |m, v| m.max(v.abs()));
-        let scale = (f64::from(largest) / norm / f64::from(max)) as f32;
+        let steps = self.kernels().i8_range.steps(largest, largest_lane(q));
+        let scale = (f64::from(largest) / norm / f64::from(steps)) as f32;
         let mut error2 = 0.0;
         for (&v, out) in q.iter().zip(ints) {
             let p = f64::from(v) / norm;

@@ -94,7 +94,6 @@ struct Tile<I> {
     exact_norms: Vec<f64>,
     scale: Vec<f32>,
     bias: Vec<f32>,
-    lane2: Vec<u32>,
 }
 
 impl<I: RowId, S: Sink<I>> Scanner<I, S> {
@@ -127,7 +126,6 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             exact_norms: filled(f64::NAN, held.max(1))?,
             scale: filled(0.0, held)?,
             bias: filled(0.0, held)?,
-            lane2: filled(0, held)?,
         };
         // Padding queries are never hit: +∞ (and a NaN sum is filtered by their number).
         let thresholds = filled(f32::INFINITY, queries.panels() * kernels.nr)?;
@@ -302,7 +300,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             (self.tile.scale[r], self.tile.bias[r]) = terms(&mut self.tile, r);
         }
         for r in rows..rows.next_multiple_of(kernels.mr) {
-            (self.tile.scale[r], self.tile.bias[r], self.tile.lane2[r]) = (0.0, f32::NEG_INFINITY, 0);
+            (self.tile.scale[r], self.tile.bias[r]) = (0.0, f32::NEG_INFINITY);
         }
     }
 
@@ -347,9 +345,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             let row = &tile.rows[r * padded..][..padded];
             let bytes = &mut tile.bytes[r * padded..][..padded];
             // SAFETY: a `Simd` exists only for levels of this CPU.
-            let Quantised { scale, residual2, lane2 } =
-                unsafe { (kernels.quantise)(row, bytes, kernels.i8_row_max, kernels.i8_row_offset) };
-            tile.lane2[r] = lane2;
+            let Quantised { scale, residual2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
             panels.margin.row_i8(tile.norms[r], &row[..dim], scale, residual2)
         });
         let blocks = panels.block_init.len() / (queries.panels() * kernels.nr).max(1);
@@ -357,7 +353,6 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         for panel in 0..queries.panels() {
             let first = panel * kernels.nr;
             for r in (0..rows).step_by(kernels.mr) {
-                let row_lane2 = self.tile.lane2[r..][..kernels.mr].iter().max().map_or(0, |&m| u64::from(m));
                 let call = TileI8 {
                     rows: self.tile.bytes[r * padded..].as_ptr(),
                     stride: padded,
@@ -365,11 +360,10 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
                     k: padded,
                     init: panels.init[first..].as_ptr(),
                     block_init: panels.block_init[first * blocks..].as_ptr(),
-                    fits16: row_lane2 * u64::from(panels.lane2[panel]) <= 32767 * 32767,
                     query_scale: panels.scale[first..].as_ptr(),
                     test: self.test(panel, r, &mut hits),
                 };
-                // SAFETY: as in `flush_f32`, with bytes; `fits16` is checked above.
+                // SAFETY: as in `flush_f32`, with bytes.
                 if unsafe { (kernels.tile_i8)(&call) } {
                     self.take_hits(panel, r, rows, &hits)?;
                 }

@@ -7,15 +7,14 @@ use half::f16;
 
 use super::intrinsics::*;
 use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_block_tile, i8_finish, i8_tile};
-use super::{EXACT_LANES, Kernels, TileF32, TileI8, avx2, exact_finish, product, squared_difference};
+use super::{
+    EXACT_LANES, Kernels, RANGE_MADDUBS, Range8, TileF32, TileI8, avx2, exact_finish, product, squared_difference,
+};
 
 pub(super) static KERNELS: Kernels = Kernels {
     mr: 12,
     nr: 32,
-    // As for AVX2: `maddubs` saturates at 16 bits.
-    i8_row_max: 90,
-    i8_query_max: 90,
-    i8_row_offset: 90,
+    i8_range: RANGE_MADDUBS,
     i8_blocks: true,
     i8_gains: true,
     tile_f32,
@@ -32,9 +31,7 @@ pub(super) static KERNELS_VNNI: Kernels = Kernels {
     mr: 12,
     nr: 32,
     // `vpdpbusd` adds four products into 32 bits without saturating: the whole of int8 can be used.
-    i8_row_max: 127,
-    i8_query_max: 127,
-    i8_row_offset: 128,
+    i8_range: Range8 { max: 127, offset: 128, lane_norm: f32::INFINITY },
     i8_blocks: false,
     i8_gains: true,
     tile_f32,
@@ -70,14 +67,6 @@ f32_tile!(
     not_less
 );
 
-avx512! {
-    /// Four products a 32-bit lane, widened at once: never overflows.
-    #[inline]
-    fn dot4(acc: __m512i, x: __m512i, q: __m512i) -> __m512i {
-        _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(x, q), _mm512_set1_epi16(1)))
-    }
-}
-
 i8_finish!(
     finish,
     avx512,
@@ -92,7 +81,6 @@ i8_finish!(
     _mm512_fmadd_ps,
     not_less
 );
-i8_tile!(tile_i8_wide, avx512, 12, 2, 16, _mm512_setzero_si512, _mm512_loadu_si512, _mm512_set1_epi32, dot4, finish);
 i8_tile!(
     tile_i8_vnni,
     avx512vnni,
@@ -106,7 +94,7 @@ i8_tile!(
     finish
 );
 i8_block_tile!(
-    tile_i8_blocks,
+    tile_i8,
     avx512,
     12,
     2,
@@ -121,15 +109,6 @@ i8_block_tile!(
     _mm512_add_epi32,
     finish
 );
-
-avx512! {
-    /// # Safety
-    /// The CPU has the features, and the pointers of `t` are valid as [`TileI8`] says.
-    unsafe fn tile_i8(t: &TileI8) -> bool {
-        // SAFETY: passed on; the block form only when its sums fit.
-        unsafe { if t.fits16 { tile_i8_blocks(t) } else { tile_i8_wide(t) } }
-    }
-}
 
 avx512! {
     #[inline]

@@ -1,7 +1,9 @@
 //! The AVX-512 kernels on any processor, for the tests: `avx512.rs` compiled once more, against the plain Rust of [`intrinsics`] and without the
 //! attributes that ask the processor for anything. Few machines that build this have AVX-512; its tiles, masks, tails and constants are tested by this.
 
-use super::{EXACT_LANES, Kernels, TileF32, TileI8, exact_finish, product, squared_difference, x86_tile};
+use super::{
+    EXACT_LANES, Kernels, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product, squared_difference, x86_tile,
+};
 
 macro_rules! avx512 {
     ($($function:tt)*) => { $($function)* };

@@ -46,8 +46,13 @@ pub(crate) const EXACT_LANES: usize = 16;
 /// Rows and packed panels are padded with zeros to a multiple of this many dimensions.
 pub(crate) const PAD: usize = 32;
 
-/// Dimensions of one block of the int8 kernels that sum in 16 bits (see `x86_tile`).
-pub(crate) const I8_BLOCK: usize = 16;
+/// Dimensions of one block of the int8 kernels that sum in 16 bits (see `x86_tile`); the last block may be shorter.
+pub(crate) const I8_BLOCK: usize = 128;
+
+/// For those kernels the largest norm, before rounding, of a quantised vector over the dimensions of a block that share a 16-bit lane.
+/// Rounding moves each of the 64 by at most a half, and the norm by at most √64/2, so it stays below √32767.
+pub(crate) const I8_LANE_NORM: f32 = 176.9;
+const _: () = assert!(I8_BLOCK == 128 && (176.9 + 4.0) * (176.9 + 4.0) * 1.0001 < 32767.0);
 
 /// No kernel has more rows in a register tile.
 pub(crate) const MAX_MR: usize = 12;
@@ -92,8 +97,6 @@ pub(crate) struct TileI8 {
     pub init: *const i32,
     /// For the 16-bit blocks: for each block `2·nr` integers, minus the offset times the sums of each 16-bit lane.
     pub block_init: *const i16,
-    /// The 16-bit sums cannot overflow (checked by the caller).
-    pub fits16: bool,
     pub query_scale: *const f32,
     pub test: Test,
 }
@@ -105,8 +108,30 @@ pub(crate) struct Quantised {
     pub scale: f32,
     /// Σ (x − scale·X)², computed in f32.
     pub residual2: f32,
-    /// The largest sum of squares of X over the dimensions that share a 16-bit lane in a block.
-    pub lane2: u32,
+}
+
+/// How finely the vectors of an int8 pass are quantised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Range8 {
+    /// The largest magnitude.
+    pub max: i32,
+    /// What is added to the bytes of rows.
+    pub offset: i32,
+    /// The largest norm over a 16-bit lane of a block; ∞ where nothing is summed in 16 bits.
+    pub lane_norm: f32,
+}
+
+/// For `maddubs`: rows (offset to unsigned) and queries take ±90, so that two products of at most 180·90 fit its 16 bits, which saturate.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) const RANGE_MADDUBS: Range8 = Range8 { max: 90, offset: 90, lane_norm: I8_LANE_NORM };
+
+impl Range8 {
+    /// The magnitude that the largest one of a vector becomes: `max`, or less where the norm over a lane must stay within bounds, and then a whole
+    /// number, so that vectors of ±1 stay exact. `lane` is the largest norm over a lane; at most √64 times `largest`, so this is at least 22.
+    pub(crate) fn steps(&self, largest: f32, lane: f32) -> f32 {
+        let most = self.lane_norm * largest;
+        if most < self.max as f32 * lane { (most / lane).floor() } else { self.max as f32 }
+    }
 }
 
 /// The functions of one level. All are unsafe because the CPU must have the level; [`crate::Simd`] is the proof.
@@ -114,11 +139,9 @@ pub(crate) struct Kernels {
     /// Rows and queries in a register tile.
     pub mr: usize,
     pub nr: usize,
-    /// Largest magnitudes of quantised rows and queries, and what is added to the bytes of rows.
-    pub i8_row_max: i32,
-    pub i8_query_max: i32,
-    pub i8_row_offset: i32,
-    /// Whether `tile_i8` has a 16-bit form.
+    /// How rows and queries are quantised.
+    pub i8_range: Range8,
+    /// Whether `tile_i8` sums in 16 bits, in blocks.
     pub i8_blocks: bool,
     /// Whether the int8 pass is faster than f32 at this level.
     pub i8_gains: bool,
@@ -129,7 +152,7 @@ pub(crate) struct Kernels {
     pub dot_norm_f16: unsafe fn(&[f16], &[f32]) -> (f32, f32),
     pub widen: unsafe fn(&[f16], &mut [f32]),
     /// Quantises a row (padded with zeros to `PAD`) into bytes.
-    pub quantise: unsafe fn(&[f32], &mut [u8], max: i32, offset: i32) -> Quantised,
+    pub quantise: unsafe fn(&[f32], &mut [u8], Range8) -> Quantised,
     pub exact_dot: unsafe fn(&[f32], &[f32]) -> f64,
     pub exact_l2: unsafe fn(&[f32], &[f32]) -> f64,
 }

@@ -6,7 +6,7 @@ use std::arch::asm;
 
 use half::f16;
 
-use super::{EXACT_LANES, Kernels, Test, TileF32, TileI8, exact_finish, product, scalar, squared_difference};
+use super::{EXACT_LANES, Kernels, Range8, Test, TileF32, TileI8, exact_finish, product, scalar, squared_difference};
 
 const MR: usize = 6;
 const NV: usize = 3;
@@ -15,9 +15,7 @@ const NR: usize = NV * 4;
 pub(super) static KERNELS: Kernels = Kernels {
     mr: MR,
     nr: NR,
-    i8_row_max: 127,
-    i8_query_max: 127,
-    i8_row_offset: 0,
+    i8_range: Range8 { max: 127, offset: 0, lane_norm: f32::INFINITY },
     i8_blocks: false,
     i8_gains: true,
     tile_f32,
@@ -33,9 +31,7 @@ pub(super) static KERNELS: Kernels = Kernels {
 pub(super) static KERNELS_DOT: Kernels = Kernels {
     mr: MR,
     nr: NR,
-    i8_row_max: 127,
-    i8_query_max: 127,
-    i8_row_offset: 0,
+    i8_range: Range8 { max: 127, offset: 0, lane_norm: f32::INFINITY },
     i8_blocks: false,
     i8_gains: true,
     tile_f32,

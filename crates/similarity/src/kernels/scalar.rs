@@ -2,7 +2,9 @@
 
 use half::f16;
 
-use super::{EXACT_LANES, I8_BLOCK, Kernels, Quantised, TileF32, TileI8, exact_finish, product, squared_difference};
+use super::{
+    EXACT_LANES, I8_BLOCK, Kernels, Quantised, Range8, TileF32, TileI8, exact_finish, product, squared_difference,
+};
 
 const MR: usize = 4;
 const NR: usize = 8;
@@ -12,9 +14,7 @@ const LANES: usize = 16;
 pub(crate) static KERNELS: Kernels = Kernels {
     mr: MR,
     nr: NR,
-    i8_row_max: 127,
-    i8_query_max: 127,
-    i8_row_offset: 0,
+    i8_range: Range8 { max: 127, offset: 0, lane_norm: f32::INFINITY },
     i8_blocks: false,
     i8_gains: false,
     tile_f32,
@@ -135,26 +135,36 @@ pub(super) fn widen(x: &[f16], out: &mut [f32]) {
     }
 }
 
-pub(crate) fn quantise(x: &[f32], out: &mut [u8], max: i32, offset: i32) -> Quantised {
+pub(crate) fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
     let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let scale = largest / max as f32;
-    let inverse = if largest > 0.0 { max as f32 / largest } else { 0.0 };
+    let lane = if range.lane_norm < f32::INFINITY { largest_lane(x) } else { 0.0 };
+    let steps = range.steps(largest, lane);
+    let scale = largest / steps;
+    let inverse = if largest > 0.0 { steps / largest } else { 0.0 };
     let mut residuals = [0f32; LANES];
-    let mut lane2 = 0;
-    for (x, out) in x.chunks(I8_BLOCK).zip(out.chunks_mut(I8_BLOCK)) {
-        let mut lanes = [0i32; 2];
+    for (x, out) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
         for (i, (&x, out)) in x.iter().zip(out).enumerate() {
             let v = (x * inverse).round_ties_even() as i32;
             // Only a row the bounds call irregular can be out of range.
-            let v = v.clamp(-max, max);
-            *out = (v + offset) as u8;
+            let v = v.clamp(-range.max, range.max);
+            *out = (v + range.offset) as u8;
             let r = x - scale * v as f32;
-            residuals[i % LANES] += r * r;
-            lanes[i / 2 % 2] += v * v;
+            residuals[i] += r * r;
         }
-        lane2 = lane2.max(lanes[0]).max(lanes[1]);
     }
-    Quantised { scale, residual2: residuals.iter().sum(), lane2: lane2 as u32 }
+    Quantised { scale, residual2: residuals.iter().sum() }
+}
+
+/// The largest norm over the dimensions of a block that share a 16-bit lane: those with one value of d/2 modulo 2.
+pub(crate) fn largest_lane(x: &[f32]) -> f32 {
+    let lanes = x.chunks(I8_BLOCK).map(|x| {
+        let mut sums = [0f32; 2];
+        for (d, v) in x.iter().enumerate() {
+            sums[d / 2 % 2] += v * v;
+        }
+        sums[0].max(sums[1])
+    });
+    lanes.fold(0f32, f32::max).sqrt()
 }
 
 fn exact_dot(x: &[f32], y: &[f32]) -> f64 {

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::{I8_BLOCK, MAX_MR, PAD, Test, TileF32, TileI8};
+use super::{I8_BLOCK, I8_LANE_NORM, MAX_MR, PAD, Range8, Test, TileF32, TileI8};
 use crate::simd::{Level, Simd};
 
 fn levels() -> Vec<Simd> {
@@ -209,40 +209,62 @@ fn tiles_keep_nan_and_report_nothing_when_nothing_passes() {
     }
 }
 
-/// The int8 products are integers and must be right to the last unit, at full scale as well, by both forms of the loop.
+/// The int8 products are integers and must be right to the last unit, for the largest values that the quantiser gives as well.
 #[test]
 fn int8_tiles() {
     for simd in levels() {
         let kernels = simd.kernels();
-        let (mr, nr) = (kernels.mr, kernels.nr);
-        for k in [PAD, 2 * PAD, 12 * PAD, 500 * PAD] {
+        let (mr, nr, range) = (kernels.mr, kernels.nr, kernels.i8_range);
+        // What all values of a vector can be, and what one of a lane of a block can be.
+        let even = ((range.lane_norm / (I8_BLOCK as f32 / 2.0).sqrt()) as i32).min(range.max);
+        for k in [PAD, 2 * PAD, 3 * PAD, 4 * PAD, 5 * PAD, 12 * PAD, 500 * PAD] {
             for full in [false, true] {
-                let spread =
-                    |v: f32, max: i32| if full { max * if v < 0.0 { -1 } else { 1 } } else { (v * 20.0) as i32 };
-                let mut x: Vec<i32> = noise(mr * k, 9).into_iter().map(|v| spread(v, kernels.i8_row_max)).collect();
-                let mut q: Vec<i32> = noise(k * nr, 10).into_iter().map(|v| spread(v, kernels.i8_query_max)).collect();
+                let spread = |v: f32| if full { even * if v < 0.0 { -1 } else { 1 } } else { (v * 20.0) as i32 };
+                let mut x: Vec<i32> = noise(mr * k, 9).into_iter().map(spread).collect();
+                let mut q: Vec<i32> = noise(k * nr, 10).into_iter().map(spread).collect();
                 if full {
-                    // The largest sums of either sign.
-                    x[..k].fill(kernels.i8_row_max);
-                    q[..k].fill(kernels.i8_query_max);
-                    q[k..2 * k].fill(-kernels.i8_query_max);
+                    // The largest sums of either sign, evenly spread and of few large values.
+                    x[..k].fill(even);
+                    q[..k].fill(even);
+                    q[k..2 * k].fill(-even);
+                    let peaks = ((range.lane_norm / range.max as f32).powi(2) as usize).clamp(1, 8);
+                    let (up, down) = q[2 * k..].split_at_mut(k);
+                    for (vector, sign) in [(&mut x[k..2 * k], 1), (up, 1), (&mut down[..k], -1)] {
+                        for block in vector.chunks_mut(I8_BLOCK) {
+                            block.fill(0);
+                            for d in 0..peaks {
+                                block[d / 2 * 4 + d % 2] = sign * range.max;
+                            }
+                        }
+                    }
                 }
-                check_int8(simd, k, &x, &q, false);
-                if kernels.i8_blocks && !full {
-                    check_int8(simd, k, &x, &q, true);
+                for v in x.chunks(k).chain(q.chunks(k)) {
+                    assert!(
+                        lane2(v) as f32 <= range.lane_norm.powi(2),
+                        "the test keeps to what the quantiser promises"
+                    );
                 }
+                check_int8(simd, k, &x, &q);
             }
         }
     }
 }
 
+/// The largest sum of squares over the dimensions of a block that share a 16-bit lane.
+fn lane2(v: &[i32]) -> i32 {
+    let lane = |block: &[i32], lane: usize| {
+        block.iter().enumerate().filter(|(d, _)| d / 2 % 2 == lane).map(|(_, v)| v * v).sum::<i32>()
+    };
+    v.chunks(I8_BLOCK).map(|block| lane(block, 0).max(lane(block, 1))).max().unwrap_or(0)
+}
+
 /// `x` rows of k values, `q` queries of k values.
-fn check_int8(simd: Simd, k: usize, x: &[i32], q: &[i32], fits16: bool) {
+fn check_int8(simd: Simd, k: usize, x: &[i32], q: &[i32]) {
     let kernels = simd.kernels();
-    let (mr, nr, offset) = (kernels.mr, kernels.nr, kernels.i8_row_offset);
+    let (mr, nr, offset) = (kernels.mr, kernels.nr, kernels.i8_range.offset);
     let bytes: Vec<u8> = x.iter().map(|&v| (v + offset) as u8).collect();
     let mut panel = vec![0i8; k * nr];
-    let mut block_init = vec![0i16; k / I8_BLOCK * nr * 2];
+    let mut block_init = vec![0i16; k.div_ceil(I8_BLOCK) * nr * 2];
     for (j, q) in q.chunks(k).enumerate() {
         for (d, &v) in q.iter().enumerate() {
             panel[d / 4 * nr * 4 + j * 4 + d % 4] = v as i8;
@@ -277,7 +299,6 @@ fn check_int8(simd: Simd, k: usize, x: &[i32], q: &[i32], fits16: bool) {
                 k,
                 init: init.as_ptr(),
                 block_init: block_init.as_ptr(),
-                fits16,
                 query_scale: query_scale.as_ptr(),
                 test: Test {
                     scale: scale.as_ptr(),
@@ -289,50 +310,54 @@ fn check_int8(simd: Simd, k: usize, x: &[i32], q: &[i32], fits16: bool) {
             // SAFETY: the arrays are as large as `TileI8` says, and the CPU has the level.
             unsafe { (kernels.tile_i8)(&call) };
             let want = if above == 1 { 0 } else { u32::MAX >> (32 - nr) };
-            assert_eq!(hits[r], want, "{simd:?} k {k} fits16 {fits16} row {r}");
+            assert_eq!(hits[r], want, "{simd:?} k {k} row {r}");
         }
     }
 }
 
 #[test]
-fn quantisers_agree_and_keep_their_promises() {
+fn quantisers_keep_their_promises() {
     for simd in levels() {
         let kernels = simd.kernels();
-        // The AVX-512 levels quantise by AVX2's function: each with the constants of all levels.
-        let constants = [(127, 0), (90, 90), (127, 128)];
-        assert!(constants.contains(&(kernels.i8_row_max, kernels.i8_row_offset)));
-        let lengths = [(PAD, 1), (384, 2), (1536, 3), (16000, 4)];
-        for ((n, seed), (max, offset)) in lengths.into_iter().flat_map(|l| constants.map(|c| (l, c))) {
-            let mut x = noise(n, seed);
-            x[n / 3] *= 3.0;
-            for factor in [1.0, 0.0, 1e-12, 1e12] {
+        // The AVX-512 levels quantise by AVX2's function: each with the ranges of all levels.
+        let ranges = [(127, 0, f32::INFINITY), (90, 90, I8_LANE_NORM), (127, 128, f32::INFINITY)]
+            .map(|(max, offset, lane_norm)| Range8 { max, offset, lane_norm });
+        assert!(ranges.contains(&kernels.i8_range));
+        let lengths = [(PAD, 1), (3 * PAD, 5), (384, 2), (1536, 3), (16000, 4)];
+        for ((n, seed), range) in lengths.into_iter().flat_map(|l| ranges.map(|c| (l, c))) {
+            let mut peaked = noise(n, seed);
+            peaked[n / 3] *= 3.0;
+            let signs: Vec<f32> = noise(n, seed).iter().map(|v| v.signum()).collect();
+            let mut one_block = vec![0.0; n];
+            one_block[..PAD].copy_from_slice(&signs[..PAD]);
+            for (x, factor) in [peaked, signs.clone(), vec![1.0; n], one_block]
+                .iter()
+                .flat_map(|x| [1.0, 0.0, 1e-12, 1e12].map(|factor| (x, factor)))
+            {
                 let x: Vec<f32> = x.iter().map(|v| v * factor).collect();
                 let mut bytes = vec![0; n];
                 // SAFETY: `levels` gives levels of this CPU.
-                let got = unsafe { (kernels.quantise)(&x, &mut bytes, max, offset) };
-                let ints: Vec<i32> = bytes
-                    .iter()
-                    .map(|&b| if offset == 0 { i32::from(b as i8) } else { i32::from(b) - offset })
-                    .collect();
-                assert!(ints.iter().all(|v| v.abs() <= max), "{simd:?}");
+                let got = unsafe { (kernels.quantise)(&x, &mut bytes, range) };
+                let signed = |b: u8| if range.offset == 0 { i32::from(b as i8) } else { i32::from(b) - range.offset };
+                let ints: Vec<i32> = bytes.iter().map(|&b| signed(b)).collect();
+                assert!(ints.iter().all(|v| v.abs() <= range.max), "{simd:?}");
+                // What the sums in 16 bits rest on: the product of two such norms fits.
+                assert!(range.lane_norm == f32::INFINITY || lane2(&ints) <= 32767, "{simd:?} {n}");
                 let residual2: f64 = x
                     .iter()
                     .zip(&ints)
                     .map(|(&x, &v)| (f64::from(x) - f64::from(got.scale) * f64::from(v)).powi(2))
                     .sum();
-                assert!((f64::from(got.residual2) - residual2).abs() <= 1e-3 * residual2, "{simd:?} {n}");
+                let size = sum(&x, &x, |a, b| a * b);
+                assert!(
+                    (f64::from(got.residual2) - residual2).abs() <= 1e-3 * residual2 + 1e-12 * size,
+                    "{simd:?} {n}"
+                );
                 let steps = f64::from(got.scale) * (n as f64).sqrt() / 2.0;
                 assert!(residual2.sqrt() <= steps * 1.001);
-                let lane2 = ints
-                    .chunks(I8_BLOCK)
-                    .flat_map(|c| {
-                        (0..2).map(move |l| {
-                            c.iter().enumerate().filter(|(d, _)| d / 2 % 2 == l).map(|(_, v)| v * v).sum()
-                        })
-                    })
-                    .max()
-                    .unwrap_or(0i32);
-                assert_eq!(got.lane2, lane2 as u32, "{simd:?} {n}");
+                if x.iter().all(|v| v.abs() == factor) {
+                    assert!(residual2 <= 1e-12 * size, "vectors of one magnitude stay exact: {simd:?} {n} {range:?}");
+                }
             }
         }
     }

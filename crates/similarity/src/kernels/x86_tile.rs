@@ -133,23 +133,21 @@ macro_rules! i8_tile {
 ///
 /// A 16-bit lane takes, over a block of [`super::I8_BLOCK`] dimensions, half of the products of one pair. The sums may wrap on the way;
 /// the result is right modulo 2¹⁶, and so right when the true signed sum fits, which by Cauchy–Schwarz holds when
-/// the norms of the two quantised vectors over those dimensions have a product ≤ 32767. The caller checks that (`fits16`).
+/// the norms of the two quantised vectors over those dimensions have a product ≤ 32767: the quantiser sees to that ([`super::I8_LANE_NORM`]).
 /// `block_init` takes away what the offset of the rows added. `maddubs` itself does not saturate: 2·(2·90)·90 < 32768.
 macro_rules! i8_block_tile {
     ($name:ident, $isa:ident, $mr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $set1_epi32:ident, $set1_epi16:ident,
      $maddubs:ident, $madd:ident, $add16:ident, $add32:ident, $finish:ident) => {
         $isa! {
             /// # Safety
-            /// The CPU has the features, the pointers of `t` are valid as `TileI8` says, and `t.fits16`.
+            /// The CPU has the features, and the pointers of `t` are valid as `TileI8` says.
             unsafe fn $name(t: &TileI8) -> bool {
                 const NR: usize = $nv * $lanes;
                 let mut sums = [[$zero(); $nv]; $mr];
-                // Unknown to the compiler: if it unrolled the inner loop, it would reorder the sums and spill them (twice the time).
-                let block_size = std::hint::black_box($crate::kernels::I8_BLOCK);
                 let offsets = $crate::kernels::x86_tile::offsets(t.stride);
                 let mut rows: [*const u8; $mr / 6] = std::array::from_fn(|g| t.rows.wrapping_add(g * 6 * t.stride));
                 let (mut panel, mut init) = (t.panel, t.block_init);
-                for _ in (0..t.k).step_by($crate::kernels::I8_BLOCK) {
+                for from in (0..t.k).step_by($crate::kernels::I8_BLOCK) {
                     let mut acc = [[$zero(); $nv]; $mr];
                     for v in 0..$nv {
                         // SAFETY: `block_init` holds 2·NR integers for each block.
@@ -160,8 +158,8 @@ macro_rules! i8_block_tile {
                     }
                     // SAFETY: one more block follows or this is one past the end.
                     init = unsafe { init.add(NR * 2) };
-                    for _ in (0..block_size).step_by(4) {
-                        // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k; k is a multiple of the block.
+                    for _ in 0..(t.k - from).min($crate::kernels::I8_BLOCK) / 4 {
+                        // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k.
                         unsafe {
                             let mut q = [$zero(); $nv];
                             for (v, q) in q.iter_mut().enumerate() {
@@ -174,7 +172,7 @@ macro_rules! i8_block_tile {
                                 }
                             }
                             panel = panel.add(NR * 4);
-                        rows = rows.map(|row| row.add(4));
+                            rows = rows.map(|row| row.add(4));
                         }
                     }
                     let ones = $set1_epi16(1);
