@@ -56,13 +56,14 @@ BEGIN ATOMIC
     ('claude_events', 'max_attempts',        'integer',                       '{int4}', false),
     ('claude_events', 'dedup_key',           'text',                          '{text}', false),
     ('claude_events', 'ordering_key',        'text',                          '{text}', false),
-    ('claude_events', 'lease_token',         'bigint',                        '{int8}', false),
-    ('claude_events', 'lease_expires_at',    'timestamptz',                   '{timestamptz}', false),
     ('claude_events', 'claimed_by',          'text',                          '{text}', false),
     ('claude_events', 'claimed_at',          'timestamptz',                   '{timestamptz}', false),
     ('claude_events', 'last_error',          'text',                          '{text}', false),
-    -- The ready queue an event stands in: its priority, within 1 to 10, while it is pending and not delayed. Plain clients' rows get it too.
-    ('claude_events', 'lane',                'smallint GENERATED ALWAYS AS (CASE WHEN status = ''pending'' AND run_at IS NULL THEN LEAST(GREATEST(COALESCE(priority, 5), 1), 10)::smallint END) STORED', '{int2}', false);
+    ('claude_events', 'history',             'jsonb',                         '{jsonb}', false),
+    -- The place of a ready event: the lane is its priority, within 1 to 10, while it is pending and neither delayed nor bound to an
+    -- ordering key; within a lane it stands by the transaction that put it there. Plain clients' rows get both too.
+    ('claude_events', 'qx',                  'xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()', '{xid8}', false),
+    ('claude_events', 'lane',                'smallint GENERATED ALWAYS AS (CASE WHEN status = ''pending'' AND run_at IS NULL AND ordering_key IS NULL THEN LEAST(GREATEST(COALESCE(priority, 5), 1), 10)::smallint END) STORED', '{int2}', false);
 END;
 COMMENT ON FUNCTION pgedge._columns() IS 'internal: the columns of the data tables, the specified ones first';
 
@@ -85,9 +86,8 @@ BEGIN ATOMIC
     ('claude_events', 'idx_events_status',   'btree', '{status}', NULL, '(status)', false, NULL),
     ('claude_events', 'idx_events_type',     'btree', '{event_type}', NULL, '(event_type)', false, NULL),
     ('claude_events', 'idx_events_created_at', 'btree', '{created_at}', NULL, '(created_at)', false, NULL),
-    ('claude_events', 'idx_events_ready',    'btree', '{lane,id}', NULL, '(lane, id)', false, 'lane IS NOT NULL'),
+    ('claude_events', 'idx_events_ready',    'btree', '{lane,qx,id}', NULL, '(lane, qx, id)', false, 'lane IS NOT NULL'),
     ('claude_events', 'idx_events_due',      'btree', '{run_at}', NULL, '(run_at)', false, 'status = ''pending'' AND run_at IS NOT NULL'),
-    ('claude_events', 'idx_events_leased',   'btree', '{lease_expires_at}', NULL, '(lease_expires_at)', false, 'status = ''processing'''),
     ('claude_events', 'idx_events_dedup',    'btree', '{event_type,dedup_key}', NULL, '(event_type, dedup_key)', true, 'dedup_key IS NOT NULL AND status IN (''pending'', ''processing'')'),
     ('claude_events', 'idx_events_ordering', 'btree', '{ordering_key,id}', NULL, '(ordering_key, id)', false, 'ordering_key IS NOT NULL AND status IN (''pending'', ''processing'')');
 END;
@@ -112,7 +112,11 @@ CREATE FUNCTION pgedge._triggers() RETURNS TABLE (table_name name, trigger_name 
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     VALUES
-    ('claude_events'::name, 'pgedge_events_wake'::name, 'AFTER INSERT ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_wake()');
+    ('claude_events'::name, 'pgedge_events_wake'::name, 'AFTER INSERT ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_wake()'),
+    -- The conditions are false for what a consumer does, which so pays for no call.
+    ('claude_events', 'pgedge_events_place', 'AFTER INSERT ON %1$s FOR EACH ROW WHEN (NEW.qx IS DISTINCT FROM pg_catalog.pg_current_xact_id()) EXECUTE FUNCTION pgedge._events_place()'),
+    ('claude_events', 'pgedge_events_requeue', 'BEFORE UPDATE ON %1$s FOR EACH ROW WHEN (NEW.status = ''pending'' AND (OLD.status IS DISTINCT FROM NEW.status OR OLD.priority IS DISTINCT FROM NEW.priority OR OLD.run_at IS DISTINCT FROM NEW.run_at OR OLD.event_type IS DISTINCT FROM NEW.event_type OR OLD.ordering_key IS DISTINCT FROM NEW.ordering_key OR OLD.qx IS DISTINCT FROM NEW.qx)) EXECUTE FUNCTION pgedge._events_requeue()'),
+    ('claude_events', 'pgedge_events_truncated', 'AFTER TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_truncated()');
 END;
 COMMENT ON FUNCTION pgedge._triggers() IS 'internal: the triggers of the data tables';
 
