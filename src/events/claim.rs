@@ -14,8 +14,11 @@ use crate::errors;
 
 /// Rows looked at before the lock is let go and cancelling is possible.
 const TURN: usize = 5_000;
-/// Ordering keys looked at in one claim.
+/// Most ordering keys looked at in one claim.
 const KEYS: usize = 1_000;
+/// Ordering keys looked at for each event wanted, once there are enough claimable ones; and how many at least.
+const KEYS_EACH: usize = 8;
+const KEYS_AT_LEAST: usize = 100;
 /// Delayed events that are taken over at a time when they are due.
 const DUE: u32 = 1_000;
 /// How much longer than a scan for due events took, the next one waits: it walks over what was finished while a snapshot is held.
@@ -272,7 +275,8 @@ impl Turn<'_, '_> {
             scan.after_key(Some(&key));
             first.get_or_insert_with(|| key.clone());
             last = Some(key);
-            if keys >= KEYS {
+            let enough = heads.len() >= self.wish.want && keys >= (self.wish.want * KEYS_EACH).max(KEYS_AT_LEAST);
+            if keys >= KEYS || enough {
                 break;
             }
         }
