@@ -70,9 +70,13 @@ impl Source {
         self.include.as_ref().is_none_or(|i| i.contains(&kind)) && !self.exclude.contains(&kind)
     }
 
-    fn pass(&mut self) {
+    /// Moves over the row. Never to a transaction that the snapshot does not reach, which only this session's own can be: others between
+    /// may be writing unseen.
+    fn pass(&mut self, horizon: &Horizon) {
+        let place = self.scan.place();
+        self.frozen |= place.0 >= horizon.xmax;
         if !self.frozen {
-            self.seen = self.scan.place();
+            self.seen = place;
         }
     }
 
@@ -96,7 +100,7 @@ impl Source {
             if self.wants() {
                 return;
             }
-            self.pass();
+            self.pass(horizon);
             if *looked >= TURN {
                 self.stands = false;
                 self.frozen = true;
@@ -402,7 +406,8 @@ impl Turn<'_, '_> {
                 // Everything of transactions that were over has been seen, up to the first that was still writing and is no straggler yet.
                 let known = self.q.stragglers();
                 let open = self.horizon.writing.iter().filter(|&&x| !known.iter().any(|s| s.xid == x)).min();
-                let end = open.copied().unwrap_or(self.horizon.xmax).saturating_sub(1);
+                // This session's own transaction may be beyond the snapshot, with others unseen before it.
+                let end = open.copied().unwrap_or(u64::MAX).min(self.horizon.xmax).saturating_sub(1);
                 source.seen = source.seen.max((end, i64::MAX));
             }
             self.q.advance(source.group, lane, source.seen, &self.horizon.writing);
@@ -471,7 +476,7 @@ impl Turn<'_, '_> {
         let id = source.scan.id();
         if self.q.find(id).is_some() {
             // Someone has it, or it is remembered: it comes back another way.
-            source.pass();
+            source.pass(&self.horizon);
             return;
         }
         match source.scan.currency() {
@@ -480,12 +485,12 @@ impl Turn<'_, '_> {
                     self.full = true;
                     source.frozen = true;
                 }
-                Leasing::Granted | Leasing::Taken => source.pass(),
+                Leasing::Granted | Leasing::Taken => source.pass(&self.horizon),
             },
             Currency::Busy(xid) => {
                 let kind = hash(&source.scan.text(source.scan.columns().event_type).unwrap_or_default());
                 if self.q.remember(id, lane, kind, xid) {
-                    source.pass();
+                    source.pass(&self.horizon);
                 } else {
                     source.frozen = true;
                 }

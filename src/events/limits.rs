@@ -32,9 +32,12 @@ pub fn refresh(segment: Segment) {
     }
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    let read = Spi::connect_mut(|client| {
+    // SAFETY: popped below, or by the transaction's abort. The statement's own snapshot may be older than the change.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let read = Spi::connect(|client| {
         let sql = "SELECT event_type, max_concurrent, max_per_second, paused FROM pgedge.event_limits";
-        let rows = client.update(sql, None, &[])?;
+        // Read-only, so that a claim takes no transaction id.
+        let rows = client.select(sql, None, &[])?;
         let mut limits = vec![];
         for row in rows {
             let name = row.get::<String>(1)?.unwrap_or_default();
@@ -51,7 +54,10 @@ pub fn refresh(segment: Segment) {
         Ok::<_, pgrx::spi::SpiError>(limits)
     });
     // SAFETY: as above.
-    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    unsafe {
+        pg_sys::PopActiveSnapshot();
+        pg_sys::SetUserIdAndSecContext(user, context);
+    }
     if let Ok(limits) = read {
         let mut locked = segment.lock();
         locked.queue.set_limits(&limits);

@@ -55,6 +55,18 @@ def test_late_commits_are_not_missed(shared, conn):
         assert sorted(ids(claim(conn))) == sorted([first, more, again]) and lost not in ids(claim(conn))
 
 
+@pytest.mark.parametrize("own", ["SELECT pg_current_xact_id()", "SELECT pgedge.enqueue_event('own', '{}')"])
+def test_a_claiming_transaction_that_writes_itself_passes_nobody(shared, conn, own):
+    """Its own id may be beyond its snapshot's end, with other writers unseen between the two."""
+    with shared.connect(autocommit=False) as late, shared.connect(autocommit=False) as claimer:
+        event = enqueue(late)
+        claimer.execute(own)
+        assert len(claim(claimer)) == ("own" in own)
+        claimer.commit()
+        late.commit()
+        assert ids(claim(conn)) == [event]
+
+
 def test_a_large_late_commit_comes_in_small_claims(shared, conn):
     with shared.connect(autocommit=False) as late:
         late.execute("INSERT INTO claude_events (event_type, payload, priority) SELECT 't', '{}', 1 + n % 3 FROM generate_series(1, 1000) n")
