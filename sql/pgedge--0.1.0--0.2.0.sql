@@ -1,0 +1,1 @@
+-- From 0.1.0 to 0.2.0. Run by ALTER EXTENSION pgedge UPDATE; tests/sessions/test_upgrade.py compares the result with a fresh install.
