@@ -40,6 +40,22 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgedge._events_check_new(text, int, interval, int) IS 'internal: refuses what cannot be enqueued';
 
+-- A key stands in an index, whose entries have at most a third of a page; compressed ones may be longer, but nobody should count on that.
+CREATE FUNCTION pgedge._events_check_keys(name text, keys text[]) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    long text;
+BEGIN
+    IF array_ndims(keys) > 1 THEN
+        PERFORM pgedge._events_reject(format('%ss must be one-dimensional', name), 'Give one key for each payload (NULL where it has none), or leave the array out.', '2202E');
+    END IF;
+    SELECT k INTO long FROM unnest(keys) k WHERE octet_length(k) > 2000 LIMIT 1;
+    IF FOUND THEN
+        PERFORM pgedge._events_reject(format('%s is too long (%s bytes): "%s…"', name, octet_length(long), left(long, 60)), 'A key has at most 2000 bytes; use a hash of what is longer.', '22001');
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgedge._events_check_keys(text, text[]) IS 'internal: refuses keys that do not fit into an index';
+
 CREATE FUNCTION pgedge._events_check_lease(lease interval) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -54,7 +70,9 @@ COMMENT ON FUNCTION pgedge._events_check_lease(interval) IS 'internal: refuses a
 CREATE FUNCTION pgedge._events_check_ids(ids bigint[], lease_token bigint DEFAULT 0) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF ids IS NULL OR array_position(ids, NULL) IS NOT NULL THEN
+    IF array_ndims(ids) > 1 THEN
+        PERFORM pgedge._events_reject(format('ids must be one-dimensional: %s', left(ids::text, 100)), 'Pass the ids that claim_events returned as one array, e.g. ARRAY[1, 2].', '2202E');
+    ELSIF ids IS NULL OR array_position(ids, NULL) IS NOT NULL THEN
         PERFORM pgedge._events_reject(CASE WHEN ids IS NULL THEN 'ids must not be null' ELSE format('ids must not contain nulls: %s', left(ids::text, 100)) END,
             'Pass the ids that claim_events returned; an empty array is fine.', '22004');
     ELSIF lease_token IS NULL THEN
@@ -76,6 +94,8 @@ BEGIN
     IF $2 IS NULL THEN
         PERFORM pgedge._events_reject('payload must not be null', 'Pass a JSON value, e.g. ''{}''.', '22004');
     END IF;
+    PERFORM pgedge._events_check_keys('dedup_key', ARRAY[$6]);
+    PERFORM pgedge._events_check_keys('ordering_key', ARRAY[$7]);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     IF $6 IS NULL THEN
         INSERT INTO @extschema@.claude_events (event_type, payload, priority, run_at, max_attempts, ordering_key)
@@ -95,11 +115,12 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION pgedge.enqueue_event(text, jsonb, int, interval, int, text, text) IS
-'Adds an event and returns its id; it can be claimed once this transaction commits and the delay has passed. Priority 1 is the most urgent, 10 the least. With a dedup_key there is at most one unfinished event of that type and key: a second call returns the first''s id and changes nothing. Events of one ordering_key, whatever their type, are handed out one at a time, in order of their ids. Errors: 22004 (null), 22023, 22001 (type too long), 22003 (priority, attempts), 25006 (read-only).';
+'Adds an event and returns its id; it can be claimed once this transaction commits and the delay has passed. Priority 1 is the most urgent, 10 the least. With a dedup_key there is at most one unfinished event of that type and key: a second call returns the first''s id and changes nothing. Events of one ordering_key, whatever their type, are handed out one at a time, in order of their ids. Keys have at most 2000 bytes. Errors: 22004 (null), 22023, 22001 (type or key too long), 22003 (priority, attempts), 25006 (read-only).';
 
 CREATE FUNCTION pgedge.enqueue_events(event_type text, payloads jsonb[], priority int DEFAULT 5, delay interval DEFAULT '0', max_attempts int DEFAULT 5,
                                       dedup_keys text[] DEFAULT NULL, ordering_keys text[] DEFAULT NULL) RETURNS SETOF bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = off /* arrays are joined, whose lengths the planner does not know */ AS $$
 #variable_conflict use_column
 DECLARE
     due timestamptz;
@@ -107,7 +128,11 @@ DECLARE
     id_sequence regclass;
 BEGIN
     PERFORM pgedge._events_check_new($1, $3, $4, $5);
-    IF $2 IS NULL OR array_position($2, NULL) IS NOT NULL THEN
+    PERFORM pgedge._events_check_keys('dedup_key', $6);
+    PERFORM pgedge._events_check_keys('ordering_key', $7);
+    IF array_ndims($2) > 1 THEN
+        PERFORM pgedge._events_reject('payloads must be one-dimensional', 'Pass one array of JSON values, e.g. ARRAY[''{}'', ''{}'']::jsonb[].', '2202E');
+    ELSIF $2 IS NULL OR array_position($2, NULL) IS NOT NULL THEN
         PERFORM pgedge._events_reject(CASE WHEN $2 IS NULL THEN 'payloads must not be null' ELSE format('payload %s is null', array_position($2, NULL)) END,
             'Pass an array of JSON values without nulls, e.g. ARRAY[''{}'']::jsonb[].', '22004');
     ELSIF cardinality($6) <> cardinality($2) OR cardinality($7) <> cardinality($2) THEN
@@ -129,20 +154,22 @@ BEGIN
     ids := ARRAY(SELECT nextval(id_sequence) FROM generate_series(1, cardinality($2)));
     LOOP
         BEGIN
-            WITH added AS (
+            WITH added AS MATERIALIZED (
                 INSERT INTO @extschema@.claude_events (id, event_type, payload, priority, run_at, max_attempts, dedup_key, ordering_key)
                 OVERRIDING SYSTEM VALUE
-                SELECT ids[p.n], $1, p.payload, $3, due, $5, p.dedup_key, p.ordering_key
-                FROM ROWS FROM (unnest($2), unnest($6), unnest($7)) WITH ORDINALITY p(payload, dedup_key, ordering_key, n) ORDER BY p.dedup_key, p.n
+                SELECT p.id, $1, p.payload, $3, due, $5, p.dedup_key, p.ordering_key
+                FROM ROWS FROM (unnest(ids), unnest($2), unnest($6), unnest($7)) WITH ORDINALITY p(id, payload, dedup_key, ordering_key, n) ORDER BY p.dedup_key, p.n
                 ON CONFLICT (event_type, dedup_key) WHERE dedup_key IS NOT NULL AND status IN ('pending', 'processing') DO NOTHING
                 RETURNING id::bigint, dedup_key
             )
-            SELECT array_agg(CASE WHEN p.dedup_key IS NULL THEN ids[p.n] ELSE (SELECT a.id FROM added a WHERE a.dedup_key = p.dedup_key) END ORDER BY p.n)
-            INTO open_ids FROM unnest($6) WITH ORDINALITY p(dedup_key, n);
+            SELECT array_agg(CASE WHEN p.dedup_key IS NULL THEN p.id ELSE a.id END ORDER BY p.n)
+            INTO open_ids FROM ROWS FROM (unnest(ids), unnest($6)) WITH ORDINALITY p(id, dedup_key, n) LEFT JOIN added a ON a.dedup_key = p.dedup_key;
             -- What was there already, seen by a new snapshot.
-            SELECT array_agg(coalesce(open_ids[p.n], (SELECT e.id FROM @extschema@.claude_events e
-                    WHERE e.event_type = $1 AND e.dedup_key = p.dedup_key AND e.status IN ('pending', 'processing'))) ORDER BY p.n) INTO open_ids
-            FROM unnest($6) WITH ORDINALITY p(dedup_key, n);
+            IF array_position(open_ids, NULL) IS NOT NULL THEN
+                SELECT array_agg(coalesce(p.id, (SELECT e.id FROM @extschema@.claude_events e
+                        WHERE e.event_type = $1 AND e.dedup_key = p.dedup_key AND e.status IN ('pending', 'processing'))) ORDER BY p.n) INTO open_ids
+                FROM ROWS FROM (unnest(open_ids), unnest($6)) WITH ORDINALITY p(id, dedup_key, n);
+            END IF;
             EXIT WHEN array_position(open_ids, NULL) IS NULL;
             -- One that was there has been finished in between. Adding it now would break the order of keys, so all is done again.
             RAISE EXCEPTION USING ERRCODE = 'PE001';
@@ -153,7 +180,7 @@ BEGIN
     RETURN QUERY SELECT unnest(open_ids);
 END $$;
 COMMENT ON FUNCTION pgedge.enqueue_events(text, jsonb[], int, interval, int, text[], text[]) IS
-'Adds one event for each payload in one statement and returns their ids in the same order; no row for an empty array. dedup_keys and ordering_keys have an element for each payload (NULL: none) and work as in enqueue_event. Errors: those of enqueue_event, and 2202E when the arrays differ in length.';
+'Adds one event for each payload in one statement and returns their ids in the same order; no row for an empty array. dedup_keys and ordering_keys have an element for each payload (NULL: none) and work as in enqueue_event. Errors: those of enqueue_event, and 2202E when the arrays differ in length or are not one-dimensional.';
 
 -- Per event: the last 20 failed attempts, the latest last. A plain function of jsonb, so it may be called with the owner's rights.
 CREATE FUNCTION pgedge._events_history(history jsonb, attempt int, worker text, claimed timestamptz, error text) RETURNS jsonb

@@ -19,10 +19,6 @@ const KEYS: usize = 1_000;
 /// Ordering keys looked at for each event wanted, once there are enough claimable ones; and how many at least.
 const KEYS_EACH: usize = 8;
 const KEYS_AT_LEAST: usize = 100;
-/// Delayed events that are taken over at a time when they are due.
-const DUE: u32 = 1_000;
-/// How much longer than a scan for due events took, the next one waits: it walks over what was finished while a snapshot is held.
-const DUE_PAUSE: i64 = 10;
 /// Every so many claims one looks first for events that have waited too long behind more urgent ones.
 const AGING_TURN: u64 = 16;
 
@@ -34,6 +30,8 @@ pub struct Wish<'a> {
     /// None for all types.
     pub types: Option<Vec<String>>,
     pub worker: &'a str,
+    /// Only to see whether there is something: nothing is handed out.
+    pub peek: bool,
 }
 
 /// An event whose attempts are spent: the last one expired.
@@ -47,13 +45,13 @@ pub struct Spent {
 pub type Sink<'a> = &'a mut dyn FnMut(&Scan, i32, i64, i64);
 
 /// The types of one scan.
-struct Source {
-    group: usize,
+pub(super) struct Source {
+    pub(super) group: usize,
     include: Option<Vec<String>>,
     exclude: Vec<String>,
     /// The type whose limits bound it.
     limited: Option<u64>,
-    scan: Scan,
+    pub(super) scan: Scan,
     /// How far it has come in this lane.
     seen: (u64, i64),
     /// It came to something that cannot be remembered: the cursor stays before it.
@@ -62,7 +60,7 @@ struct Source {
 }
 
 impl Source {
-    fn wants(&self) -> bool {
+    pub(super) fn wants(&self) -> bool {
         if self.include.is_none() && self.exclude.is_empty() {
             return true;
         }
@@ -116,19 +114,26 @@ struct Head {
     lane: u8,
 }
 
-struct Turn<'c, 'q> {
-    q: &'c mut Queue<'static>,
+pub(super) struct Turn<'c, 'q> {
+    pub(super) q: &'c mut Queue<'static>,
     wish: &'c Wish<'q>,
     segment: Segment,
-    horizon: Horizon,
-    fixed: bool,
-    now: i64,
+    pub(super) horizon: Horizon,
+    /// The snapshot is older than this turn.
+    pub(super) fixed: bool,
+    pub(super) now: i64,
     token: i64,
     got: usize,
-    looked: usize,
+    pub(super) looked: usize,
     full: bool,
+    /// Another turn like this one would come to other events.
+    pub(super) moved: bool,
+    keys_left: bool,
+    wrapped: bool,
     spent: Vec<Spent>,
     foreign: Vec<i64>,
+    pub(super) displaced: Vec<i64>,
+    pub(super) strays: Vec<i64>,
     kinds: Option<Vec<u64>>,
     sink: Sink<'c>,
 }
@@ -139,6 +144,13 @@ pub struct Outcome {
     pub spent: Vec<Spent>,
     /// Events restored from another server, whose place in the queue must be made anew.
     pub foreign: Vec<i64>,
+    /// Claimable events that there is no room to remember: they need a new place too.
+    pub displaced: Vec<i64>,
+    /// Events found where none should be.
+    pub strays: Vec<i64>,
+    /// There are ordering keys that were not looked at; and whether the look went past the last one.
+    pub keys_left: bool,
+    pub wrapped: bool,
     /// No room for another lease.
     pub full: bool,
     /// It stopped because it had looked at many rows, not because there are no more.
@@ -171,14 +183,22 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
         got,
         looked: 0,
         full: false,
+        moved: false,
+        keys_left: false,
+        wrapped: false,
         spent: vec![],
         foreign: vec![],
+        displaced: vec![],
+        strays: vec![],
         sink,
     };
     t.feed_late(table, snapshot);
     t.feed_due(table, snapshot);
     let heads = t.heads(table, snapshot);
     let mut sources = t.sources(table, snapshot);
+    if !t.fixed {
+        t.patrol(&mut sources);
+    }
     let mut lookup = table.by_id(snapshot);
     t.take(&mut lookup, &heads, &mut sources);
     lookup.end();
@@ -187,9 +207,13 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
     }
     let outcome = Outcome {
         got: t.got,
-        more: t.looked >= TURN && !t.full && t.got < wish.want,
+        more: t.moved && !t.full && t.got < wish.want,
+        keys_left: t.keys_left,
+        wrapped: t.wrapped,
         spent: t.spent,
         foreign: t.foreign,
+        displaced: t.displaced,
+        strays: t.strays,
         full: t.full,
     };
     if !fixed {
@@ -201,55 +225,6 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
 }
 
 impl Turn<'_, '_> {
-    /// Remembers the events of transactions that cursors had passed while they were writing, and that are over now.
-    fn feed_late(&mut self, table: &Table, snapshot: pg_sys::Snapshot) {
-        let over: Vec<_> =
-            self.q.stragglers().iter().filter(|s| !self.horizon.is_writing(s.xid)).copied().take(64).collect();
-        if over.is_empty() {
-            return;
-        }
-        let mut scan = table.ready(snapshot);
-        'stragglers: for s in over {
-            for lane in s.lane as u8..=LANES as u8 {
-                let from = if u32::from(lane) == s.lane { s.id } else { i64::MIN };
-                scan.of_transaction(lane, s.xid, from.saturating_add(1));
-                while scan.next() {
-                    let kind = hash(&scan.text(scan.columns().event_type).unwrap_or_default());
-                    if !self.q.remember(scan.id(), lane, kind, 0) {
-                        break 'stragglers;
-                    }
-                    self.q.set_straggler(s.xid, lane, scan.id());
-                }
-            }
-            self.q.set_straggler(s.xid, LANES as u8 + 1, 0);
-        }
-        scan.end();
-    }
-
-    /// Remembers delayed events that are due.
-    fn feed_due(&mut self, table: &Table, snapshot: pg_sys::Snapshot) {
-        if self.now < self.q.state.due_at {
-            return;
-        }
-        let mut scan = table.due(snapshot);
-        scan.until(self.now);
-        let mut left = DUE;
-        while left > 0 && scan.next() {
-            if scan.datum(scan.columns().ordering_key).is_some() || self.q.find(scan.id()).is_some() {
-                continue;
-            }
-            let kind = hash(&scan.text(scan.columns().event_type).unwrap_or_default());
-            if !self.q.remember(scan.id(), scan.lane(), kind, 0) {
-                break;
-            }
-            left -= 1;
-        }
-        scan.end();
-        // SAFETY: reads the clock.
-        let took = unsafe { pg_sys::GetCurrentTimestamp() } - self.now;
-        self.q.state.due_at = if took > 1_000 { self.now + took * DUE_PAUSE } else { self.now };
-    }
-
     /// The claimable heads of ordering keys, by lane and age; of very many keys, those after the one that the last claim ended at.
     fn heads(&mut self, table: &Table, snapshot: pg_sys::Snapshot) -> Vec<Head> {
         let mut scan = table.ordered(snapshot);
@@ -264,6 +239,7 @@ impl Turn<'_, '_> {
                     break;
                 }
                 wrapped = true;
+                self.wrapped = true;
                 scan.after_key(None);
                 continue;
             }
@@ -281,6 +257,7 @@ impl Turn<'_, '_> {
             last = Some(key);
             let enough = heads.len() >= self.wish.want && keys >= (self.wish.want * KEYS_EACH).max(KEYS_AT_LEAST);
             if keys >= KEYS || enough {
+                self.keys_left = !enough;
                 break;
             }
         }
@@ -355,6 +332,15 @@ impl Turn<'_, '_> {
         }
     }
 
+    /// In a claim that only looks: notes that there is something.
+    fn peeked(&mut self, scan: &Scan) -> bool {
+        if !self.wish.peek || self.is_spent(scan).is_some() {
+            return false;
+        }
+        self.got += 1;
+        true
+    }
+
     fn done(&self, most: usize) -> bool {
         self.full || self.got >= most || self.looked >= TURN
     }
@@ -410,7 +396,11 @@ impl Turn<'_, '_> {
                 let end = open.copied().unwrap_or(u64::MAX).min(self.horizon.xmax).saturating_sub(1);
                 source.seen = source.seen.max((end, i64::MAX));
             }
-            self.q.advance(source.group, lane, source.seen, &self.horizon.writing);
+            let before = self.q.cursor(source.group, lane);
+            if self.q.advance(source.group, lane, source.seen, &self.horizon.writing) {
+                // Past rows, not only past the transactions of this moment.
+                self.moved |= source.seen > before && self.looked >= TURN;
+            }
         }
     }
 
@@ -437,7 +427,14 @@ impl Turn<'_, '_> {
                 // Finished, or gone, or it has another place by now. A fixed snapshot may only be too old to see.
                 if !self.fixed {
                     self.q.forget(at);
+                    self.moved |= self.looked >= TURN;
                 }
+                continue;
+            }
+            let (kind, its_lane) = (scan_kind(lookup), lookup.lane());
+            if kind != slot.kind || its_lane != lane {
+                self.q.relocate(at, its_lane, kind);
+                self.moved = true;
                 continue;
             }
             if before.is_some_and(|b| lookup.time(lookup.columns().created_at).is_some_and(|t| t > b)) {
@@ -445,7 +442,11 @@ impl Turn<'_, '_> {
             }
             match lookup.currency() {
                 Currency::Busy(xid) => self.q.wait_for(at, xid),
-                Currency::Current => self.grant_looked_up(lookup, lane, 0),
+                Currency::Current => {
+                    if !self.peeked(lookup) {
+                        self.grant_looked_up(lookup, lane, 0);
+                    }
+                }
             }
         }
     }
@@ -461,8 +462,7 @@ impl Turn<'_, '_> {
         {
             return;
         }
-        let kind = hash(&lookup.text(lookup.columns().event_type).unwrap_or_default());
-        if self.q.allowance(kind, 1, self.now) > 0 {
+        if self.q.allowance(scan_kind(lookup), 1, self.now) > 0 && !self.peeked(lookup) {
             self.grant_looked_up(lookup, head.lane, hash(&key));
         }
     }
@@ -473,14 +473,14 @@ impl Turn<'_, '_> {
             source.frozen = true;
             return;
         }
-        let id = source.scan.id();
-        if self.q.find(id).is_some() {
-            // Someone has it, or it is remembered: it comes back another way.
+        let (id, kind, place) = (source.scan.id(), scan_kind(&source.scan), source.scan.place().0);
+        if self.q.meet(id, lane, place, kind) {
             source.pass(&self.horizon);
             return;
         }
         match source.scan.currency() {
-            Currency::Current => match self.grant(&source.scan, lane, 0) {
+            Currency::Current if self.peeked(&source.scan) => source.frozen = true,
+            Currency::Current => match self.grant(&source.scan, lane, place, 0) {
                 Leasing::Full => {
                     self.full = true;
                     source.frozen = true;
@@ -488,8 +488,7 @@ impl Turn<'_, '_> {
                 Leasing::Granted | Leasing::Taken => source.pass(&self.horizon),
             },
             Currency::Busy(xid) => {
-                let kind = hash(&source.scan.text(source.scan.columns().event_type).unwrap_or_default());
-                if self.q.remember(id, lane, kind, xid) {
+                if self.q.remember(id, lane, place, kind, xid) {
                     source.pass(&self.horizon);
                 } else {
                     source.frozen = true;
@@ -499,21 +498,21 @@ impl Turn<'_, '_> {
     }
 
     fn grant_looked_up(&mut self, lookup: &Scan, lane: u8, key: u64) {
-        if self.grant(lookup, lane, key) == Leasing::Full {
+        if self.grant(lookup, lane, 0, key) == Leasing::Full {
             self.full = true;
         }
     }
 
     /// Leases the row that a scan stands on, or finds its attempts spent.
-    fn grant(&mut self, scan: &Scan, lane: u8, key: u64) -> Leasing {
-        let cols = scan.columns();
-        let (id, attempts) = (scan.id(), scan.int(cols.attempts).unwrap_or(0));
-        let kind = hash(&scan.text(cols.event_type).unwrap_or_default());
-        let before = self.q.find(id).map(|at| self.q.slot(at));
+    fn grant(&mut self, scan: &Scan, lane: u8, place: u64, key: u64) -> Leasing {
+        let (id, attempts) = (scan.id(), scan.int(scan.columns().attempts).unwrap_or(0));
+        let kind = scan_kind(scan);
+        let spent = self.is_spent(scan);
         let expires_at = self.now.saturating_add(self.wish.lease);
         let request = Request {
             id,
             lane,
+            place,
             kind,
             key,
             token: self.token,
@@ -527,19 +526,16 @@ impl Turn<'_, '_> {
             return leasing;
         }
         let epoch = self.q.state.epoch;
-        let most = scan.int(cols.max_attempts).unwrap_or(settings::DEFAULT_ATTEMPTS);
-        match before {
-            Some(b) if b.lost > 0 && attempts.saturating_add(b.lost) >= most => {
+        match spent {
+            Some(spent) => {
                 // It may be what kills its workers: it is not handed out again.
                 ledger::note(self.segment, epoch, id, self.token, Deed::Claimed);
                 if let Some(slot) = self.q.hold(id, self.token) {
                     ledger::note(self.segment, epoch, id, self.token, Deed::Finishes(slot.condition()));
                 }
-                let worker = if b.worker().is_empty() { "unnamed" } else { b.worker() };
-                let error = format!("lease expired in attempt {} of {most}, worker {worker}", b.attempt);
-                self.spent.push(Spent { id, attempts: attempts.saturating_add(b.lost), error });
+                self.spent.push(spent);
             }
-            _ => {
+            None => {
                 ledger::note(self.segment, epoch, id, self.token, Deed::Claimed);
                 self.q.spend(kind);
                 self.got += 1;
@@ -549,6 +545,25 @@ impl Turn<'_, '_> {
         }
         Leasing::Granted
     }
+
+    /// Whether an event's last attempt expired.
+    fn is_spent(&self, scan: &Scan) -> Option<Spent> {
+        let (id, attempts) = (scan.id(), scan.int(scan.columns().attempts).unwrap_or(0));
+        let most = scan.int(scan.columns().max_attempts).unwrap_or(settings::DEFAULT_ATTEMPTS);
+        let slot = self.q.find(id).map(|at| self.q.slot(at)).filter(|s| s.lost > 0)?;
+        let attempts = attempts.saturating_add(slot.lost);
+        if attempts < most {
+            return None;
+        }
+        let worker = if slot.worker().is_empty() { "unnamed" } else { slot.worker() };
+        let error = format!("lease expired in attempt {} of {most}, worker {worker}", slot.attempt);
+        Some(Spent { id, attempts, error })
+    }
+}
+
+/// Hash of a row's type.
+pub(super) fn scan_kind(scan: &Scan) -> u64 {
+    hash(&scan.text(scan.columns().event_type).unwrap_or_default())
 }
 
 fn filter_hash(include: Option<&[String]>, exclude: &[String]) -> u64 {
@@ -599,7 +614,7 @@ pub unsafe extern "C-unwind" fn pgedge_claim_events(fcinfo: pg_sys::FunctionCall
     // SAFETY: flinfo is that of this call.
     let table_oid = super::table_oid(unsafe { (*(*fcinfo).flinfo).fn_oid });
     let segment = super::segment::get(table_oid, settings::max_leases());
-    let wish = Wish { want, lease, types, worker: &worker };
+    let wish = Wish { want, lease, types, worker: &worker, peek: false };
     limits::refresh(segment);
     let mut sink = |scan: &Scan, attempt: i32, token: i64, expires_at: i64| {
         let c = scan.columns();
@@ -630,58 +645,46 @@ pub unsafe extern "C-unwind" fn pgedge_claim_events(fcinfo: pg_sys::FunctionCall
 }
 
 /// Turns until enough is handed out or nothing is left.
-fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>) {
+fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>) -> usize {
     let table = Table::open(table_oid);
     let token = random_bits() as i64 & 0xFFFF_FFFF_FFFF | 1;
-    let (mut got, mut looked_again) = (0, false);
+    let (mut got, mut looked_again, mut rounds) = (0, wish.peek, 0);
     loop {
         let outcome = turn(segment, &table, wish, got, token, sink);
         got = outcome.got;
         super::write_spent(table_oid, &outcome.spent);
-        super::replace_foreign(table_oid, &outcome.foreign);
+        let replaced = super::replace_foreign(table_oid, &outcome.foreign) + super::displace(table_oid, &outcome.displaced);
+        super::report_strays(&outcome.strays);
         pgrx::check_for_interrupts!();
-        if outcome.full && got == 0 {
+        if outcome.full && got == 0 && outcome.spent.is_empty() {
             errors::fail(
                 PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                 format!("all {} leases are in use", settings::max_leases()),
                 "Complete events sooner or use shorter leases; or raise pgedge.max_leases and restart the server.",
             );
         }
-        if outcome.more || !outcome.foreign.is_empty() && got < wish.want {
+        rounds += usize::from(outcome.wrapped);
+        let keys_left = got == 0 && outcome.keys_left && rounds < 2;
+        if outcome.more || keys_left || replaced > 0 && got < wish.want {
             continue;
         }
         if got == 0 && !looked_again && super::wake::nothing_found(segment) {
-            looked_again = true;
+            (looked_again, rounds) = (true, 0);
             continue;
         }
         break;
     }
     table.close();
+    got
 }
 
-/// Whether something of these types can be claimed now: claims one and gives it straight back.
+/// Whether something of these types can be claimed now.
 pub fn anything(segment: Segment, table_oid: pg_sys::Oid, types: Option<&[String]>) -> bool {
     if types.is_some_and(<[String]>::is_empty) {
         return false;
     }
-    let table = Table::open(table_oid);
-    let wish = Wish { want: 1, lease: 60_000_000, types: types.map(<[String]>::to_vec), worker: "" };
-    let token = random_bits() as i64 & 0xFFFF_FFFF_FFFF | 1;
-    let mut found = None;
-    let mut sink = |scan: &Scan, _: i32, _: i64, _: i64| found = Some(scan.id());
-    let outcome = loop {
-        let outcome = turn(segment, &table, &wish, 0, token, &mut sink);
-        super::write_spent(table_oid, &outcome.spent);
-        pgrx::check_for_interrupts!();
-        if !outcome.more {
-            break outcome;
-        }
-    };
-    table.close();
-    if let Some(id) = found {
-        segment.lock().queue.release(id, token);
-    }
-    outcome.got > 0 || !outcome.foreign.is_empty()
+    let wish = Wish { want: 1, lease: 60_000_000, types: types.map(<[String]>::to_vec), worker: "", peek: true };
+    run(segment, table_oid, &wish, &mut |_: &Scan, _, _, _| {}) > 0
 }
 
 fn checked(want: Option<i32>, lease: Option<pgrx::datum::Interval>) -> (usize, i64) {

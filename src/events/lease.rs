@@ -2,7 +2,7 @@
 use pgrx::prelude::*;
 
 use super::ledger::{self, Deed};
-use super::{check_may_write, lease_micros, segment};
+use super::{check_may_write, lease_micros, segment, wake};
 use pgedge_leases::Condition;
 
 /// The events of `ids` that `lease_token` still holds, ascending; nobody else can have them until this transaction ends. They are done with
@@ -34,6 +34,11 @@ fn hold(
             let mut locked = segment.lock();
             slots.extend(wanted.into_iter().filter_map(|id| locked.queue.hold(id, lease_token)));
             let epoch = locked.queue.state.epoch;
+            // What waited for these, the next of its key or of its type, may go once they are finished.
+            let limited = |kind| locked.queue.limits().iter().any(|l| l.kind == kind);
+            if slots.iter().any(|s: &pgedge_leases::Slot| s.key != 0 || limited(s.kind)) {
+                wake::pend(relation);
+            }
             for slot in &slots {
                 let before = slot.condition();
                 let deed = if release { Deed::Releases(before) } else { Deed::Finishes(before) };
@@ -72,18 +77,22 @@ fn extend(
         .collect()
 }
 
-/// When this transaction commits, nobody holds these events.
+/// When this transaction commits, those who hold these events now, or held them last, do not.
 #[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_revoke")]
 fn revoke(relation: pg_sys::Oid, ids: Vec<Option<i64>>) {
     let Some(segment) = segment::find(relation) else { return };
     let mut known = vec![];
     let epoch = {
         let locked = segment.lock();
-        known.extend(ids.into_iter().flatten().filter(|&id| locked.queue.find(id).is_some()));
+        let token = |id| locked.queue.find(id).map(|at| (id, locked.queue.slot(at).token));
+        known.extend(ids.into_iter().flatten().filter_map(token));
         locked.queue.state.epoch
     };
-    for id in known {
-        ledger::note(segment, epoch, id, 0, Deed::Revokes);
+    if !known.is_empty() {
+        wake::pend(relation);
+    }
+    for (id, token) in known {
+        ledger::note(segment, epoch, id, token, Deed::Revokes);
     }
 }
 

@@ -17,7 +17,7 @@ pub enum Deed {
     Finishes(Condition),
     /// Began to give one back, likewise: claimable at commit.
     Releases(Condition),
-    /// Took an event out of whoever's hands: at commit nobody holds it.
+    /// Took an event out of the hands of the token's holder: at commit that one holds it no more.
     Revokes,
     /// Emptied the table: at commit nothing is remembered.
     Empties,
@@ -72,11 +72,7 @@ fn commit(entries: &[Entry]) {
                 Deed::Claimed => {}
                 Deed::Finishes(_) => q.finish(e.id, e.token),
                 Deed::Releases(_) => q.release(e.id, e.token),
-                Deed::Revokes => {
-                    if let Some(at) = q.find(e.id) {
-                        q.forget(at);
-                    }
-                }
+                Deed::Revokes => q.revoke(e.id, e.token),
                 Deed::Empties => {}
                 Deed::Limits => q.state.limits_wanted = q.state.limits_wanted.wrapping_add(1),
             }
@@ -117,8 +113,13 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut co
             wake::after_end(true);
         }
         XACT_EVENT_ABORT => {
-            abort(&ENTRIES.take());
+            let entries = ENTRIES.take();
+            abort(&entries);
             wake::after_end(false);
+            // Who listens cannot be notified now, but who waits can be woken.
+            if let Some(e) = entries.iter().find(|e| matches!(e.deed, Deed::Claimed)) {
+                wake::wake(e.segment);
+            }
         }
         XACT_EVENT_PRE_PREPARE if ENTRIES.with_borrow(|e| !e.is_empty()) => crate::errors::fail(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

@@ -68,7 +68,8 @@ pub fn refresh(segment: Segment) {
 /// Trigger on `pgedge.event_limits`: claims read it anew once this transaction commits.
 #[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_limits_changed")]
 fn limits_changed(relation: pg_sys::Oid) {
-    if let Some(segment) = segment::find(relation) {
-        ledger::note(segment, segment.lock().queue.state.epoch, 0, 0, Deed::Limits);
-    }
+    // Made if need be: a claim that makes it while this transaction goes on would read the limits as they were.
+    let segment = segment::get(relation, super::settings::max_leases());
+    let epoch = segment.lock().queue.state.epoch;
+    ledger::note(segment, epoch, 0, 0, Deed::Limits);
 }

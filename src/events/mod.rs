@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use crate::errors;
 
 pub mod claim;
+mod feed;
 pub mod lease;
 mod ledger;
 mod limits;
@@ -123,24 +124,26 @@ fn table_oid(function: pg_sys::Oid) -> pg_sys::Oid {
     table
 }
 
-/// Runs a statement, schema-qualified throughout, as another role; %t in it stands for the table.
-fn run_as(role: pg_sys::Oid, table: pg_sys::Oid, sql: &str, args: &[pgrx::datum::DatumWithOid<'_>]) {
+/// Runs a statement, schema-qualified throughout, as another role; %t in it stands for the table. How many rows it changed.
+fn run_as(role: pg_sys::Oid, table: pg_sys::Oid, sql: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> u64 {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: the user is put back here, or by the transaction's abort.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
     }
-    let done = Spi::run_with_args(&sql.replace("%t", &qualified_name(table)), args);
+    let done = Spi::connect_mut(|client| {
+        client.update(&sql.replace("%t", &qualified_name(table)), None, args).map(|rows| rows.len() as u64)
+    });
     // SAFETY: as above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
-    if let Err(error) = done {
+    done.unwrap_or_else(|error| {
         errors::fail(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("the event queue could not run \"{sql}\": {error}"),
             "This is a bug in pgedge.",
-        );
-    }
+        )
+    })
 }
 
 fn qualified_name(table: pg_sys::Oid) -> String {
@@ -164,14 +167,38 @@ fn write_spent(table: pg_sys::Oid, spent: &[claim::Spent]) {
     }
 }
 
-/// Gives events that a restore brought from another server a place in this one's queue; all of them at once.
-fn replace_foreign(table: pg_sys::Oid, foreign: &[i64]) {
-    if !foreign.is_empty() {
-        run_as(
-            owner(table),
-            table,
-            "UPDATE %t e SET qx = pg_catalog.pg_current_xact_id() WHERE e.lane IS NOT NULL AND e.qx OPERATOR(pg_catalog.>) pg_catalog.pg_current_xact_id()",
-            &[],
+/// Gives events that a restore brought from another server a place in this one's queue; all of them at once. How many.
+fn replace_foreign(table: pg_sys::Oid, foreign: &[i64]) -> u64 {
+    if foreign.is_empty() {
+        return 0;
+    }
+    run_as(
+        owner(table),
+        table,
+        "UPDATE %t e SET qx = pg_catalog.pg_current_xact_id() FROM (SELECT o.id FROM %t o WHERE o.lane IS NOT NULL AND o.qx OPERATOR(pg_catalog.>) pg_catalog.pg_current_xact_id() FOR UPDATE SKIP LOCKED) f WHERE e.id OPERATOR(pg_catalog.=) f.id",
+        &[],
+    )
+}
+
+/// Gives claimable events a place before the cursors. How many.
+fn displace(table: pg_sys::Oid, ids: &[i64]) -> u64 {
+    if ids.is_empty() {
+        return 0;
+    }
+    run_as(
+        owner(table),
+        table,
+        "UPDATE %t e SET run_at = NULL, qx = pg_catalog.pg_current_xact_id() FROM (SELECT o.id FROM %t o WHERE o.id OPERATOR(pg_catalog.=) ANY ($1) AND o.status::pg_catalog.text OPERATOR(pg_catalog.=) 'pending'::pg_catalog.text AND (o.run_at IS NULL OR o.run_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) FOR UPDATE SKIP LOCKED) d WHERE e.id OPERATOR(pg_catalog.=) d.id",
+        &[ids.to_vec().into()],
+    )
+}
+
+/// Says in the server's log that events were found where none should be.
+fn report_strays(ids: &[i64]) {
+    if let Some(first) = ids.first() {
+        pgrx::log!(
+            "pgedge: {} waiting events, the first with id {first}, were not in the event queue's order and are put back; were they written with triggers disabled?",
+            ids.len()
         );
     }
 }

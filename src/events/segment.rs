@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use crate::errors;
 
 const MAGIC: u64 = 0x7067_6564_6765_5131;
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const FOLDER: &str = "pg_stat_tmp";
 
 /// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow.
@@ -68,7 +68,13 @@ pub struct Locked {
 impl Drop for Locked {
     fn drop(&mut self) {
         // SAFETY: taken in Segment::lock, and only released here; after an error too, since unwinding comes before the transaction's abort.
-        unsafe { pg_sys::LWLockRelease(self.lock) }
+        // An error has let interrupts in again, which releasing is about to do once more.
+        unsafe {
+            if pg_sys::InterruptHoldoffCount == 0 {
+                pg_sys::InterruptHoldoffCount = 1;
+            }
+            pg_sys::LWLockRelease(self.lock);
+        }
     }
 }
 

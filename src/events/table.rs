@@ -44,7 +44,8 @@ pub struct Table {
     pub cols: Columns,
     wide_id: bool,
     wide_priority: pg_sys::Oid,
-    indexes: Indexes,
+    /// Primary, ready, due and ordering, open and locked: nobody waits for them while holding the queue's lock.
+    indexes: [pg_sys::Relation; 4],
 }
 
 /// Whether a row that a snapshot shows is what it was, so that it may be handed out.
@@ -119,6 +120,8 @@ impl Table {
                 }
             }
             let indexes = Self::indexes(rel, oid, &cols);
+            let indexes = [indexes.primary, indexes.ready, indexes.due, indexes.ordering]
+                .map(|oid| pg_sys::index_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE));
             Self { rel, cols, wide_id: id_type == pg_sys::INT8OID, wide_priority: priority_type, indexes }
         }
     }
@@ -126,7 +129,12 @@ impl Table {
     /// Closes it; its lock stays until the transaction ends, as usual.
     pub fn close(self) {
         // SAFETY: opened in open().
-        unsafe { pg_sys::table_close(self.rel, pg_sys::NoLock as pg_sys::LOCKMODE) }
+        unsafe {
+            for index in self.indexes {
+                pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+            }
+            pg_sys::table_close(self.rel, pg_sys::NoLock as pg_sys::LOCKMODE)
+        }
     }
 
     /// # Safety
@@ -180,22 +188,22 @@ impl Table {
 
     /// Begins a scan of ready events.
     pub fn ready(&self, snapshot: pg_sys::Snapshot) -> Scan {
-        Scan::begin(self, self.indexes.ready, 3, snapshot)
+        Scan::begin(self, self.indexes[1], 3, snapshot)
     }
 
     /// Begins a scan of delayed events.
     pub fn due(&self, snapshot: pg_sys::Snapshot) -> Scan {
-        Scan::begin(self, self.indexes.due, 1, snapshot)
+        Scan::begin(self, self.indexes[2], 1, snapshot)
     }
 
     /// Begins a scan of unfinished events by ordering key.
     pub fn ordered(&self, snapshot: pg_sys::Snapshot) -> Scan {
-        Scan::begin(self, self.indexes.ordering, 1, snapshot)
+        Scan::begin(self, self.indexes[3], 1, snapshot)
     }
 
     /// Begins looking up events by id.
     pub fn by_id(&self, snapshot: pg_sys::Snapshot) -> Scan {
-        Scan::begin(self, self.indexes.primary, 1, snapshot)
+        Scan::begin(self, self.indexes[0], 1, snapshot)
     }
 }
 
@@ -213,10 +221,9 @@ pub struct Scan {
 }
 
 impl Scan {
-    fn begin(table: &Table, index: pg_sys::Oid, keys: i32, snapshot: pg_sys::Snapshot) -> Self {
+    fn begin(table: &Table, index: pg_sys::Relation, keys: i32, snapshot: pg_sys::Snapshot) -> Self {
         // SAFETY: the table is open and the index is one of its own; the snapshot is active while the scan goes on.
         unsafe {
-            let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let desc = pg_sys::index_beginscan(table.rel, index, snapshot, keys, 0);
             let slot = pg_sys::table_slot_create(table.rel, std::ptr::null_mut());
             Self {
@@ -242,7 +249,6 @@ impl Scan {
         // SAFETY: begun in begin().
         unsafe {
             pg_sys::index_endscan(self.desc);
-            pg_sys::index_close(self.index, pg_sys::NoLock as pg_sys::LOCKMODE);
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);
         }
     }

@@ -25,6 +25,8 @@ thread_local! {
     static PENDING: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
     /// Where it counts as quiet.
     static QUIET: Cell<Option<Segment>> = const { Cell::new(None) };
+    /// Where it said that consumers are notified, which is true once it has committed.
+    static NOTIFIES: Cell<Option<Segment>> = const { Cell::new(None) };
     /// Whom to wake when it has committed.
     static WAKES: Cell<Option<Segment>> = const { Cell::new(None) };
     /// Where this session stands among those that wait, and at which place.
@@ -36,7 +38,7 @@ unsafe extern "C-unwind" {
 }
 
 /// This transaction makes events of the table ready.
-fn pend(table: pg_sys::Oid) {
+pub fn pend(table: pg_sys::Oid) {
     super::ledger::register();
     PENDING.set(Some(table));
 }
@@ -56,6 +58,7 @@ pub fn before_commit() {
             if state.idle || now.saturating_sub(state.notified_at) >= AT_LEAST {
                 state.idle = false;
                 state.notified_at = now;
+                NOTIFIES.set(Some(segment));
                 true
             } else {
                 state.quiet += 1;
@@ -84,6 +87,11 @@ pub fn after_end(committed: bool) {
         let locked = segment.lock();
         locked.queue.state.quiet = locked.queue.state.quiet.saturating_sub(1);
     }
+    if let Some(segment) = NOTIFIES.take()
+        && !committed
+    {
+        segment.lock().queue.state.idle = true;
+    }
     if let Some((segment, place)) = WAITS.take() {
         segment.lock().queue.state.waiters[place] = 0;
     }
@@ -95,7 +103,7 @@ pub fn after_end(committed: bool) {
 }
 
 /// Sets the latches of those that wait.
-fn wake(segment: Segment) {
+pub fn wake(segment: Segment) {
     let waiters = segment.lock().queue.state.waiters;
     for number in waiters.into_iter().filter(|&n| n != 0) {
         // SAFETY: the number is that of a slot of the array of all sessions, which is never freed; a latch too many does no harm.
