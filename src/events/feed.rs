@@ -2,6 +2,7 @@
 use pgrx::pg_sys;
 
 use super::claim::{Source, Turn, scan_kind};
+use super::settings;
 use super::table::Table;
 use pgedge_leases::LANES;
 
@@ -13,8 +14,7 @@ const DUE_PAUSE: i64 = 10;
 const DUE_AT_LEAST: i64 = 5_000_000;
 /// Events that are given a new place at a time.
 const DISPLACED: usize = 1_000;
-/// How often, and with which share of the time, claims look behind their cursors (microseconds; one in so many).
-const PATROL_EVERY: i64 = 60_000_000;
+/// With which share of the time, one in so many, claims look behind their cursors.
 const PATROL_SHARE: i64 = 100;
 /// Rows that one turn looks at there.
 const PATROL_ROWS: usize = 1_000;
@@ -115,7 +115,7 @@ impl Turn<'_, '_> {
         let place = self.q.place(group);
         place.patrol_took += took;
         if usize::from(lane) > LANES {
-            place.patrol_due = now + PATROL_EVERY.max(place.patrol_took * PATROL_SHARE);
+            place.patrol_due = now + settings::check_interval().max(place.patrol_took * PATROL_SHARE);
             (place.patrol_lane, place.patrol_took) = (0, 0);
         } else {
             (place.patrol_lane, place.patrol_at) = (lane, from);

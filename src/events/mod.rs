@@ -262,10 +262,8 @@ fn owner_of(relation: &str) -> Option<pg_sys::Oid> {
         if oid == pg_sys::InvalidOid {
             return None;
         }
-        if relation.ends_with("claude_events")
-            && pg_sys::get_attnum(oid, c"lane".as_ptr()) == pg_sys::InvalidAttrNumber as i16
-        {
-            table::missing("column \"lane\"");
+        if relation.ends_with("claude_events") {
+            table::check_columns(oid);
         }
         Some(owner(oid))
     }

@@ -17,6 +17,14 @@ static PRIORITY_AGING: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 /// `pgedge.event_retention`: in seconds, how long finished events are kept by purge_events(); -1 for ever.
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(-1);
 
+/// `pgedge.queue_check_interval`: in milliseconds, how often claims look for events that were put where they do not look.
+static CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+
+/// In microseconds.
+pub fn check_interval() -> i64 {
+    i64::from(CHECK_INTERVAL.get()) * 1_000
+}
+
 /// Whether inserts notify.
 pub fn notify() -> bool {
     NOTIFY.get()
@@ -81,6 +89,15 @@ pub fn define() {
         (0, i32::MAX),
         GucFlags::UNIT_MS,
         GucContext::Userset,
+    );
+    int(
+        c"pgedge.queue_check_interval",
+        c"How often claims look for events that were put where they do not look, as by a restore that disables triggers.",
+        c"A little at a time, and with at most a hundredth of the time, however short this is.",
+        &CHECK_INTERVAL,
+        (10, i32::MAX),
+        GucFlags::UNIT_MS,
+        GucContext::Suset,
     );
     int(
         c"pgedge.event_retention",

@@ -57,12 +57,28 @@ pub enum Currency {
     Busy(u64),
 }
 
+/// The columns that the queue adds to the specified ones.
+const ADDED: [&core::ffi::CStr; 11] = [
+    c"run_at", c"attempts", c"max_attempts", c"dedup_key", c"ordering_key", c"claimed_by", c"claimed_at", c"last_error", c"history", c"qx",
+    c"lane",
+];
+
+/// Raises the error for a table that lacks one of the queue's columns.
+pub fn check_columns(table: pg_sys::Oid) {
+    for name in ADDED {
+        // SAFETY: a lookup in a system cache.
+        if unsafe { pg_sys::get_attnum(table, name.as_ptr()) } == pg_sys::InvalidAttrNumber as i16 {
+            missing(&format!("column \"{}\"", name.to_string_lossy()));
+        }
+    }
+}
+
 /// Raises the error for a table without `what`.
 pub fn missing(what: &str) -> ! {
     errors::fail(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
         format!("table claude_events has no {what}"),
-        "The table was there before the extension. Add what it lacks with: SELECT pgedge.create_tables();",
+        "The event queue needs it. Add what the table lacks with: SELECT pgedge.create_tables();",
     )
 }
 
@@ -108,6 +124,12 @@ impl Table {
                 *place = a.attnum;
             }
             for (number, name) in [
+                (cols.id, "id"),
+                (cols.event_type, "event_type"),
+                (cols.payload, "payload"),
+                (cols.priority, "priority"),
+                (cols.status, "status"),
+                (cols.created_at, "created_at"),
                 (cols.run_at, "run_at"),
                 (cols.attempts, "attempts"),
                 (cols.max_attempts, "max_attempts"),

@@ -238,6 +238,9 @@ def test_plain_clients(conn):
     ("22004", "fail_events(NULL, 1)"), ("22023", "fail_events('{1}', 1, 'x', '-1 s')"), ("22004", "release_events('{1}', NULL)"),
     ("22004", "cancel_events(NULL)"), ("22004", "cancel_events('{NULL}')"), ("22003", "redrive_events(NULL, 0)"),
     ("22004", "purge_events(NULL)"), ("22023", "purge_events('-1 day')"),
+    ("2202E", "complete_events('{{1,2},{3,4}}', 1)"), ("2202E", "fail_events('{{1},{2}}', 1)"), ("2202E", "extend_lease('{{1},{2}}', 1, '1 s')"),
+    ("2202E", "release_events('{{1},{2}}', 1)"), ("2202E", "cancel_events('{{1},{2}}')"), ("2202E", "enqueue_events('t', ARRAY[['{}'],['{}']]::jsonb[])"),
+    ("2202E", "enqueue_events('t', ARRAY['{}','{}']::jsonb[], dedup_keys => '{{a},{b}}')"), ("2202E", "enqueue_events('t', ARRAY['{}','{}']::jsonb[], ordering_keys => '{{a},{b}}')"),
 ])
 def test_bad_input(shared_conn, state, call):
     before = shared_conn.execute("SELECT * FROM claude_events").fetchall()
