@@ -83,264 +83,77 @@ BEGIN ATOMIC
 END;
 
 -- The functions of the library.
-CREATE  FUNCTION pgedge."_device_temperature"(
-    "root" TEXT /* & str */
-) RETURNS TABLE (
-    "zone" TEXT,  /* String */
-    "celsius" real  /* f32 */
-)
-STRICT VOLATILE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'device_temperature_at_wrapper';
 CREATE  FUNCTION pgedge."_events_empty"(
-    "relation" oid /* pg_sys :: Oid */
+    "relation" oid 
 ) RETURNS void
 STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
+LANGUAGE c 
 AS 'MODULE_PATHNAME', 'empty_wrapper';
-CREATE  FUNCTION pgedge."_events_leases"(
-    "relation" oid /* pg_sys :: Oid */
+CREATE  FUNCTION pgedge."_events_extend"(
+    "relation" oid, 
+    "ids" bigint[], 
+    "lease_token" bigint, 
+    "lease" interval 
+) RETURNS bigint[] 
+VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'extend_wrapper';
+CREATE  FUNCTION pgedge."_events_hold"(
+    "relation" oid, 
+    "ids" bigint[], 
+    "lease_token" bigint, 
+    "release" bool 
 ) RETURNS TABLE (
-    "id" bigint,  /* i64 */
-    "worker" TEXT,  /* Option < String > */
-    "attempt" INT,  /* i32 */
-    "lease_token" bigint,  /* i64 */
-    "claimed_at" timestamp with time zone,  /* TimestampWithTimeZone */
-    "lease_expires_at" timestamp with time zone  /* TimestampWithTimeZone */
+    "ids" bigint[],  
+    "attempts" INT[],  
+    "workers" TEXT[],  
+    "claimed" timestamp with time zone[]  
 )
 STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'hold_wrapper';
+CREATE  FUNCTION pgedge."_events_leases"(
+    "relation" oid 
+) RETURNS TABLE (
+    "id" bigint,  
+    "worker" TEXT,  
+    "attempt" INT,  
+    "lease_token" bigint,  
+    "claimed_at" timestamp with time zone,  
+    "lease_expires_at" timestamp with time zone  
+)
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
 AS 'MODULE_PATHNAME', 'leases_wrapper';
 CREATE  FUNCTION pgedge."_events_limits_changed"(
-    "relation" oid /* pg_sys :: Oid */
+    "relation" oid 
 ) RETURNS void
 STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
+LANGUAGE c 
 AS 'MODULE_PATHNAME', 'limits_changed_wrapper';
 CREATE  FUNCTION pgedge."_events_made_ready"(
-    "relation" oid /* pg_sys :: Oid */
+    "relation" oid 
 ) RETURNS void
 STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
+LANGUAGE c 
 AS 'MODULE_PATHNAME', 'made_ready_wrapper';
 CREATE  FUNCTION pgedge."_events_revoke"(
-    "relation" oid, /* pg_sys :: Oid */
-    "ids" bigint[] /* Vec < Option < i64 > > */
+    "relation" oid, 
+    "ids" bigint[] 
 ) RETURNS void
 STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
+LANGUAGE c 
 AS 'MODULE_PATHNAME', 'revoke_wrapper';
-CREATE  FUNCTION pgedge."_host"() RETURNS TABLE (
-    "ram_bytes" bigint,  /* Option < i64 > */
-    "ram_source" TEXT,  /* Option < String > */
-    "cpus" INT,  /* i32 */
-    "storage" TEXT,  /* String */
-    "device" TEXT  /* Option < String > */
-)
-STRICT VOLATILE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'host_wrapper';
-CREATE  FUNCTION pgedge."_log_baseline"(
-    "lines" bigint[], /* Array < '_, i64 > */
-    "hours" bigint /* i64 */
-) RETURNS double precision[] /* Vec < f64 > */
-IMMUTABLE STRICT PARALLEL SAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_baseline_wrapper';
-
-
-
--- src/logs/mine.rs:67
--- pgedge::logs::mine::_log_patterns_deserial
-CREATE  FUNCTION pgedge."_log_patterns_deserial"(
-    "bytes" bytea, /* & [u8] */
-    "_unused" internal /* Internal */
-) RETURNS internal /* Internal */
-IMMUTABLE STRICT PARALLEL SAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_patterns_deserial_wrapper';
-
-
-
--- src/logs/lookup.rs:11
--- pgedge::logs::lookup::match_log
-CREATE  FUNCTION pgedge."match_log"(
-    "message" TEXT, /* Option < & str > */
-    "source" TEXT DEFAULT NULL, /* Option < & str > */
-    "level" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS TABLE (
-    "id" INT,  /* i32 */
-    "message_pattern" TEXT  /* String */
-)
-STABLE SECURITY DEFINER PARALLEL RESTRICTED  COST 1000
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'match_log_wrapper';
-
-
-
--- src/events/wake.rs:188
--- pgedge::events::wake::_wait_for_events
 CREATE  FUNCTION pgedge."_wait_for_events"(
-    "timeout" interval, /* Option < pgrx :: datum :: Interval > */
-    "event_types" TEXT[] /* :: std :: option :: Option < Vec < Option < String > > > */
-) RETURNS bool /* bool */
+    "timeout" interval, 
+    "event_types" TEXT[] 
+) RETURNS bool 
 VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
+LANGUAGE c 
 AS 'MODULE_PATHNAME', 'wait_for_events_wrapper';
-
-
-
--- src/events/lease.rs:61
--- pgedge::events::lease::_events_extend
-CREATE  FUNCTION pgedge."_events_extend"(
-    "relation" oid, /* pg_sys :: Oid */
-    "ids" bigint[], /* Vec < Option < i64 > > */
-    "lease_token" bigint, /* i64 */
-    "lease" interval /* Option < pgrx :: datum :: Interval > */
-) RETURNS bigint[] /* Vec < i64 > */
-VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'extend_wrapper';
-
-
-
--- src/events/lease.rs:10
--- pgedge::events::lease::_events_hold
-CREATE  FUNCTION pgedge."_events_hold"(
-    "relation" oid, /* pg_sys :: Oid */
-    "ids" bigint[], /* Vec < Option < i64 > > */
-    "lease_token" bigint, /* i64 */
-    "release" bool /* bool */
-) RETURNS TABLE (
-    "ids" bigint[],  /* Vec < i64 > */
-    "attempts" INT[],  /* Vec < i32 > */
-    "workers" TEXT[],  /* Vec < Option < String > > */
-    "claimed" timestamp with time zone[]  /* Vec < TimestampWithTimeZone > */
-)
-STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'hold_wrapper';
-
-
-
--- src/lib.rs:22
--- requires:
---   schema
---   events::_events_as_owner
---   events::lease::hold
---   events::lease::extend
---   events::lease::revoke
---   events::lease::empty
---   events::lease::leases
---   events::limits::limits_changed
---   events::wake::made_ready
---   events::wake::wait_for_events
-
--- The event queue over claude_events.
---
--- What an event's row says: pending (waiting;
-CREATE  FUNCTION pgedge."_log_patterns_combine"(
-    "into" internal, /* Internal */
-    "from" internal /* Internal */
-) RETURNS internal /* Internal */
-IMMUTABLE PARALLEL SAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_patterns_combine_wrapper';
-CREATE  FUNCTION pgedge."_log_patterns_final"(
-    "state" internal /* Internal */
-) RETURNS jsonb /* JsonB */
-IMMUTABLE PARALLEL SAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_patterns_final_wrapper';
-CREATE  FUNCTION pgedge."_log_patterns_serial"(
-    "state" internal /* Internal */
-) RETURNS bytea /* Vec < u8 > */
-IMMUTABLE STRICT PARALLEL SAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_patterns_serial_wrapper';
-CREATE  FUNCTION pgedge."_log_patterns_trans"(
-    "state" internal, /* Internal */
-    "message" TEXT /* Option < & str > */
-) RETURNS internal /* Internal */
-IMMUTABLE PARALLEL SAFE   COST 100
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_patterns_trans_wrapper';
-CREATE  FUNCTION pgedge."_recommended_settings"(
-    "ram" TEXT, /* Option < & str > */
-    "cpus" INT, /* Option < i32 > */
-    "storage" TEXT /* Option < & str > */
-) RETURNS TABLE (
-    "name" TEXT,  /* String */
-    "recommended" TEXT,  /* String */
-    "reason" TEXT  /* String */
-)
-VOLATILE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'recommended_wrapper';
-CREATE  FUNCTION pgedge."_throttling"(
-    "root" TEXT DEFAULT '/' /* & str */
-) RETURNS TABLE (
-    "now" TEXT[],  /* Vec < String > */
-    "since_boot" TEXT[]  /* Vec < String > */
-)
-STRICT VOLATILE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'throttling_wrapper';
-CREATE  FUNCTION pgedge."device_temperature"() RETURNS TABLE (
-    "zone" TEXT,  /* String */
-    "celsius" real  /* f32 */
-)
-STRICT VOLATILE PARALLEL SAFE 
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'device_temperature_wrapper';
-CREATE  FUNCTION pgedge."log_parameters"(
-    "message" TEXT, /* & str */
-    "pattern" TEXT /* & str */
-) RETURNS TEXT[] /* :: std :: option :: Option < Vec < String > > */
-IMMUTABLE STRICT PARALLEL SAFE  COST 100
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_parameters_wrapper';
-CREATE  FUNCTION pgedge."log_pattern"(
-    "message" TEXT /* & str */
-) RETURNS TEXT /* String */
-IMMUTABLE STRICT PARALLEL SAFE  COST 50
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_pattern_wrapper';
-CREATE  FUNCTION pgedge."log_pattern_regex"(
-    "pattern" TEXT /* & str */
-) RETURNS TEXT /* String */
-IMMUTABLE STRICT PARALLEL SAFE  COST 50
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_pattern_regex_wrapper';
-CREATE  FUNCTION pgedge."prune_logs"(
-    "older_than" interval /* Interval */
-) RETURNS bigint /* i64 */
-STRICT VOLATILE SECURITY DEFINER PARALLEL UNSAFE  COST 10000
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'prune_logs_wrapper';
 
 -- The event queue: leases in memory, limits, pausing, waiting.
 DROP FUNCTION pgedge.purge_events(interval, boolean);
-run_at not NULL: not before then), processed, dead, cancelled;
-processing is a plain
-
-
-
-
-
-
-
-
-
-
-
-CREATE FUNCTION pgedge._events_reject(problem text, hint text, code text DEFAULT '22023') RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RAISE EXCEPTION '%', problem USING ERRCODE = code, HINT = hint;
-END $$;
 CREATE FUNCTION pgedge._events_check_keys(name text, keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -403,7 +216,7 @@ COMMENT ON FUNCTION pgedge.enqueue_event(text, jsonb, int, interval, int, text, 
 CREATE OR REPLACE FUNCTION pgedge.enqueue_events(event_type text, payloads jsonb[], priority int DEFAULT 5, delay interval DEFAULT '0', max_attempts int DEFAULT 5,
                                       dedup_keys text[] DEFAULT NULL, ordering_keys text[] DEFAULT NULL) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_nestloop = off /* arrays are joined, whose lengths the planner does not know */ AS $$
+SET enable_nestloop = off  AS $$
 #variable_conflict use_column
 DECLARE
     due timestamptz;
@@ -776,12 +589,6 @@ BEGIN
         RETURN NEXT statement;
     END LOOP;
 END $$;
-CREATE TABLE pgedge._log_sources (
-    source_no integer GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
-    source text NOT NULL UNIQUE,
-    epoch bigint NOT NULL,
-    last_no bigint NOT NULL DEFAULT 0
-) WITH (fillfactor = 50);
 
 -- The table: leases leave the rows for memory. Events that were leased wait again, that attempt not counted; tokens from before are stale.
 -- A table that never got the queue's columns is left to create_tables(), as before.

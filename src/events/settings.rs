@@ -75,7 +75,7 @@ pub fn define() {
     int(
         c"pgedge.max_leases",
         c"Events of a database that can be leased, or remembered as claimable, at a time.",
-        c"128 bytes of shared memory each, reserved by the first claim after the server's start, which is when this is read.",
+        c"Some 150 bytes of shared memory each, reserved by the first claim after the server's start, which is when this is read.",
         &MAX_LEASES,
         (64, 16_777_216),
         GucFlags::default(),
