@@ -195,7 +195,7 @@ CREATE FUNCTION pgedge._event_leases()
 RETURNS TABLE (id bigint, worker text, attempt int, lease_token bigint, claimed_at timestamptz, lease_expires_at timestamptz)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN QUERY SELECT * FROM pgedge._events_leases('@extschema@.claude_events'::regclass);
+    RETURN QUERY SELECT * FROM pgedge._events_leases(pgedge._events_table());
 END $$;
 COMMENT ON FUNCTION pgedge._event_leases() IS 'internal: what the view event_leases shows';
 
@@ -230,7 +230,7 @@ DECLARE
 BEGIN
     PERFORM pgedge._events_check_ids($1, $2);
     PERFORM pgedge._events_check_lease($3);
-    extended := pgedge._events_extend('@extschema@.claude_events'::regclass, $1, $2, $3);
+    extended := pgedge._events_extend(pgedge._events_table(), $1, $2, $3);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     -- What a plain client has finished meanwhile is nobody's any more.
     RETURN QUERY SELECT e.id::bigint FROM @extschema@.claude_events e WHERE e.id = ANY (extended) AND e.status IS NOT DISTINCT FROM 'pending';
@@ -246,7 +246,7 @@ DECLARE
     held record;
 BEGIN
     PERFORM pgedge._events_check_ids($1, $2);
-    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, false);
+    SELECT * INTO held FROM pgedge._events_hold(pgedge._events_table(), $1, $2, false);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     IF cardinality(held.ids) = 0 THEN RETURN; END IF;
     RETURN QUERY
@@ -270,7 +270,7 @@ BEGIN
     IF $4 NOT BETWEEN interval '0' AND interval '100 years' THEN
         PERFORM pgedge._events_reject(format('retry_after "%s" is out of range', $4), 'Give a delay from 0 to 100 years, or NULL for exponential backoff.');
     END IF;
-    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, false);
+    SELECT * INTO held FROM pgedge._events_hold(pgedge._events_table(), $1, $2, false);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     IF cardinality(held.ids) = 0 THEN RETURN; END IF;
     base := extract(epoch FROM current_setting('pgedge.retry_base')::interval);
@@ -298,8 +298,8 @@ DECLARE
     held record;
 BEGIN
     PERFORM pgedge._events_check_ids($1, $2);
-    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, true);
-    PERFORM pgedge._events_made_ready('@extschema@.claude_events'::regclass);
+    SELECT * INTO held FROM pgedge._events_hold(pgedge._events_table(), $1, $2, true);
+    PERFORM pgedge._events_made_ready(pgedge._events_table());
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     RETURN QUERY SELECT e.id::bigint FROM @extschema@.claude_events e WHERE e.id = ANY (held.ids) AND e.status IS NOT DISTINCT FROM 'pending';
 END $$;
@@ -313,7 +313,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_
 #variable_conflict use_column
 BEGIN
     PERFORM pgedge._events_check_ids($1);
-    PERFORM pgedge._events_revoke('@extschema@.claude_events'::regclass, $1);
+    PERFORM pgedge._events_revoke(pgedge._events_table(), $1);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     RETURN QUERY
     WITH open AS MATERIALIZED (
@@ -393,7 +393,7 @@ DECLARE
     ids bigint[]; ends timestamptz[];
 BEGIN
     IF to_regclass('@extschema@.claude_events') IS NOT NULL THEN
-        SELECT array_agg(l.id), array_agg(l.lease_expires_at) INTO ids, ends FROM pgedge._events_leases('@extschema@.claude_events'::regclass) l;
+        SELECT array_agg(l.id), array_agg(l.lease_expires_at) INTO ids, ends FROM pgedge._events_leases(pgedge._events_table()) l;
     END IF;
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', false);
     RETURN QUERY
@@ -471,7 +471,7 @@ BEGIN
         PERFORM pgedge._events_reject('too many event types with limits: more than 64', 'Delete rows of pgedge.event_limits that limit nothing.', '54000');
     END IF;
     IF to_regclass('@extschema@.claude_events') IS NOT NULL THEN
-        PERFORM pgedge._events_limits_changed('@extschema@.claude_events'::regclass);
+        PERFORM pgedge._events_limits_changed(pgedge._events_table());
     END IF;
     RETURN NULL;
 END $$;
@@ -496,7 +496,7 @@ BEGIN
     PERFORM pgedge._events_check_new($1, 5, interval '0', 1);
     UPDATE pgedge.event_limits SET paused = false WHERE event_type = $1 AND paused;
     IF NOT FOUND THEN RETURN false; END IF;
-    PERFORM pgedge._events_made_ready('@extschema@.claude_events'::regclass);
+    PERFORM pgedge._events_made_ready(pgedge._events_table());
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgedge.resume_events(text) IS
@@ -514,6 +514,7 @@ BEGIN
 END $$;
 GRANT EXECUTE ON FUNCTION pgedge._events_history(jsonb, int, text, timestamptz, text) TO PUBLIC;
 COMMENT ON FUNCTION pgedge._events_as_owner(text, boolean) IS 'internal: the calling SECURITY DEFINER function goes on as the owner of a table (42501, 42P01, 25006)';
+COMMENT ON FUNCTION pgedge._events_table() IS 'internal: the table claude_events';
 COMMENT ON FUNCTION pgedge._events_hold(oid, bigint[], bigint, boolean) IS 'internal: begins to finish, or to give back, what a token holds';
 COMMENT ON FUNCTION pgedge._events_extend(oid, bigint[], bigint, interval) IS 'internal: lets leases end later';
 COMMENT ON FUNCTION pgedge._events_revoke(oid, bigint[]) IS 'internal: ends leases when the transaction commits';

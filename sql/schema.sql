@@ -152,6 +152,33 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgedge._existing_table(name) IS 'internal: a data table that is already there, or an error when it is another table';
 
+-- Functions name the tables with their schema, as it was called when the extension was created. After ALTER SCHEMA … RENAME they are made anew;
+-- owners and rights stay.
+CREATE FUNCTION pgedge._follow_schema() RETURNS SETOF text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_called text := quote_ident(pgedge._schema());
+    was_called text := (SELECT substring(p.prosrc FROM 'INSERT INTO ("(?:[^"]|"")+"|[^ ".]+)\.claude_events') FROM pg_proc p
+                        WHERE p.pronamespace = 'pgedge'::regnamespace AND p.proname = 'enqueue_event');
+    tables text := '(vectors|analytics_results|aggregated_logs|claude_events)';
+    f record;
+BEGIN
+    IF was_called = now_called THEN RETURN; END IF;
+    IF now_called ~ '[''$\\]' THEN
+        RAISE EXCEPTION 'the functions cannot follow to schema %', now_called USING ERRCODE = 'invalid_schema_name', HINT = 'Rename it to something without quotes, dollars and backslashes, as CREATE EXTENSION asks for.';
+    END IF;
+    FOR f IN SELECT p.oid, p.oid::regprocedure AS name, pg_get_functiondef(p.oid) AS definition FROM pg_proc p
+        WHERE p.pronamespace = 'pgedge'::regnamespace AND p.prokind = 'f' AND p.prosqlbody IS NULL AND p.probin IS NULL
+          AND strpos(p.prosrc, was_called || '.') > 0 ORDER BY 2
+    LOOP
+        EXECUTE regexp_replace(f.definition, '(?<![[:alnum:]_".])' || regexp_replace(was_called, '([^[:alnum:]_])', '\\\1', 'g') || '\.' || tables || '\M',
+            now_called || '.\1', 'g');
+        RETURN NEXT format('function %s, for schema %s', f.name, now_called);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgedge._follow_schema() IS 'internal: makes functions follow the renaming of the tables'' schema';
+REVOKE ALL ON FUNCTION pgedge._follow_schema() FROM PUBLIC;
+
 CREATE FUNCTION pgedge._create_tables(alter_existing boolean) RETURNS SETOF text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -198,6 +225,9 @@ BEGIN
         EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION pgedge', i.trigger_name, relation);
         RETURN NEXT format('trigger %I on %s', i.trigger_name, relation);
     END LOOP;
+    IF alter_existing THEN
+        RETURN QUERY SELECT pgedge._follow_schema();
+    END IF;
     -- health() must know on how many rows an IVFFlat index was built.
     PERFORM pgedge._observe();
 END $$;
@@ -207,6 +237,6 @@ CREATE FUNCTION pgedge.create_tables() RETURNS SETOF text
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS 'SELECT pgedge._create_tables(true)';
 COMMENT ON FUNCTION pgedge.create_tables() IS
-'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
+'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema; and makes the functions follow when that schema was renamed. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
 
 REVOKE ALL ON FUNCTION pgedge.create_tables(), pgedge._create_tables(boolean) FROM PUBLIC;

@@ -25,6 +25,7 @@ extension_sql_file!(
     requires = [
         "schema",
         events::_events_as_owner,
+        events::events_table,
         events::lease::hold,
         events::lease::extend,
         events::lease::revoke,

@@ -653,7 +653,8 @@ fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>
         let outcome = turn(segment, &table, wish, got, token, sink);
         got = outcome.got;
         super::write_spent(table_oid, &outcome.spent);
-        let replaced = super::replace_foreign(table_oid, &outcome.foreign) + super::displace(table_oid, &outcome.displaced);
+        let replaced =
+            super::replace_foreign(table_oid, &outcome.foreign) + super::displace(table_oid, &outcome.displaced);
         super::report_strays(&outcome.strays);
         pgrx::check_for_interrupts!();
         if outcome.full && got == 0 && outcome.spent.is_empty() {

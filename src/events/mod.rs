@@ -124,6 +124,13 @@ fn table_oid(function: pg_sys::Oid) -> pg_sys::Oid {
     table
 }
 
+/// The table of this database's event queue, wherever its schema was renamed to. Error 42P01.
+#[pg_extern(schema = "pgedge", stable, parallel_safe, name = "_events_table")]
+fn events_table(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Oid {
+    // SAFETY: flinfo is that of this call.
+    table_oid(unsafe { (*(*fcinfo).flinfo).fn_oid })
+}
+
 /// Runs a statement, schema-qualified throughout, as another role; %t in it stands for the table. How many rows it changed.
 fn run_as(role: pg_sys::Oid, table: pg_sys::Oid, sql: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> u64 {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);

@@ -59,7 +59,16 @@ pub enum Currency {
 
 /// The columns that the queue adds to the specified ones.
 const ADDED: [&core::ffi::CStr; 11] = [
-    c"run_at", c"attempts", c"max_attempts", c"dedup_key", c"ordering_key", c"claimed_by", c"claimed_at", c"last_error", c"history", c"qx",
+    c"run_at",
+    c"attempts",
+    c"max_attempts",
+    c"dedup_key",
+    c"ordering_key",
+    c"claimed_by",
+    c"claimed_at",
+    c"last_error",
+    c"history",
+    c"qx",
     c"lane",
 ];
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 
+import psycopg
 import pytest
 
 from support import fails
@@ -229,3 +230,49 @@ def test_indexes_are_rebuilt_under_a_claim(db, conn):
     conn.execute("REINDEX TABLE CONCURRENTLY claude_events")
     event = enqueue(conn)
     assert ids(claim(conn)) == [event]
+
+
+@pytest.mark.parametrize("names", [("app", "app2"), ('"My App"', '"x.y (z)"'), ("public", "elsewhere")])
+def test_the_schema_of_the_tables_is_renamed(empty_db, names):
+    with empty_db.connect() as conn:
+        conn.execute(f"CREATE SCHEMA IF NOT EXISTS {names[0]}")
+        conn.execute(f"CREATE EXTENSION vector; CREATE EXTENSION pgedge SCHEMA {names[0]}")
+        for n in range(3):
+            enqueue(conn)
+        rows = claim(conn, 1)
+        conn.execute(f"ALTER SCHEMA {names[0]} RENAME TO {names[1]}")
+    with empty_db.connect() as conn:
+        for call in ("enqueue_event('t', '{}')", f"complete_events('{{1}}', {rows[0][2]})", "cancel_events('{2}')"):
+            error = fails(conn, "42P01", f"SELECT pgedge.{call}")
+            assert "create_tables()" in error.diag.message_hint
+        assert [r for (r,) in conn.execute("SELECT pgedge.create_tables()") if "enqueue_event(" in r]
+        assert conn.execute("SELECT pgedge.create_tables()").fetchall() == []
+        assert complete(conn, rows) == [1]
+        enqueue(conn)
+        assert ids(claim(conn)) == [2, 3, 4]
+        assert conn.execute("SELECT occurrences FROM pgedge.aggregate_logs(ARRAY['User 1 logged in'], 'INFO', 'auth')").fetchone() == (1,)
+        assert conn.execute("SELECT processing FROM pgedge.queue_stats").fetchall() == [(3,)]
+
+
+def test_a_claim_that_fails_under_the_lock_lets_go_of_the_queue_and_of_cancelling(db, conn):
+    """A serialization failure comes out of the index scan itself."""
+    event = enqueue(conn)
+    conn.execute("CREATE TABLE x AS SELECT 1 AS v")
+    with db.connect() as t1, db.connect() as t2, db.connect() as t3:
+        for session in (t1, t2, t3):
+            session.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        t1.execute("SELECT pg_current_snapshot()")
+        t2.execute("SELECT * FROM x")
+        t3.execute("UPDATE x SET v = 2")
+        t3.commit()
+        t2.execute("UPDATE claude_events SET payload = '[]'")
+        t2.commit()
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            claim(t1)
+        t1.rollback()
+        t1.execute("SET statement_timeout = '100ms'")
+        start = time.monotonic()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            t1.execute("SELECT pg_sleep(20)")
+        assert time.monotonic() - start < 15
+        assert ids(claim(conn)) == [event]

@@ -25,7 +25,15 @@ pub struct Group {
 
 impl Default for Group {
     fn default() -> Self {
-        Self { filter: 0, used_at: 0, cursors: [(0, i64::MIN); LANES], patrol_due: i64::MIN, patrol_lane: 0, patrol_at: (0, i64::MIN), patrol_took: 0 }
+        Self {
+            filter: 0,
+            used_at: 0,
+            cursors: [(0, i64::MIN); LANES],
+            patrol_due: i64::MIN,
+            patrol_lane: 0,
+            patrol_at: (0, i64::MIN),
+            patrol_took: 0,
+        }
     }
 }
 

@@ -130,7 +130,12 @@ fn a_key_is_busy_while_one_of_it_is_out() {
 fn memory_is_bounded() {
     let mut m = Memory::new(4);
     let mut q = m.queue();
-    assert!(q.remember(1, 1, 0, 0, 0) && q.remember(2, 1, 0, 0, 0) && q.remember(2, 1, 0, 0, 0) && !q.remember(3, 1, 0, 0, 0));
+    assert!(
+        q.remember(1, 1, 0, 0, 0)
+            && q.remember(2, 1, 0, 0, 0)
+            && q.remember(2, 1, 0, 0, 0)
+            && !q.remember(3, 1, 0, 0, 0)
+    );
     assert_eq!(q.lease(&request(3, 1, 9)), Leasing::Granted);
     assert_eq!(q.lease(&request(4, 1, 9)), Leasing::Granted);
     assert_eq!(q.lease(&request(5, 1, 9)), Leasing::Full);
