@@ -131,7 +131,8 @@ BEGIN
         format('GRANT USAGE ON SCHEMA %I, pgedge TO %s', pgedge._schema(), grantee),
         format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', pgedge._schema(), grantee),
         (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
-         FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'),
+         FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'
+           AND c.relname <> 'event_leases' /* which shows tokens */),
         format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
     LOOP
         EXECUTE statement;

@@ -240,3 +240,636 @@ COMMENT ON FUNCTION pgedge.prune_logs(interval) IS
 COMMENT ON FUNCTION pgedge.aggregate_logs(jsonb) IS
 'Adds log lines to aggregated_logs: one row for each pattern, level and source, with count, times, merged metadata and up to five samples. entries is an array of {"message", "level", "source", "metadata", "timestamp"} or {"logs": […]}; only message is required, level is taken from the line when not given, timestamp is now() when not given, further keys are kept as metadata. Returns the rows that got lines, how many, and whether the row is new. Errors change nothing: 22023 wrong JSON, 22001 level or source too long, 22007 bad timestamp, 22003 count overflows, 25006 read-only, 42703 a column is missing. Several calls for different sources in one transaction, and in another the same in the opposite order, may end in 40P01: put all sources of a transaction into one call.';
 REVOKE ALL ON FUNCTION pgedge._log_began(interval) FROM PUBLIC;
+-- As in a fresh install, the script sees PostgreSQL alone.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
+-- What the data tables consist of.
+CREATE OR REPLACE FUNCTION pgedge._columns() RETURNS TABLE (table_name name, column_name name, ddl text, accepted text[], specified boolean)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    VALUES
+    ('vectors'::name, 'id'::name,            'uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid()', '{uuid}'::text[], true),
+    ('vectors', 'embedding',                 '%1$s.vector(384) NOT NULL',     '{vector,halfvec}', true),
+    ('vectors', 'metadata',                  'jsonb',                         '{jsonb}', true),
+    ('vectors', 'content',                   'text',                          '{text}', true),
+    ('vectors', 'source',                    'varchar(100)',                  '{varchar,text}', true),
+    ('vectors', 'created_at',                'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('analytics_results', 'id',              'serial PRIMARY KEY',            '{int4,int8}', true),
+    ('analytics_results', 'analysis_type',   'varchar(50) NOT NULL',          '{varchar,text}', true),
+    ('analytics_results', 'results',         'jsonb NOT NULL',                '{jsonb}', true),
+    ('analytics_results', 'vector_count',    'integer',                       '{int4,int8}', true),
+    ('analytics_results', 'created_at',      'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('aggregated_logs', 'id',                'serial PRIMARY KEY',            '{int4,int8}', true),
+    ('aggregated_logs', 'message_pattern',   'text NOT NULL',                 '{text}', true),
+    ('aggregated_logs', 'count',             'integer DEFAULT 1',             '{int4,int8}', true),
+    ('aggregated_logs', 'level',             'varchar(10)',                   '{varchar,text}', true),
+    ('aggregated_logs', 'source',            'varchar(100)',                  '{varchar,text}', true),
+    ('aggregated_logs', 'first_seen',        'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('aggregated_logs', 'last_seen',         'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('aggregated_logs', 'metadata',          'jsonb',                         '{jsonb}', true),
+    ('aggregated_logs', 'sample_messages',   'jsonb',                         '{jsonb}', true),
+    ('claude_events', 'id',                  'serial PRIMARY KEY',            '{int4,int8}', true),
+    ('claude_events', 'event_type',          'varchar(50) NOT NULL',          '{varchar,text}', true),
+    ('claude_events', 'payload',             'jsonb NOT NULL',                '{jsonb}', true),
+    ('claude_events', 'priority',            'integer DEFAULT 5',             '{int4,int2,int8}', true),
+    ('claude_events', 'status',              'varchar(20) DEFAULT ''pending''', '{varchar,text}', true),
+    ('claude_events', 'created_at',          'timestamp DEFAULT pg_catalog.now()', '{timestamp}', true),
+    ('claude_events', 'processed_at',        'timestamp',                     '{timestamp}', true),
+    ('claude_events', 'run_at',              'timestamptz',                   '{timestamptz}', false),
+    ('claude_events', 'attempts',            'integer NOT NULL DEFAULT 0',    '{int4}', false),
+    ('claude_events', 'max_attempts',        'integer',                       '{int4}', false),
+    ('claude_events', 'dedup_key',           'text',                          '{text}', false),
+    ('claude_events', 'ordering_key',        'text',                          '{text}', false),
+    ('claude_events', 'claimed_by',          'text',                          '{text}', false),
+    ('claude_events', 'claimed_at',          'timestamptz',                   '{timestamptz}', false),
+    ('claude_events', 'last_error',          'text',                          '{text}', false),
+    ('claude_events', 'history',             'jsonb',                         '{jsonb}', false),
+    
+    
+    ('claude_events', 'qx',                  'xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()', '{xid8}', false),
+    ('claude_events', 'lane',                'smallint GENERATED ALWAYS AS (CASE WHEN status = ''pending'' AND run_at IS NULL AND ordering_key IS NULL THEN LEAST(GREATEST(COALESCE(priority, 5), 1), 10)::smallint END) STORED', '{int2}', false);
+END;
+CREATE OR REPLACE FUNCTION pgedge._indexes() RETURNS TABLE (table_name name, index_name name, method name, columns name[], opclass name, ddl text, is_unique boolean, predicate text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    VALUES
+    ('vectors'::name, NULL::name,            'hnsw'::name, '{embedding}'::name[], 'vector_cosine_ops'::name, 'USING hnsw (embedding %1$s.vector_cosine_ops)', false, NULL),
+    ('vectors', NULL,                        'ivfflat', '{embedding}', 'vector_l2_ops', 'USING ivfflat (embedding %1$s.vector_l2_ops) WITH (lists = 100)', false, NULL),
+    ('vectors', 'idx_vectors_source',        'btree', '{source}', NULL, '(source)', false, NULL),
+    ('vectors', 'idx_vectors_created_at',    'btree', '{created_at}', NULL, '(created_at)', false, NULL),
+    ('vectors', 'idx_vectors_metadata',      'gin', '{metadata}', NULL, 'USING gin (metadata)', false, NULL),
+    ('analytics_results', 'idx_analytics_type',       'btree', '{analysis_type}', NULL, '(analysis_type)', false, NULL),
+    ('analytics_results', 'idx_analytics_created_at', 'btree', '{created_at}', NULL, '(created_at)', false, NULL),
+    ('aggregated_logs', 'idx_logs_source',   'btree', '{source}', NULL, '(source)', false, NULL),
+    ('aggregated_logs', 'idx_logs_level',    'btree', '{level}', NULL, '(level)', false, NULL),
+    ('aggregated_logs', 'idx_logs_last_seen', 'btree', '{last_seen}', NULL, '(last_seen)', false, NULL),
+    ('claude_events', 'idx_events_status',   'btree', '{status}', NULL, '(status)', false, NULL),
+    ('claude_events', 'idx_events_type',     'btree', '{event_type}', NULL, '(event_type)', false, NULL),
+    ('claude_events', 'idx_events_created_at', 'btree', '{created_at}', NULL, '(created_at)', false, NULL),
+    ('claude_events', 'idx_events_ready',    'btree', '{lane,qx,id}', NULL, '(lane, qx, id)', false, 'lane IS NOT NULL'),
+    ('claude_events', 'idx_events_due',      'btree', '{run_at}', NULL, '(run_at)', false, 'status = ''pending'' AND run_at IS NOT NULL'),
+    ('claude_events', 'idx_events_dedup',    'btree', '{event_type,dedup_key}', NULL, '(event_type, dedup_key)', true, 'dedup_key IS NOT NULL AND status IN (''pending'', ''processing'')'),
+    ('claude_events', 'idx_events_ordering', 'btree', '{ordering_key,id}', NULL, '(ordering_key, id)', false, 'ordering_key IS NOT NULL AND status IN (''pending'', ''processing'')');
+END;
+CREATE OR REPLACE FUNCTION pgedge._triggers() RETURNS TABLE (table_name name, trigger_name name, ddl text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    VALUES
+    ('claude_events'::name, 'pgedge_events_wake'::name, 'AFTER INSERT ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_wake()'),
+    
+    ('claude_events', 'pgedge_events_place', 'AFTER INSERT ON %1$s FOR EACH ROW WHEN (NEW.qx IS DISTINCT FROM pg_catalog.pg_current_xact_id()) EXECUTE FUNCTION pgedge._events_place()'),
+    ('claude_events', 'pgedge_events_requeue', 'BEFORE UPDATE ON %1$s FOR EACH ROW WHEN (NEW.status = ''pending'' AND (OLD.status IS DISTINCT FROM NEW.status OR OLD.priority IS DISTINCT FROM NEW.priority OR OLD.run_at IS DISTINCT FROM NEW.run_at OR OLD.event_type IS DISTINCT FROM NEW.event_type OR OLD.ordering_key IS DISTINCT FROM NEW.ordering_key OR OLD.qx IS DISTINCT FROM NEW.qx)) EXECUTE FUNCTION pgedge._events_requeue()'),
+    ('claude_events', 'pgedge_events_truncated', 'AFTER TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_truncated()');
+END;
+
+-- The functions of the library.
+CREATE  FUNCTION pgedge."_events_empty"(
+    "relation" oid 
+) RETURNS void
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'empty_wrapper';
+CREATE  FUNCTION pgedge."_events_extend"(
+    "relation" oid, 
+    "ids" bigint[], 
+    "lease_token" bigint, 
+    "lease" interval 
+) RETURNS bigint[] 
+VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'extend_wrapper';
+CREATE  FUNCTION pgedge."_events_hold"(
+    "relation" oid, 
+    "ids" bigint[], 
+    "lease_token" bigint, 
+    "release" bool 
+) RETURNS TABLE (
+    "ids" bigint[],  
+    "attempts" INT[],  
+    "workers" TEXT[],  
+    "claimed" timestamp with time zone[]  
+)
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'hold_wrapper';
+CREATE  FUNCTION pgedge."_events_leases"(
+    "relation" oid 
+) RETURNS TABLE (
+    "id" bigint,  
+    "worker" TEXT,  
+    "attempt" INT,  
+    "lease_token" bigint,  
+    "claimed_at" timestamp with time zone,  
+    "lease_expires_at" timestamp with time zone  
+)
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'leases_wrapper';
+CREATE  FUNCTION pgedge."_events_limits_changed"(
+    "relation" oid 
+) RETURNS void
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'limits_changed_wrapper';
+CREATE  FUNCTION pgedge."_events_made_ready"(
+    "relation" oid 
+) RETURNS void
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'made_ready_wrapper';
+CREATE  FUNCTION pgedge."_events_revoke"(
+    "relation" oid, 
+    "ids" bigint[] 
+) RETURNS void
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'revoke_wrapper';
+CREATE  FUNCTION pgedge."_wait_for_events"(
+    "timeout" interval, 
+    "event_types" TEXT[] 
+) RETURNS bool 
+VOLATILE PARALLEL UNSAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'wait_for_events_wrapper';
+
+-- The event queue: leases in memory, limits, pausing, waiting.
+DROP FUNCTION pgedge.purge_events(interval, boolean);
+CREATE FUNCTION pgedge._events_check_keys(name text, keys text[]) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    long text;
+BEGIN
+    IF array_ndims(keys) > 1 THEN
+        PERFORM pgedge._events_reject(format('%ss must be one-dimensional', name), 'Give one key for each payload (NULL where it has none), or leave the array out.', '2202E');
+    END IF;
+    SELECT k INTO long FROM unnest(keys) k WHERE octet_length(k) > 2000 LIMIT 1;
+    IF FOUND THEN
+        PERFORM pgedge._events_reject(format('%s is too long (%s bytes): "%s…"', name, octet_length(long), left(long, 60)), 'A key has at most 2000 bytes; use a hash of what is longer.', '22001');
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgedge._events_check_keys(text, text[]) IS 'internal: refuses keys that do not fit into an index';
+CREATE OR REPLACE FUNCTION pgedge._events_check_ids(ids bigint[], lease_token bigint DEFAULT 0) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF array_ndims(ids) > 1 THEN
+        PERFORM pgedge._events_reject(format('ids must be one-dimensional: %s', left(ids::text, 100)), 'Pass the ids that claim_events returned as one array, e.g. ARRAY[1, 2].', '2202E');
+    ELSIF ids IS NULL OR array_position(ids, NULL) IS NOT NULL THEN
+        PERFORM pgedge._events_reject(CASE WHEN ids IS NULL THEN 'ids must not be null' ELSE format('ids must not contain nulls: %s', left(ids::text, 100)) END,
+            'Pass the ids that claim_events returned; an empty array is fine.', '22004');
+    ELSIF lease_token IS NULL THEN
+        PERFORM pgedge._events_reject('lease_token must not be null', 'Pass the lease_token that claim_events returned.', '22004');
+    END IF;
+END $$;
+CREATE OR REPLACE FUNCTION pgedge.enqueue_event(event_type text, payload jsonb, priority int DEFAULT 5, delay interval DEFAULT '0', max_attempts int DEFAULT 5,
+                                     dedup_key text DEFAULT NULL, ordering_key text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    new_id bigint;
+BEGIN
+    PERFORM pgedge._events_check_new($1, $3, $4, $5);
+    IF $2 IS NULL THEN
+        PERFORM pgedge._events_reject('payload must not be null', 'Pass a JSON value, e.g. ''{}''.', '22004');
+    END IF;
+    PERFORM pgedge._events_check_keys('dedup_key', ARRAY[$6]);
+    PERFORM pgedge._events_check_keys('ordering_key', ARRAY[$7]);
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    IF $6 IS NULL THEN
+        INSERT INTO @extschema@.claude_events (event_type, payload, priority, run_at, max_attempts, ordering_key)
+        VALUES ($1, $2, $3, CASE WHEN $4 > '0' THEN clock_timestamp() + $4 END, $5, $7) RETURNING id INTO new_id;
+        RETURN new_id;
+    END IF;
+    -- The loop ends: each turn either inserts, or finds the unfinished event that was in the way, or that one was finished in between.
+    LOOP
+        INSERT INTO @extschema@.claude_events (event_type, payload, priority, run_at, max_attempts, dedup_key, ordering_key)
+        VALUES ($1, $2, $3, CASE WHEN $4 > '0' THEN clock_timestamp() + $4 END, $5, $6, $7)
+        ON CONFLICT (event_type, dedup_key) WHERE dedup_key IS NOT NULL AND status IN ('pending', 'processing') DO NOTHING RETURNING id INTO new_id;
+        IF new_id IS NULL THEN
+            SELECT e.id INTO new_id FROM @extschema@.claude_events e
+            WHERE e.event_type = $1 AND e.dedup_key = $6 AND e.status IN ('pending', 'processing');
+        END IF;
+        IF new_id IS NOT NULL THEN RETURN new_id; END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgedge.enqueue_event(text, jsonb, int, interval, int, text, text) IS
+'Adds an event and returns its id; it can be claimed once this transaction commits and the delay has passed. Priority 1 is the most urgent, 10 the least. With a dedup_key there is at most one unfinished event of that type and key: a second call returns the first''s id and changes nothing. Events of one ordering_key, whatever their type, are handed out one at a time, in order of their ids. Keys have at most 2000 bytes. Errors: 22004 (null), 22023, 22001 (type or key too long), 22003 (priority, attempts), 25006 (read-only).';
+CREATE OR REPLACE FUNCTION pgedge.enqueue_events(event_type text, payloads jsonb[], priority int DEFAULT 5, delay interval DEFAULT '0', max_attempts int DEFAULT 5,
+                                      dedup_keys text[] DEFAULT NULL, ordering_keys text[] DEFAULT NULL) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = off  AS $$
+#variable_conflict use_column
+DECLARE
+    due timestamptz;
+    ids bigint[]; open_ids bigint[];
+    id_sequence regclass;
+BEGIN
+    PERFORM pgedge._events_check_new($1, $3, $4, $5);
+    PERFORM pgedge._events_check_keys('dedup_key', $6);
+    PERFORM pgedge._events_check_keys('ordering_key', $7);
+    IF array_ndims($2) > 1 THEN
+        PERFORM pgedge._events_reject('payloads must be one-dimensional', 'Pass one array of JSON values, e.g. ARRAY[''{}'', ''{}'']::jsonb[].', '2202E');
+    ELSIF $2 IS NULL OR array_position($2, NULL) IS NOT NULL THEN
+        PERFORM pgedge._events_reject(CASE WHEN $2 IS NULL THEN 'payloads must not be null' ELSE format('payload %s is null', array_position($2, NULL)) END,
+            'Pass an array of JSON values without nulls, e.g. ARRAY[''{}'']::jsonb[].', '22004');
+    ELSIF cardinality($6) <> cardinality($2) OR cardinality($7) <> cardinality($2) THEN
+        PERFORM pgedge._events_reject(format('%s payloads, but %s dedup_keys and %s ordering_keys', cardinality($2),
+                coalesce(cardinality($6)::text, 'no'), coalesce(cardinality($7)::text, 'no')),
+            'Give one key for each payload (NULL where it has none), or leave the array out.', '2202E');
+    END IF;
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    due := CASE WHEN $4 > '0' THEN clock_timestamp() + $4 END;
+    IF $6 IS NULL THEN
+        RETURN QUERY
+        INSERT INTO @extschema@.claude_events (event_type, payload, priority, run_at, max_attempts, ordering_key)
+        SELECT $1, p.payload, $3, due, $5, p.ordering_key
+        FROM ROWS FROM (unnest($2), unnest($7)) WITH ORDINALITY p(payload, ordering_key, n) ORDER BY p.n RETURNING id::bigint;
+        RETURN;
+    END IF;
+    -- Keys are inserted in one order by everybody, so that two callers with the same keys cannot deadlock; ids follow the payloads all the same.
+    id_sequence := pg_get_serial_sequence('@extschema@.claude_events', 'id')::regclass;
+    ids := ARRAY(SELECT nextval(id_sequence) FROM generate_series(1, cardinality($2)));
+    LOOP
+        BEGIN
+            WITH added AS MATERIALIZED (
+                INSERT INTO @extschema@.claude_events (id, event_type, payload, priority, run_at, max_attempts, dedup_key, ordering_key)
+                OVERRIDING SYSTEM VALUE
+                SELECT p.id, $1, p.payload, $3, due, $5, p.dedup_key, p.ordering_key
+                FROM ROWS FROM (unnest(ids), unnest($2), unnest($6), unnest($7)) WITH ORDINALITY p(id, payload, dedup_key, ordering_key, n) ORDER BY p.dedup_key, p.n
+                ON CONFLICT (event_type, dedup_key) WHERE dedup_key IS NOT NULL AND status IN ('pending', 'processing') DO NOTHING
+                RETURNING id::bigint, dedup_key
+            )
+            SELECT array_agg(CASE WHEN p.dedup_key IS NULL THEN p.id ELSE a.id END ORDER BY p.n)
+            INTO open_ids FROM ROWS FROM (unnest(ids), unnest($6)) WITH ORDINALITY p(id, dedup_key, n) LEFT JOIN added a ON a.dedup_key = p.dedup_key;
+            -- What was there already, seen by a new snapshot.
+            IF array_position(open_ids, NULL) IS NOT NULL THEN
+                SELECT array_agg(coalesce(p.id, (SELECT e.id FROM @extschema@.claude_events e
+                        WHERE e.event_type = $1 AND e.dedup_key = p.dedup_key AND e.status IN ('pending', 'processing'))) ORDER BY p.n) INTO open_ids
+                FROM ROWS FROM (unnest(open_ids), unnest($6)) WITH ORDINALITY p(id, dedup_key, n);
+            END IF;
+            EXIT WHEN array_position(open_ids, NULL) IS NULL;
+            -- One that was there has been finished in between. Adding it now would break the order of keys, so all is done again.
+            RAISE EXCEPTION USING ERRCODE = 'PE001';
+        EXCEPTION WHEN SQLSTATE 'PE001' THEN
+            NULL;
+        END;
+    END LOOP;
+    RETURN QUERY SELECT unnest(open_ids);
+END $$;
+COMMENT ON FUNCTION pgedge.enqueue_events(text, jsonb[], int, interval, int, text[], text[]) IS
+'Adds one event for each payload in one statement and returns their ids in the same order; no row for an empty array. dedup_keys and ordering_keys have an element for each payload (NULL: none) and work as in enqueue_event. Errors: those of enqueue_event, and 2202E when the arrays differ in length or are not one-dimensional.';
+CREATE FUNCTION pgedge._events_history(history jsonb, attempt int, worker text, claimed timestamptz, error text) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (SELECT pg_catalog.jsonb_agg(x.item ORDER BY x.n) FROM (
+    SELECT i.item, i.n FROM pg_catalog.jsonb_array_elements(coalesce(history, '[]') OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_array(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        'attempt', attempt, 'worker', worker, 'claimed_at', claimed, 'failed_at', pg_catalog.clock_timestamp(), 'error', pg_catalog.left(error, 1000)))))
+        WITH ORDINALITY i(item, n) ORDER BY i.n DESC LIMIT 20) x);
+COMMENT ON FUNCTION pgedge._events_history(jsonb, int, text, timestamptz, text) IS 'internal: the history of an event with one more failed attempt';
+CREATE FUNCTION pgedge._event_leases()
+RETURNS TABLE (id bigint, worker text, attempt int, lease_token bigint, claimed_at timestamptz, lease_expires_at timestamptz)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM pgedge._events_leases('@extschema@.claude_events'::regclass);
+END $$;
+COMMENT ON FUNCTION pgedge._event_leases() IS 'internal: what the view event_leases shows';
+CREATE OR REPLACE FUNCTION pgedge.claim_events(max_events int DEFAULT 1, lease interval DEFAULT '5 minutes', event_types text[] DEFAULT NULL, worker text DEFAULT NULL)
+RETURNS TABLE (id bigint, event_type text, payload jsonb, priority int, attempt int, lease_token bigint, lease_expires_at timestamptz, created_at timestamp)
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 ROWS 10 AS 'MODULE_PATHNAME', 'pgedge_claim_events';
+COMMENT ON FUNCTION pgedge.claim_events(int, interval, text[], text) IS
+'Leases up to max_events (1 to 10000) events to the caller until lease_expires_at, the most urgent first, then the oldest; only those of event_types when given. Never waits for other claims, and writes nothing. If the transaction is rolled back, the events are claimable again at once. An event whose lease expired is claimed again, under another token; after its last attempt it becomes dead. worker is remembered (40 bytes). Events of one ordering_key come one at a time. Errors: 22004, 22003, 22023 (bad arguments), 25006 (read-only), 42703 (create_tables() was never run), 53400 (pgedge.max_leases in use).';
+CREATE VIEW pgedge.event_leases AS SELECT * FROM pgedge._event_leases();
+COMMENT ON VIEW pgedge.event_leases IS
+'Who holds which event, of this database, until when; leases that have expired and were not claimed since included. Readers need SELECT on it and EXECUTE on pgedge._event_leases().';
+CREATE FUNCTION pgedge.wait_for_events(timeout interval DEFAULT '30 seconds', event_types text[] DEFAULT NULL) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS 'SELECT pgedge._wait_for_events($1, $2)';
+COMMENT ON FUNCTION pgedge.wait_for_events(interval, text[]) IS
+'Waits until an event (of these types) can be claimed, at most for timeout (positive, up to a year), and says whether there is one; for clients that cannot LISTEN. It claims nothing: another consumer may be faster. The session''s snapshot stays open while it waits, so wait for seconds rather than hours. Errors: 22004, 22023, 25006.';
+CREATE OR REPLACE FUNCTION pgedge.extend_lease(ids bigint[], lease_token bigint, lease interval) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    extended bigint[];
+BEGIN
+    PERFORM pgedge._events_check_ids($1, $2);
+    PERFORM pgedge._events_check_lease($3);
+    extended := pgedge._events_extend('@extschema@.claude_events'::regclass, $1, $2, $3);
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    -- What a plain client has finished meanwhile is nobody's any more.
+    RETURN QUERY SELECT e.id::bigint FROM @extschema@.claude_events e WHERE e.id = ANY (extended) AND e.status IS NOT DISTINCT FROM 'pending';
+END $$;
+COMMENT ON FUNCTION pgedge.extend_lease(bigint[], bigint, interval) IS
+'Lets the leases of these events end at now + lease; returns the ids really extended. A lease that has expired, or a stale token, extends nothing. Takes effect at once, and is not undone by a rollback. Errors: 22004, 22023 (lease not positive), 25006.';
+CREATE OR REPLACE FUNCTION pgedge.complete_events(ids bigint[], lease_token bigint) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    held record;
+BEGIN
+    PERFORM pgedge._events_check_ids($1, $2);
+    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, false);
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    IF cardinality(held.ids) = 0 THEN RETURN; END IF;
+    RETURN QUERY
+    UPDATE @extschema@.claude_events e
+    SET status = 'processed', processed_at = now(), attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed
+    FROM unnest(held.ids, held.attempts, held.workers, held.claimed) h(id, attempt, worker, claimed)
+    WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint;
+END $$;
+COMMENT ON FUNCTION pgedge.complete_events(bigint[], bigint) IS
+'Marks leased events processed, with attempts, claimed_by and claimed_at of the lease; returns the ids really completed. A stale token, an event cancelled, deleted or marked by someone else completes nothing and returns no row. A lease that expired still completes as long as nobody has claimed the event since. If the transaction is rolled back, the lease is as it was. Errors: 22004, 25006.';
+CREATE OR REPLACE FUNCTION pgedge.fail_events(ids bigint[], lease_token bigint, error text DEFAULT NULL, retry_after interval DEFAULT NULL) RETURNS TABLE (id bigint, status text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    base double precision; cap double precision;
+    held record;
+BEGIN
+    PERFORM pgedge._events_check_ids($1, $2);
+    IF $4 NOT BETWEEN interval '0' AND interval '100 years' THEN
+        PERFORM pgedge._events_reject(format('retry_after "%s" is out of range', $4), 'Give a delay from 0 to 100 years, or NULL for exponential backoff.');
+    END IF;
+    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, false);
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    IF cardinality(held.ids) = 0 THEN RETURN; END IF;
+    base := extract(epoch FROM current_setting('pgedge.retry_base')::interval);
+    cap := extract(epoch FROM current_setting('pgedge.retry_cap')::interval);
+    RETURN QUERY
+    UPDATE @extschema@.claude_events e
+    SET status = CASE WHEN h.attempt >= coalesce(e.max_attempts, 5) THEN 'dead' ELSE 'pending' END,
+        run_at = CASE WHEN h.attempt < coalesce(e.max_attempts, 5) AND $4 IS DISTINCT FROM '0' THEN clock_timestamp() + coalesce($4,
+            make_interval(secs => least(cap, base * power(2::double precision, least(h.attempt - 1, 60))) * (0.5 + random() / 2))) END,
+        -- Made ready anew even when it need not wait.
+        qx = pg_current_xact_id(),
+        attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed, last_error = left(coalesce($3, e.last_error), 10000),
+        history = pgedge._events_history(e.history, h.attempt, h.worker, h.claimed, $3)
+    FROM unnest(held.ids, held.attempts, held.workers, held.claimed) h(id, attempt, worker, claimed)
+    WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint, e.status::text;
+END $$;
+CREATE OR REPLACE FUNCTION pgedge.release_events(ids bigint[], lease_token bigint) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    held record;
+BEGIN
+    PERFORM pgedge._events_check_ids($1, $2);
+    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, true);
+    PERFORM pgedge._events_made_ready('@extschema@.claude_events'::regclass);
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    RETURN QUERY SELECT e.id::bigint FROM @extschema@.claude_events e WHERE e.id = ANY (held.ids) AND e.status IS NOT DISTINCT FROM 'pending';
+END $$;
+COMMENT ON FUNCTION pgedge.release_events(bigint[], bigint) IS
+'Gives leased events back unused: they can be claimed as soon as this transaction commits, and the attempt does not count. Writes nothing. Returns the ids really released; none for a stale token. Errors: 22004, 25006.';
+CREATE OR REPLACE FUNCTION pgedge.cancel_events(ids bigint[]) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM pgedge._events_check_ids($1);
+    PERFORM pgedge._events_revoke('@extschema@.claude_events'::regclass, $1);
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    RETURN QUERY
+    WITH open AS MATERIALIZED (
+        SELECT e.id FROM @extschema@.claude_events e WHERE e.id = ANY ($1) AND e.status IN ('pending', 'processing') ORDER BY e.id FOR UPDATE)
+    UPDATE @extschema@.claude_events e SET status = 'cancelled'
+    FROM open WHERE e.id = open.id RETURNING e.id::bigint;
+END $$;
+CREATE OR REPLACE FUNCTION pgedge.redrive_events(event_type text DEFAULT NULL, max_events int DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    revived bigint;
+BEGIN
+    IF $2 < 1 THEN
+        PERFORM pgedge._events_reject(format('max_events %s is out of range', $2), 'Give a positive number, or NULL for all.', '22003');
+    END IF;
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    -- Of the dead with one dedup_key only the oldest comes back, and none while another is unfinished. One may be enqueued meanwhile: try again then.
+    FOR try IN 1..10 LOOP
+        BEGIN
+            WITH dead AS MATERIALIZED (
+                SELECT e.id FROM @extschema@.claude_events e
+                WHERE e.status = 'dead' AND ($1 IS NULL OR e.event_type = $1)
+                  AND (e.dedup_key IS NULL OR NOT EXISTS (
+                    SELECT FROM @extschema@.claude_events o WHERE o.event_type = e.event_type AND o.dedup_key = e.dedup_key
+                      AND (o.status IN ('pending', 'processing') OR o.status = 'dead' AND o.id < e.id)))
+                ORDER BY e.id LIMIT $2 FOR UPDATE SKIP LOCKED)
+            UPDATE @extschema@.claude_events e SET status = 'pending', run_at = NULL, attempts = 0, qx = pg_current_xact_id() FROM dead WHERE e.id = dead.id;
+            GET DIAGNOSTICS revived = ROW_COUNT;
+            EXIT;
+        EXCEPTION WHEN unique_violation THEN
+            IF try = 10 THEN RAISE; END IF;
+        END;
+    END LOOP;
+    RETURN revived;
+END $$;
+CREATE FUNCTION pgedge.purge_events(older_than interval DEFAULT NULL, include_dead boolean DEFAULT false, max_events int DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    purged bigint;
+    age interval;
+BEGIN
+    age := coalesce($1, nullif(current_setting('pgedge.event_retention'), '-1')::interval);
+    IF age IS NULL OR $2 IS NULL THEN
+        PERFORM pgedge._events_reject(CASE WHEN age IS NULL THEN 'older_than must not be null while pgedge.event_retention is not set' ELSE 'include_dead must not be null' END,
+            'Say how old a finished event must be to be deleted, e.g. ''7 days'', or set pgedge.event_retention.', '22004');
+    ELSIF age NOT BETWEEN interval '0' AND interval '1000 years' THEN
+        PERFORM pgedge._events_reject(format('older_than "%s" is out of range', age), 'Give an age from 0 to 1000 years, e.g. ''7 days''.');
+    ELSIF $3 < 1 THEN
+        PERFORM pgedge._events_reject(format('max_events %s is out of range', $3), 'Give a positive number, or NULL for all.', '22003');
+    END IF;
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    WITH old AS MATERIALIZED (
+        SELECT e.id FROM @extschema@.claude_events e
+        WHERE (e.status IN ('processed', 'cancelled') OR $2 AND e.status = 'dead') AND coalesce(e.processed_at, e.created_at) <= localtimestamp - age
+        LIMIT $3 FOR UPDATE SKIP LOCKED)
+    DELETE FROM @extschema@.claude_events e USING old WHERE e.id = old.id;
+    GET DIAGNOSTICS purged = ROW_COUNT;
+    RETURN purged;
+END $$;
+COMMENT ON FUNCTION pgedge.purge_events(interval, boolean, int) IS
+'Deletes processed events whose processed_at, and cancelled ones whose created_at, is older than older_than (default: pgedge.event_retention); dead ones only with include_dead; at most max_events of them. Returns how many. Claims are never blocked by it. Errors: 22004, 22003, 22023, 25006.';
+CREATE OR REPLACE FUNCTION pgedge._queue_stats()
+RETURNS TABLE (event_type text, pending bigint, ready bigint, delayed bigint, processing bigint, expired bigint, dead bigint, oldest_ready_age interval, next_due_at timestamptz)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    instant timestamptz := clock_timestamp();
+    ids bigint[]; ends timestamptz[];
+BEGIN
+    IF to_regclass('@extschema@.claude_events') IS NOT NULL THEN
+        SELECT array_agg(l.id), array_agg(l.lease_expires_at) INTO ids, ends FROM pgedge._events_leases('@extschema@.claude_events'::regclass) l;
+    END IF;
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', false);
+    RETURN QUERY
+    SELECT e.event_type::text,
+           count(*) FILTER (WHERE e.status = 'pending' AND l.id IS NULL),
+           count(*) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND coalesce(e.run_at <= instant, true)),
+           count(*) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND e.run_at > instant),
+           count(*) FILTER (WHERE e.status = 'processing' OR e.status = 'pending' AND l.ends > instant),
+           count(*) FILTER (WHERE e.status = 'pending' AND l.ends <= instant),
+           count(*) FILTER (WHERE e.status = 'dead'),
+           instant::timestamp - min(e.created_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND coalesce(e.run_at <= instant, true)),
+           min(e.run_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND e.run_at > instant)
+    FROM @extschema@.claude_events e LEFT JOIN unnest(ids, ends) l(id, ends) ON l.id = e.id
+    WHERE e.status IN ('pending', 'processing', 'dead') GROUP BY 1;
+END $$;
+COMMENT ON VIEW pgedge.queue_stats IS
+'Unfinished and dead events by type. pending = ready + delayed; processing are leased, or marked so by a plain client; expired leases await the next claim; oldest_ready_age is since created_at. Readers need SELECT on it and EXECUTE on pgedge._queue_stats().';
+CREATE OR REPLACE FUNCTION pgedge._events_wake() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'pgedge_events_wake';
+COMMENT ON FUNCTION pgedge._events_wake() IS 'internal: trigger on claude_events, once a statement: consumers are to be woken when the transaction commits (see src/events/wake.rs)';
+CREATE FUNCTION pgedge._events_requeue() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.qx := pg_current_xact_id();
+    IF OLD.status IS DISTINCT FROM 'pending' THEN
+        PERFORM pgedge._events_revoke(TG_RELID, ARRAY[OLD.id::bigint]);
+    END IF;
+    PERFORM pgedge._events_made_ready(TG_RELID);
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION pgedge._events_requeue() IS 'internal: trigger on claude_events; the new place of an updated event';
+CREATE FUNCTION pgedge._events_place() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgedge._events_as_owner(format('%I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME), true);
+    EXECUTE format('UPDATE %I.%I SET qx = pg_current_xact_id() WHERE id = $1', TG_TABLE_SCHEMA, TG_TABLE_NAME) USING NEW.id;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgedge._events_place() IS 'internal: trigger on claude_events; a place in this server''s queue for an event from elsewhere';
+CREATE FUNCTION pgedge._events_truncated() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgedge._events_empty(TG_RELID);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgedge._events_truncated() IS 'internal: trigger on claude_events; forgets all leases when TRUNCATE commits';
+CREATE TABLE pgedge.event_limits (
+    event_type text PRIMARY KEY CHECK (length(event_type) BETWEEN 1 AND 50),
+    max_concurrent int CHECK (max_concurrent >= 0),
+    max_per_second double precision CHECK (max_per_second >= 0 AND max_per_second < 'Infinity'),
+    paused boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE pgedge.event_limits IS
+'Limits by event type, at most 64 types: max_concurrent leases at a time, max_per_second events handed out (bursts of a second''s worth; at least one event), paused: none. NULL means no limit. Takes effect when the change commits.';
+SELECT pg_catalog.pg_extension_config_dump('pgedge.event_limits', '');
+CREATE FUNCTION pgedge._event_limits_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT count(*) > 64 FROM pgedge.event_limits) THEN
+        PERFORM pgedge._events_reject('too many event types with limits: more than 64', 'Delete rows of pgedge.event_limits that limit nothing.', '54000');
+    END IF;
+    IF to_regclass('@extschema@.claude_events') IS NOT NULL THEN
+        PERFORM pgedge._events_limits_changed('@extschema@.claude_events'::regclass);
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgedge._event_limits_changed() IS 'internal: trigger on event_limits';
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON pgedge.event_limits FOR EACH STATEMENT EXECUTE FUNCTION pgedge._event_limits_changed();
+ALTER TABLE pgedge.event_limits ENABLE ALWAYS TRIGGER changed;
+CREATE FUNCTION pgedge.pause_events(event_type text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM pgedge._events_check_new($1, 5, interval '0', 1);
+    INSERT INTO pgedge.event_limits (event_type, paused) VALUES ($1, true) ON CONFLICT (event_type) DO UPDATE SET paused = true;
+END $$;
+COMMENT ON FUNCTION pgedge.pause_events(text) IS
+'No event of this type is handed out until resume_events(); those that are leased may be finished. Errors: 22004, 22023, 22001 (bad type), 25006.';
+CREATE FUNCTION pgedge.resume_events(event_type text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM pgedge._events_check_new($1, 5, interval '0', 1);
+    UPDATE pgedge.event_limits SET paused = false WHERE event_type = $1 AND paused;
+    IF NOT FOUND THEN RETURN false; END IF;
+    PERFORM pgedge._events_made_ready('@extschema@.claude_events'::regclass);
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgedge.resume_events(text) IS
+'Undoes pause_events(); false when the type was not paused. Its other limits stay. Errors: 22004, 22023, 22001 (bad type), 25006.';
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'pgedge' AND p.proname ~ '^(_events?_.*|_queue_stats|_?wait_for_events|(enqueue|claim|complete|fail|release|cancel|redrive|purge|pause|resume)_events?|extend_lease)$'
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END $$;
+GRANT EXECUTE ON FUNCTION pgedge._events_history(jsonb, int, text, timestamptz, text) TO PUBLIC;
+COMMENT ON FUNCTION pgedge._events_hold(oid, bigint[], bigint, boolean) IS 'internal: begins to finish, or to give back, what a token holds';
+COMMENT ON FUNCTION pgedge._events_extend(oid, bigint[], bigint, interval) IS 'internal: lets leases end later';
+COMMENT ON FUNCTION pgedge._events_revoke(oid, bigint[]) IS 'internal: ends leases when the transaction commits';
+COMMENT ON FUNCTION pgedge._events_empty(oid) IS 'internal: ends all leases when the transaction commits';
+COMMENT ON FUNCTION pgedge._events_leases(oid) IS 'internal: the leases in memory';
+COMMENT ON FUNCTION pgedge._events_limits_changed(oid) IS 'internal: claims read event_limits anew once the transaction commits';
+COMMENT ON FUNCTION pgedge._events_made_ready(oid) IS 'internal: consumers are to be woken when the transaction commits';
+COMMENT ON FUNCTION pgedge._wait_for_events(interval, text[]) IS 'internal: wait_for_events()';
+CREATE OR REPLACE FUNCTION pgedge.grant_reader(role name) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    grantee text := pgedge._check_role(role);
+    statement text;
+BEGIN
+    FOREACH statement IN ARRAY ARRAY[
+        format('GRANT CONNECT ON DATABASE %I TO %s', current_database(), grantee),
+        format('GRANT USAGE ON SCHEMA %I, pgedge TO %s', pgedge._schema(), grantee),
+        format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', pgedge._schema(), grantee),
+        (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
+         FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'
+           AND c.relname <> 'event_leases' /* which shows tokens */),
+        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
+    LOOP
+        EXECUTE statement;
+        RETURN NEXT statement;
+    END LOOP;
+END $$;
+
+-- The table: leases leave the rows for memory. Events that were leased wait again, that attempt not counted; tokens from before are stale.
+-- A table that never got the queue's columns is left to create_tables(), as before.
+DO $$
+DECLARE
+    role_before text := current_setting('role');
+    t regclass;
+    column_name name;
+    i record;
+BEGIN
+    t := to_regclass(format('%I.claude_events', pgedge._schema()));
+    IF t IS NULL OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t AND a.attname = 'lease_token' AND NOT a.attisdropped) THEN RETURN; END IF;
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', t);
+    -- As the table's owner, whose triggers these may be.
+    PERFORM set_config('role', (SELECT r.rolname FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = t), true);
+    EXECUTE format('UPDATE %s SET status = ''pending'', run_at = NULL, attempts = greatest(attempts - 1, 0) WHERE status = ''processing'' AND lease_token IS NOT NULL', t);
+    PERFORM set_config('role', role_before, true);
+    -- These show nothing any more. A view of the user's may need them: then they stay.
+    FOREACH column_name IN ARRAY '{lease_token,lease_expires_at}'::name[] LOOP
+        BEGIN
+            EXECUTE format('ALTER TABLE %s DROP COLUMN IF EXISTS %I', t, column_name);
+        EXCEPTION WHEN dependent_objects_still_exist THEN
+            RAISE NOTICE 'column "%" of % stays, since something depends on it; pgedge does not use it any more', column_name, t;
+        END;
+    END LOOP;
+    EXECUTE format('ALTER TABLE %s DROP COLUMN lane', t);
+    FOR i IN SELECT * FROM pgedge._columns() c WHERE c.table_name = 'claude_events'
+        AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t AND a.attname = c.column_name AND NOT a.attisdropped)
+    LOOP
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I ', t, i.column_name) || i.ddl;
+    END LOOP;
+    FOR i IN SELECT * FROM pgedge._indexes() x WHERE x.table_name = 'claude_events' LOOP
+        CONTINUE WHEN pgedge._has_index(t, i.method, i.columns, i.opclass, i.is_unique, i.predicate IS NOT NULL);
+        EXECUTE format('CREATE %s INDEX %s ON %s ', CASE WHEN i.is_unique THEN 'UNIQUE' ELSE '' END,
+            CASE WHEN to_regclass(format('%I.%I', pgedge._schema(), i.index_name)) IS NULL THEN quote_ident(i.index_name) ELSE '' END, t)
+            || i.ddl || coalesce(' WHERE ' || i.predicate, '');
+    END LOOP;
+    FOR i IN SELECT * FROM pgedge._triggers() x WHERE x.table_name = 'claude_events' LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t AND g.tgname = i.trigger_name);
+        EXECUTE format('CREATE TRIGGER %I ', i.trigger_name) || format(i.ddl, t);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t, i.trigger_name);
+        EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION pgedge', i.trigger_name, t);
+    END LOOP;
+END $$;

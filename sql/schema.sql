@@ -56,13 +56,14 @@ BEGIN ATOMIC
     ('claude_events', 'max_attempts',        'integer',                       '{int4}', false),
     ('claude_events', 'dedup_key',           'text',                          '{text}', false),
     ('claude_events', 'ordering_key',        'text',                          '{text}', false),
-    ('claude_events', 'lease_token',         'bigint',                        '{int8}', false),
-    ('claude_events', 'lease_expires_at',    'timestamptz',                   '{timestamptz}', false),
     ('claude_events', 'claimed_by',          'text',                          '{text}', false),
     ('claude_events', 'claimed_at',          'timestamptz',                   '{timestamptz}', false),
     ('claude_events', 'last_error',          'text',                          '{text}', false),
-    -- The ready queue an event stands in: its priority, within 1 to 10, while it is pending and not delayed. Plain clients' rows get it too.
-    ('claude_events', 'lane',                'smallint GENERATED ALWAYS AS (CASE WHEN status = ''pending'' AND run_at IS NULL THEN LEAST(GREATEST(COALESCE(priority, 5), 1), 10)::smallint END) STORED', '{int2}', false);
+    ('claude_events', 'history',             'jsonb',                         '{jsonb}', false),
+    -- The place of a ready event: the lane is its priority, within 1 to 10, while it is pending and neither delayed nor bound to an
+    -- ordering key; within a lane it stands by the transaction that put it there. Plain clients' rows get both too.
+    ('claude_events', 'qx',                  'xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()', '{xid8}', false),
+    ('claude_events', 'lane',                'smallint GENERATED ALWAYS AS (CASE WHEN status = ''pending'' AND run_at IS NULL AND ordering_key IS NULL THEN LEAST(GREATEST(COALESCE(priority, 5), 1), 10)::smallint END) STORED', '{int2}', false);
 END;
 COMMENT ON FUNCTION pgedge._columns() IS 'internal: the columns of the data tables, the specified ones first';
 
@@ -85,9 +86,8 @@ BEGIN ATOMIC
     ('claude_events', 'idx_events_status',   'btree', '{status}', NULL, '(status)', false, NULL),
     ('claude_events', 'idx_events_type',     'btree', '{event_type}', NULL, '(event_type)', false, NULL),
     ('claude_events', 'idx_events_created_at', 'btree', '{created_at}', NULL, '(created_at)', false, NULL),
-    ('claude_events', 'idx_events_ready',    'btree', '{lane,id}', NULL, '(lane, id)', false, 'lane IS NOT NULL'),
+    ('claude_events', 'idx_events_ready',    'btree', '{lane,qx,id}', NULL, '(lane, qx, id)', false, 'lane IS NOT NULL'),
     ('claude_events', 'idx_events_due',      'btree', '{run_at}', NULL, '(run_at)', false, 'status = ''pending'' AND run_at IS NOT NULL'),
-    ('claude_events', 'idx_events_leased',   'btree', '{lease_expires_at}', NULL, '(lease_expires_at)', false, 'status = ''processing'''),
     ('claude_events', 'idx_events_dedup',    'btree', '{event_type,dedup_key}', NULL, '(event_type, dedup_key)', true, 'dedup_key IS NOT NULL AND status IN (''pending'', ''processing'')'),
     ('claude_events', 'idx_events_ordering', 'btree', '{ordering_key,id}', NULL, '(ordering_key, id)', false, 'ordering_key IS NOT NULL AND status IN (''pending'', ''processing'')');
 END;
@@ -112,7 +112,11 @@ CREATE FUNCTION pgedge._triggers() RETURNS TABLE (table_name name, trigger_name 
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     VALUES
-    ('claude_events'::name, 'pgedge_events_wake'::name, 'AFTER INSERT ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_wake()');
+    ('claude_events'::name, 'pgedge_events_wake'::name, 'AFTER INSERT ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_wake()'),
+    -- The conditions are false for what a consumer does, which so pays for no call.
+    ('claude_events', 'pgedge_events_place', 'AFTER INSERT ON %1$s FOR EACH ROW WHEN (NEW.qx IS DISTINCT FROM pg_catalog.pg_current_xact_id()) EXECUTE FUNCTION pgedge._events_place()'),
+    ('claude_events', 'pgedge_events_requeue', 'BEFORE UPDATE ON %1$s FOR EACH ROW WHEN (NEW.status = ''pending'' AND (OLD.status IS DISTINCT FROM NEW.status OR OLD.priority IS DISTINCT FROM NEW.priority OR OLD.run_at IS DISTINCT FROM NEW.run_at OR OLD.event_type IS DISTINCT FROM NEW.event_type OR OLD.ordering_key IS DISTINCT FROM NEW.ordering_key OR OLD.qx IS DISTINCT FROM NEW.qx)) EXECUTE FUNCTION pgedge._events_requeue()'),
+    ('claude_events', 'pgedge_events_truncated', 'AFTER TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_truncated()');
 END;
 COMMENT ON FUNCTION pgedge._triggers() IS 'internal: the triggers of the data tables';
 
@@ -156,6 +160,33 @@ BEGIN
     RETURN relation;
 END $$;
 COMMENT ON FUNCTION pgedge._existing_table(name) IS 'internal: a data table that is already there, or an error when it is another table';
+
+-- Functions name the tables with their schema, as it was called when the extension was created. After ALTER SCHEMA … RENAME they are made anew;
+-- owners and rights stay.
+CREATE FUNCTION pgedge._follow_schema() RETURNS SETOF text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_called text := quote_ident(pgedge._schema());
+    was_called text := (SELECT substring(p.prosrc FROM 'INSERT INTO ("(?:[^"]|"")+"|[^ ".]+)\.claude_events') FROM pg_proc p
+                        WHERE p.pronamespace = 'pgedge'::regnamespace AND p.proname = 'enqueue_event');
+    tables text := '(vectors|analytics_results|aggregated_logs|claude_events)';
+    f record;
+BEGIN
+    IF was_called = now_called THEN RETURN; END IF;
+    IF now_called ~ '[''$\\]' THEN
+        RAISE EXCEPTION 'the functions cannot follow to schema %', now_called USING ERRCODE = 'invalid_schema_name', HINT = 'Rename it to something without quotes, dollars and backslashes, as CREATE EXTENSION asks for.';
+    END IF;
+    FOR f IN SELECT p.oid, p.oid::regprocedure AS name, pg_get_functiondef(p.oid) AS definition FROM pg_proc p
+        WHERE p.pronamespace = 'pgedge'::regnamespace AND p.prokind = 'f' AND p.prosqlbody IS NULL AND p.probin IS NULL
+          AND strpos(p.prosrc, was_called || '.') > 0 ORDER BY 2
+    LOOP
+        EXECUTE regexp_replace(f.definition, '(?<![[:alnum:]_".])' || regexp_replace(was_called, '([^[:alnum:]_])', '\\\1', 'g') || '\.' || tables || '\M',
+            now_called || '.\1', 'g');
+        RETURN NEXT format('function %s, for schema %s', f.name, now_called);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgedge._follow_schema() IS 'internal: makes functions follow the renaming of the tables'' schema';
+REVOKE ALL ON FUNCTION pgedge._follow_schema() FROM PUBLIC;
 
 CREATE FUNCTION pgedge._create_tables(alter_existing boolean) RETURNS SETOF text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -208,6 +239,9 @@ BEGIN
         EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION pgedge', i.trigger_name, relation);
         RETURN NEXT format('trigger %I on %s', i.trigger_name, relation);
     END LOOP;
+    IF alter_existing THEN
+        RETURN QUERY SELECT pgedge._follow_schema();
+    END IF;
     -- health() must know on how many rows an IVFFlat index was built.
     PERFORM pgedge._observe();
 END $$;
@@ -217,6 +251,6 @@ CREATE FUNCTION pgedge.create_tables() RETURNS SETOF text
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS 'SELECT pgedge._create_tables(true)';
 COMMENT ON FUNCTION pgedge.create_tables() IS
-'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema. Returns a line for each thing created; no row when all was there. Errors: 42P16 a table of that name with other columns, 42809 another relation of that name, 25006 read-only.';
+'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema; and makes the functions follow when that schema was renamed. Returns a line for each thing created; no row when all was there. Errors: 42P16 a table of that name with other columns, 42809 another relation of that name, 25006 read-only.';
 
 REVOKE ALL ON FUNCTION pgedge.create_tables(), pgedge._create_tables(boolean) FROM PUBLIC;

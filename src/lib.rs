@@ -19,7 +19,23 @@ mod similarity;
 mod pgedge {}
 
 extension_sql_file!("../sql/schema.sql", name = "schema", requires = [pgedge]);
-extension_sql_file!("../sql/events.sql", name = "events", requires = ["schema", events::_events_as_owner]);
+extension_sql_file!(
+    "../sql/events.sql",
+    name = "events",
+    requires = [
+        "schema",
+        events::_events_as_owner,
+        events::events_table,
+        events::lease::hold,
+        events::lease::extend,
+        events::lease::revoke,
+        events::lease::empty,
+        events::lease::leases,
+        events::limits::limits_changed,
+        events::wake::made_ready,
+        events::wake::wait_for_events
+    ]
+);
 extension_sql_file!(
     "../sql/ops.sql",
     name = "ops",

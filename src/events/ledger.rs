@@ -17,10 +17,12 @@ pub enum Deed {
     Finishes(Condition),
     /// Began to give one back, likewise: claimable at commit.
     Releases(Condition),
-    /// Took an event out of whoever's hands: at commit nobody holds it.
+    /// Took an event out of the hands of the token's holder: at commit that one holds it no more.
     Revokes,
     /// Emptied the table: at commit nothing is remembered.
     Empties,
+    /// Changed the limits: at commit they are to be read anew.
+    Limits,
 }
 
 #[derive(Clone, Copy)]
@@ -64,17 +66,15 @@ fn commit(entries: &[Entry]) {
         }
         let mut locked = run[0].segment.lock();
         let q = &mut locked.queue;
-        for e in run.iter().filter(|e| e.epoch == q.state.epoch) {
+        let epoch = q.state.epoch;
+        for e in run.iter().filter(|e| e.epoch == epoch) {
             match e.deed {
                 Deed::Claimed => {}
                 Deed::Finishes(_) => q.finish(e.id, e.token),
                 Deed::Releases(_) => q.release(e.id, e.token),
-                Deed::Revokes => {
-                    if let Some(at) = q.find(e.id) {
-                        q.forget(at);
-                    }
-                }
+                Deed::Revokes => q.revoke(e.id, e.token),
                 Deed::Empties => {}
+                Deed::Limits => q.state.limits_wanted = q.state.limits_wanted.wrapping_add(1),
             }
         }
         if run.iter().any(|e| matches!(e.deed, Deed::Empties)) {
@@ -87,22 +87,25 @@ fn abort(entries: &[Entry]) {
     for run in entries.chunk_by(|a, b| a.segment.is(b.segment)) {
         let mut locked = run[0].segment.lock();
         let q = &mut locked.queue;
-        for e in run.iter().rev() {
-            if e.epoch != q.state.epoch {
-                continue;
+        let epoch = q.state.epoch;
+        let ours = || run.iter().filter(|e| e.epoch == epoch);
+        for e in ours().rev() {
+            if let Deed::Finishes(before) | Deed::Releases(before) = e.deed {
+                q.unhold(e.id, e.token, before);
             }
-            match e.deed {
-                Deed::Claimed => q.release(e.id, e.token),
-                Deed::Finishes(before) | Deed::Releases(before) => q.unhold(e.id, e.token, before),
-                Deed::Revokes | Deed::Empties => {}
-            }
+        }
+        // In the order in which they were claimed, which is the order of their age.
+        for e in ours().filter(|e| matches!(e.deed, Deed::Claimed)) {
+            q.release(e.id, e.token);
         }
     }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut core::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE};
+unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
     match event {
         XACT_EVENT_PRE_COMMIT => wake::before_commit(),
         XACT_EVENT_COMMIT => {
@@ -110,18 +113,19 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut core:
             wake::after_end(true);
         }
         XACT_EVENT_ABORT => {
-            abort(&ENTRIES.take());
+            let entries = ENTRIES.take();
+            abort(&entries);
             wake::after_end(false);
-        }
-        XACT_EVENT_PRE_PREPARE => {
-            if ENTRIES.with_borrow(|e| !e.is_empty()) {
-                crate::errors::fail(
-                    PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                    "cannot PREPARE a transaction that has claimed, finished or revoked events",
-                    "Commit it in one phase; transactions that only enqueue can be prepared.",
-                );
+            // Who listens cannot be notified now, but who waits can be woken.
+            if let Some(e) = entries.iter().find(|e| matches!(e.deed, Deed::Claimed)) {
+                wake::wake(e.segment);
             }
         }
+        XACT_EVENT_PRE_PREPARE if ENTRIES.with_borrow(|e| !e.is_empty()) => crate::errors::fail(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot PREPARE a transaction that has claimed, finished or revoked events",
+            "Commit it in one phase; transactions that only enqueue can be prepared.",
+        ),
         XACT_EVENT_PREPARE => wake::after_end(false),
         _ => {}
     }
@@ -132,11 +136,13 @@ unsafe extern "C-unwind" fn at_sub_end(
     event: pg_sys::SubXactEvent::Type,
     mine: pg_sys::SubTransactionId,
     parent: pg_sys::SubTransactionId,
-    _: *mut core::ffi::c_void,
+    _arg: *mut core::ffi::c_void,
 ) {
     use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
     if event == SUBXACT_EVENT_COMMIT_SUB {
-        ENTRIES.with_borrow_mut(|entries| entries.iter_mut().filter(|e| e.subtransaction == mine).for_each(|e| e.subtransaction = parent));
+        ENTRIES.with_borrow_mut(|entries| {
+            entries.iter_mut().filter(|e| e.subtransaction == mine).for_each(|e| e.subtransaction = parent)
+        });
     } else if event == SUBXACT_EVENT_ABORT_SUB {
         let undone: Vec<Entry> = ENTRIES.with_borrow_mut(|entries| {
             let undone = entries.iter().filter(|e| e.subtransaction == mine).copied().collect();

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use crate::errors;
 
 const MAGIC: u64 = 0x7067_6564_6765_5131;
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const FOLDER: &str = "pg_stat_tmp";
 
 /// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow.
@@ -68,7 +68,13 @@ pub struct Locked {
 impl Drop for Locked {
     fn drop(&mut self) {
         // SAFETY: taken in Segment::lock, and only released here; after an error too, since unwinding comes before the transaction's abort.
-        unsafe { pg_sys::LWLockRelease(self.lock) }
+        // An error has let interrupts in again, which releasing is about to do once more.
+        unsafe {
+            if pg_sys::InterruptHoldoffCount == 0 {
+                pg_sys::InterruptHoldoffCount = 1;
+            }
+            pg_sys::LWLockRelease(self.lock);
+        }
     }
 }
 
@@ -116,10 +122,14 @@ pub fn get(relation: pg_sys::Oid, slots: usize) -> Segment {
         return found;
     }
     // SAFETY: a lock on an object that nobody else locks (the table's own lock has another tag), released below or at the transaction's end.
-    unsafe { pg_sys::LockDatabaseObject(pg_sys::RelationRelationId, relation, 1, pg_sys::ExclusiveLock as pg_sys::LOCKMODE) };
+    unsafe {
+        pg_sys::LockDatabaseObject(pg_sys::RelationRelationId, relation, 1, pg_sys::ExclusiveLock as pg_sys::LOCKMODE)
+    };
     let segment = find(relation).unwrap_or_else(|| create(relation, slots));
     // SAFETY: as above.
-    unsafe { pg_sys::UnlockDatabaseObject(pg_sys::RelationRelationId, relation, 1, pg_sys::ExclusiveLock as pg_sys::LOCKMODE) };
+    unsafe {
+        pg_sys::UnlockDatabaseObject(pg_sys::RelationRelationId, relation, 1, pg_sys::ExclusiveLock as pg_sys::LOCKMODE)
+    };
     segment
 }
 
@@ -220,7 +230,10 @@ fn forget_dropped_databases() {
     let Ok(entries) = fs::read_dir(FOLDER) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(oid) = name.to_str().and_then(|n| n.strip_prefix("pgedge.")?.split('.').next()?.parse::<u32>().ok()) else { continue };
+        let Some(oid) = name.to_str().and_then(|n| n.strip_prefix("pgedge.")?.split('.').next()?.parse::<u32>().ok())
+        else {
+            continue;
+        };
         // SAFETY: a lookup in a system cache.
         let gone = unsafe {
             let id = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
@@ -233,7 +246,8 @@ fn forget_dropped_databases() {
         if !gone {
             continue;
         }
-        let handle = fs::read_to_string(entry.path()).ok().and_then(|t| t.split(' ').next()?.parse::<pg_sys::dsm_handle>().ok());
+        let handle =
+            fs::read_to_string(entry.path()).ok().and_then(|t| t.split(' ').next()?.parse::<pg_sys::dsm_handle>().ok());
         let _ = fs::remove_file(entry.path());
         if let Some(handle) = handle {
             unpin(handle);

@@ -238,6 +238,9 @@ def test_plain_clients(conn):
     ("22004", "fail_events(NULL, 1)"), ("22023", "fail_events('{1}', 1, 'x', '-1 s')"), ("22004", "release_events('{1}', NULL)"),
     ("22004", "cancel_events(NULL)"), ("22004", "cancel_events('{NULL}')"), ("22003", "redrive_events(NULL, 0)"),
     ("22004", "purge_events(NULL)"), ("22023", "purge_events('-1 day')"),
+    ("2202E", "complete_events('{{1,2},{3,4}}', 1)"), ("2202E", "fail_events('{{1},{2}}', 1)"), ("2202E", "extend_lease('{{1},{2}}', 1, '1 s')"),
+    ("2202E", "release_events('{{1},{2}}', 1)"), ("2202E", "cancel_events('{{1},{2}}')"), ("2202E", "enqueue_events('t', ARRAY[['{}'],['{}']]::jsonb[])"),
+    ("2202E", "enqueue_events('t', ARRAY['{}','{}']::jsonb[], dedup_keys => '{{a},{b}}')"), ("2202E", "enqueue_events('t', ARRAY['{}','{}']::jsonb[], ordering_keys => '{{a},{b}}')"),
 ])
 def test_bad_input(shared_conn, state, call):
     before = shared_conn.execute("SELECT * FROM claude_events").fetchall()
@@ -356,18 +359,30 @@ def test_other_schema(empty_db):
 
 
 def test_dump_and_restore(cluster, db, empty_db):
-    """Leases, attempts, keys and the trigger come back; DROP EXTENSION still works there without CASCADE."""
+    """Attempts, keys and the triggers come back, no lease does; DROP EXTENSION still works there without CASCADE."""
+    db.sql("SELECT pg_current_xact_id() FROM generate_series(1, 3)")
     db.sql("SELECT pgedge.enqueue_event('t', '{}', dedup_key => 'd', ordering_key => 'o')")
     db.sql("SELECT pgedge.enqueue_event('t', '{}')")
     token = db.value("SELECT lease_token FROM pgedge.claim_events()")
+    # As from a server that has seen more transactions than this one ever will.
+    db.sql("SET session_replication_role = replica; ALTER TABLE claude_events DISABLE TRIGGER USER; UPDATE claude_events SET qx = '999999999999';"
+           " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_wake; ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_place;"
+           " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_requeue; ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_truncated")
     dump = cluster.tool("pg_dump", "-d", db.name, capture_output=True).stdout
     cluster.tool("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-d", empty_db.name, input=dump, capture_output=True)
-    trigger = "SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgrelid = 'claude_events'::regclass"
-    assert empty_db.sql(trigger) == db.sql(trigger) == [("pgedge_events_wake", "A")]
+    trigger = "SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgrelid = 'claude_events'::regclass ORDER BY 1"
+    assert empty_db.sql(trigger) == db.sql(trigger) == [(f"pgedge_events_{n}", "A") for n in ("place", "requeue", "truncated", "wake")]
     assert empty_db.sql("SELECT * FROM claude_events ORDER BY id") == db.sql("SELECT * FROM claude_events ORDER BY id")
     assert empty_db.sql("SELECT pgedge.create_tables()") == []
-    assert empty_db.sql("SELECT id, attempt FROM pgedge.claim_events(5)") == [(2, 1)]
-    assert empty_db.value("SELECT pgedge.enqueue_event('t', '{}', dedup_key => 'd')") == 1
-    assert empty_db.sql("SELECT pgedge.complete_events('{1}', %s)", (token,)) == [(1,)]
+    plain = empty_db.value("SELECT pgedge.enqueue_event('t', '{}')")
+    with empty_db.connect() as conn:
+        first = conn.execute("SELECT id, attempt, lease_token FROM pgedge.claim_events(5)").fetchall()
+        assert {r[:2] for r in first} == {(1, 1), (2, 1), (plain, 1)}
+        assert empty_db.value("SELECT pgedge.enqueue_event('t', '{}', dedup_key => 'd')") == 1
+        assert conn.execute("SELECT pgedge.complete_events('{1,2}', %s)", (token,)).fetchall() == []
+        assert conn.execute("SELECT pgedge.complete_events('{1,2}', %s)", (first[0][2],)).fetchall() == [(1,), (2,)]
+        # and it goes on
+        later = enqueue(conn)
+        assert [r[0] for r in claim(conn, 5)] == [later]
     empty_db.sql("DROP EXTENSION pgedge")
     empty_db.sql("INSERT INTO claude_events (event_type, payload) VALUES ('plain', '{}')")

@@ -239,7 +239,8 @@ def test_toasted_vectors(db):
 def test_event_lines(db, monitor):
     db.sql("INSERT INTO claude_events (event_type, payload, created_at) VALUES ('a', '{}', now() - interval '2 hours')")
     db.sql("INSERT INTO claude_events (event_type, payload, status) VALUES ('a', '{}', 'dead')")
-    db.sql("INSERT INTO claude_events (event_type, payload, status, lease_expires_at) VALUES ('a', '{}', 'processing', now() - interval '1 minute')")
+    db.sql("INSERT INTO claude_events (event_type, payload) VALUES ('b', '{}')")
+    db.sql("SELECT FROM pgedge.claim_events(1, '1 microsecond', '{b}')")
     lines = health(db, monitor)
     assert lines["oldest_ready_event"][0] == "warning" and "1 events are ready, the oldest for 02:00" in lines["oldest_ready_event"][1]
     assert lines["dead_events"][:2] == ("warning", "1 events failed for good")

@@ -48,17 +48,70 @@ def test_a_released_script_is_never_changed(cluster):
         "the SQL changed after this version landed: raise the version and write an update script (CONTRIBUTING.md)"
 
 
-@pytest.mark.parametrize("release", RELEASES, ids=lambda p: p.stem)
-def test_update_gives_the_catalog_of_a_fresh_install(release, cluster):
+EVENTS = """
+SELECT string_agg(format('%s %s %s', attname, format_type(atttypid, atttypmod), attnotnull), ', ' ORDER BY attname),
+       (SELECT string_agg(pg_get_indexdef(indexrelid), E'\n' ORDER BY 1) FROM pg_index WHERE indrelid = 'claude_events'::regclass),
+       (SELECT string_agg(pg_get_triggerdef(oid) || tgenabled::text, E'\n' ORDER BY 1) FROM pg_trigger WHERE tgrelid = 'claude_events'::regclass)
+FROM pg_attribute WHERE attrelid = 'claude_events'::regclass AND attnum > 0 AND NOT attisdropped
+"""
+
+
+def old_database(cluster, release):
+    """A database with an earlier version, whose C functions need only be there."""
     version = release.stem.removeprefix("pgedge--")
     if version == CURRENT:
         pytest.skip("it is this version")
     folder = Path(subprocess.run([str(cluster.bindir / "pg_config"), "--sharedir"], capture_output=True, text=True, check=True).stdout.strip(), "extension")
     library = Path(subprocess.run([str(cluster.bindir / "pg_config"), "--pkglibdir"], capture_output=True, text=True, check=True).stdout.strip(), "pgedge.so")
     (folder / release.name).write_text(loadable(release.read_text(), library))
-    fresh, old = create_database(cluster), create_database(cluster, extension=False)
+    old = create_database(cluster, extension=False)
     cluster.psql("CREATE EXTENSION vector", old.name)
     cluster.psql(f"CREATE EXTENSION pgedge VERSION '{version}'", old.name)
+    return old
+
+
+@pytest.mark.parametrize("release", [r for r in RELEASES if r.stem == "pgedge--0.1.0"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("view", [False, True], ids=["", "a view on a column that goes"])
+def test_the_queue_goes_on_after_the_update(release, view, cluster):
+    """0.1.0 kept leases in the rows."""
+    old, fresh = old_database(cluster, release), create_database(cluster)
+    with old.connect() as conn:
+        enqueue = "SELECT pgedge.enqueue_event(%s, '{}', max_attempts => 1)"
+        ids = {what: conn.execute(enqueue, (what,)).fetchone()[0] for what in ("done", "dead", "leased", "late", "waiting", "plain", "cancelled")}
+        conn.execute("INSERT INTO claude_events (event_type, payload, ordering_key) VALUES ('ordered', '{}', 'k')")
+        claim = "SELECT id, lease_token FROM pgedge.claim_events(1, '1 hour', ARRAY[%s], 'w')"
+        conn.execute("SELECT pgedge.complete_events(ARRAY[%s]::bigint[], %s)", conn.execute(claim, ("done",)).fetchone())
+        conn.execute("SELECT pgedge.fail_events(ARRAY[%s]::bigint[], %s, 'no')", conn.execute(claim, ("dead",)).fetchone())
+        lease = conn.execute(claim, ("leased",)).fetchone()
+        conn.execute("UPDATE claude_events SET run_at = now() + interval '1 hour' WHERE event_type = 'late'")
+        conn.execute("UPDATE claude_events SET status = 'processing' WHERE event_type = 'plain'")
+        conn.execute("SELECT pgedge.cancel_events(ARRAY[%s]::bigint[])", (ids["cancelled"],))
+        if view:
+            conn.execute("CREATE VIEW holders AS SELECT id, lease_token FROM claude_events")
+        before = conn.execute("SELECT id, event_type, payload, priority, created_at, processed_at, run_at, max_attempts, ordering_key, last_error, claimed_by FROM claude_events ORDER BY id").fetchall()
+    cluster.psql("ALTER EXTENSION pgedge UPDATE", old.name)
+    with old.connect() as conn:
+        assert conn.execute("SELECT id, event_type, payload, priority, created_at, processed_at, run_at, max_attempts, ordering_key, last_error, claimed_by FROM claude_events ORDER BY id").fetchall() == before
+        assert dict(conn.execute("SELECT event_type, status FROM claude_events")) == {
+            "done": "processed", "dead": "dead", "leased": "pending", "late": "pending", "waiting": "pending", "plain": "processing", "cancelled": "cancelled", "ordered": "pending"}
+        if view:
+            assert conn.execute("SELECT lease_token FROM holders WHERE id = %s", (ids["leased"],)).fetchone() == (lease[1],)
+        else:
+            assert conn.execute(EVENTS).fetchall() == fresh.sql(EVENTS)
+        assert conn.execute("SELECT pgedge.create_tables()").fetchall() == []
+        assert conn.execute("SELECT pgedge.complete_events(ARRAY[%s]::bigint[], %s)", lease).fetchall() == []
+        rows = conn.execute("SELECT event_type, attempt, id, lease_token FROM pgedge.claim_events(10)").fetchall()
+        assert [r[:2] for r in rows] == [("leased", 1), ("waiting", 1), ("ordered", 1)]
+        assert len(conn.execute("SELECT pgedge.complete_events(%s::bigint[], %s)", ([r[2] for r in rows], rows[0][3])).fetchall()) == 3
+        conn.execute("UPDATE claude_events SET run_at = NULL WHERE event_type = 'late'")
+        conn.execute("UPDATE claude_events SET status = 'pending' WHERE event_type = 'plain'")
+        assert conn.execute("SELECT pgedge.redrive_events()").fetchone() == (1,)
+        assert sorted(r[0] for r in conn.execute("SELECT event_type FROM pgedge.claim_events(10)")) == ["dead", "late", "plain"]
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda p: p.stem)
+def test_update_gives_the_catalog_of_a_fresh_install(release, cluster):
+    old, fresh = old_database(cluster, release), create_database(cluster)
     old.sql("INSERT INTO claude_events (event_type, payload) VALUES ('kept', '{}')")
     cluster.psql("ALTER EXTENSION pgedge UPDATE", old.name)
     old.sql("SELECT pgedge.create_tables()")

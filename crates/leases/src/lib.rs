@@ -10,7 +10,12 @@
 //! | `Free` | claimable, though the scan's cursor is past it: given back, expired, late, due | a claim, or the row turns out to be finished |
 //! | `Leased` | handed out until `expires_at` | the holder, or a sweep after `expires_at` |
 //! | `Held` | its holder is finishing it in a transaction that is not over | that transaction's end |
-//! | `Idle` | not ready itself, but remembers attempts lost to expiry (events with an ordering key, which are found by their key) | as `Free` |
+//! | `Idle` | not ready itself, but remembers attempts lost to expiry (events with an ordering key, which are found by their key) | as `Free`, or want of room |
+//!
+//! Scans pass an event that is leased or held, for its slot stands for it. But the row that they meet may be a later one than the slot is
+//! about: whoever finishes the event may have made it ready anew in the same transaction, or a plain client has, and transactions are
+//! over for others shortly before their end is noted here. So passing notes in the slot where it stands by now ([`Queue::meet`]), and such a
+//! slot becomes `Free` where others are forgotten: a claim looks at the row and decides.
 #![forbid(unsafe_code)]
 
 /// Number of priorities; lane 1 goes first.
@@ -22,7 +27,9 @@ pub const WORKER_BYTES: usize = 40;
 /// Writing transactions that cursors may be past.
 pub const STRAGGLERS: usize = 256;
 /// Different filters of claims whose place is remembered.
-pub const GROUPS: usize = 32;
+///
+/// A claim uses one for each type with limits and one more, and must not drive out one that it uses itself.
+pub const GROUPS: usize = 2 * LIMITS;
 /// Event types with limits.
 pub const LIMITS: usize = 64;
 /// Bytes kept of the ordering key that the last claim ended at.
@@ -76,11 +83,17 @@ pub struct Slot {
     pub attempt: i32,
     /// Attempts that ended by expiry and are not in the row.
     pub lost: i32,
+    /// The transaction that put the row where the claim found it; 0 when it was not found in its place.
+    pub place: u64,
+    /// Hash of the type under which a scan passed it elsewhere.
+    passed_kind: u64,
     next_id: u32,
     next_key: u32,
     next: u32,
     prev: u32,
     lane: u8,
+    /// The lane in which a scan passed it elsewhere; 0 when none did.
+    passed_lane: u8,
     state: u8,
     worker_len: u8,
     worker: [u8; WORKER_BYTES],
@@ -173,6 +186,8 @@ pub struct Request<'a> {
     pub id: i64,
     /// Its lane, 1 to [`LANES`].
     pub lane: u8,
+    /// The transaction that put it there; 0 for events that have no place in a lane.
+    pub place: u64,
     /// Hash of its type.
     pub kind: u64,
     /// Hash of its ordering key, 0 for none.
@@ -275,11 +290,11 @@ impl<'a> Queue<'a> {
         let at = match self.find(r.id) {
             Some(at) => match self.slot(at).condition() {
                 Condition::Leased | Condition::Held => return Leasing::Taken,
-                Condition::Free => {
-                    self.unlink(at);
+                _ => {
+                    self.leave(at);
+                    self.rekey(at, r.key);
                     at
                 }
-                Condition::Idle | Condition::Empty => at,
             },
             None => match self.allocate(r.id, r.key) {
                 Some(at) => at,
@@ -291,6 +306,7 @@ impl<'a> Queue<'a> {
         slot.state = Condition::Leased as u8;
         (slot.token, slot.expires_at, slot.claimed_at) = (r.token, r.expires_at, r.claimed_at);
         (slot.kind, slot.lane, slot.wait_xid) = (r.kind, r.lane, 0);
+        (slot.place, slot.passed_lane) = (r.place, 0);
         slot.attempt = r.attempts.saturating_add(slot.lost).saturating_add(1);
         slot.worker[..worker.len()].copy_from_slice(worker);
         slot.worker_len = worker.len() as u8;
@@ -300,19 +316,52 @@ impl<'a> Queue<'a> {
         Leasing::Granted
     }
 
-    /// Remembers a claimable event that cursors are past, or may be. False when there is no room: at most half of all slots are for these.
-    pub fn remember(&mut self, id: i64, lane: u8, kind: u64, wait_xid: u64) -> bool {
-        if self.find(id).is_some() {
+    /// Remembers a claimable event that cursors are past, or may be: in `lane` by transaction `place` (0: elsewhere). False when there is no
+    /// room: at most half of all slots are for these.
+    pub fn remember(&mut self, id: i64, lane: u8, place: u64, kind: u64, wait_xid: u64) -> bool {
+        if self.meet(id, lane, place, kind) {
             return true;
         }
-        if self.room() == 0 {
-            return false;
-        }
-        let Some(at) = self.allocate(id, 0) else { return false };
+        let at = match self.find(id) {
+            Some(at) => {
+                self.leave(at);
+                self.rekey(at, 0);
+                at
+            }
+            None if self.room() == 0 => return false,
+            None => match self.allocate(id, 0) {
+                Some(at) => at,
+                None => return false,
+            },
+        };
         let slot = &mut self.slots[at as usize];
-        (slot.lane, slot.kind, slot.wait_xid) = (lane, kind, wait_xid);
+        (slot.lane, slot.kind, slot.wait_xid, slot.passed_lane) = (lane, kind, wait_xid, 0);
         self.free(at);
         true
+    }
+
+    /// A scan comes to an event in a lane. True when someone has it: then it is the slot that stands for it from here on, whatever the holder
+    /// does to it. One that is free to take is the scan's.
+    pub fn meet(&mut self, id: i64, lane: u8, place: u64, kind: u64) -> bool {
+        let Some(at) = self.find(id) else { return false };
+        let slot = &mut self.slots[at as usize];
+        if !matches!(slot.condition(), Condition::Leased | Condition::Held) {
+            return false;
+        }
+        if place == 0 || slot.place != place {
+            (slot.passed_lane, slot.passed_kind) = (lane.clamp(1, LANES as u8), kind);
+        }
+        true
+    }
+
+    /// A remembered event is in another lane, or of another type, than was known.
+    pub fn relocate(&mut self, at: u32, lane: u8, kind: u64) {
+        if self.slot(at).condition() == Condition::Free {
+            self.unlink(at);
+            let slot = &mut self.slots[at as usize];
+            (slot.lane, slot.kind) = (lane, kind);
+            self.free(at);
+        }
     }
 
     /// How many more events [`Queue::remember`] takes.
@@ -332,14 +381,34 @@ impl<'a> Queue<'a> {
         let slot = self.slots[at as usize];
         let bucket = spread(slot.id as u64, self.by_id.len());
         Self::unchain(self.slots, &mut self.by_id[bucket], at, |s| &mut s.next_id);
-        if slot.key != 0 {
-            let bucket = spread(slot.key, self.by_key.len());
-            Self::unchain(self.slots, &mut self.by_key[bucket], at, |s| &mut s.next_key);
-        }
+        self.rekey(at, 0);
         let slot = &mut self.slots[at as usize];
         slot.state = Condition::Empty as u8;
         slot.next = self.state.empty;
         self.state.empty = at;
+    }
+
+    /// The holder of `token` holds an event no more, nor may finish it late. Whoever claimed it since does.
+    pub fn revoke(&mut self, id: i64, token: i64) {
+        let Some(at) = self.find(id) else { return };
+        let slot = &mut self.slots[at as usize];
+        match slot.condition() {
+            _ if slot.token != token => {}
+            Condition::Leased | Condition::Held => self.dismiss(at),
+            _ => slot.token = 0,
+        }
+    }
+
+    /// Nobody holds an event any more, as its row says by now. It is forgotten, unless a scan relied on its slot.
+    fn dismiss(&mut self, at: u32) {
+        if self.slot(at).passed_lane == 0 {
+            self.forget(at);
+            return;
+        }
+        let slot = &mut self.slots[at as usize];
+        // The row counts them.
+        (slot.token, slot.lost, slot.attempt) = (0, 0, 0);
+        self.give_back(at);
     }
 
     /// The holder of `token` begins to finish an event: nobody can take it until that is over. Also once the lease has expired, as long
@@ -379,7 +448,7 @@ impl<'a> Queue<'a> {
             && self.slot(at).token == token
             && self.slot(at).condition() == Condition::Held
         {
-            self.forget(at);
+            self.dismiss(at);
         }
     }
 
@@ -455,7 +524,11 @@ impl<'a> Queue<'a> {
     fn give_back(&mut self, at: u32) {
         self.leave(at);
         let slot = &mut self.slots[at as usize];
-        if slot.key == 0 {
+        if slot.passed_lane != 0 {
+            (slot.lane, slot.kind, slot.passed_lane) = (slot.passed_lane, slot.passed_kind, 0);
+            self.rekey(at, 0);
+            self.free(at);
+        } else if slot.key == 0 {
             self.free(at);
         } else if slot.lost == 0 {
             self.forget(at);
@@ -510,21 +583,52 @@ impl<'a> Queue<'a> {
     }
 
     fn allocate(&mut self, id: i64, key: u64) -> Option<u32> {
+        if self.state.empty == NONE {
+            self.reclaim();
+        }
         let at = self.state.empty;
         let slot = self.slots.get_mut(at as usize)?;
         self.state.empty = slot.next;
         let bucket = spread(id as u64, self.by_id.len());
-        (slot.id, slot.key, slot.token) = (id, key, 0);
+        (slot.id, slot.key, slot.token) = (id, 0, 0);
         (slot.lost, slot.attempt, slot.wait_xid, slot.worker_len) = (0, 0, 0, 0);
+        (slot.place, slot.passed_lane) = (0, 0);
         slot.state = Condition::Idle as u8;
         slot.next_id = self.by_id[bucket];
         self.by_id[bucket] = at;
+        self.rekey(at, key);
+        Some(at)
+    }
+
+    /// Forgets attempts lost to expiry, of which some may be of events that are no more: leases need the room.
+    fn reclaim(&mut self) {
+        if self.state.free + self.state.leased >= self.slots.len() as u32 {
+            return;
+        }
+        for at in 0..self.slots.len() as u32 {
+            if self.slot(at).condition() == Condition::Idle {
+                self.forget(at);
+            }
+        }
+    }
+
+    /// Gives a slot another ordering key's hash, 0 for none.
+    fn rekey(&mut self, at: u32, key: u64) {
+        let was = self.slot(at).key;
+        if was == key {
+            return;
+        }
+        if was != 0 {
+            let bucket = spread(was, self.by_key.len());
+            Self::unchain(self.slots, &mut self.by_key[bucket], at, |s| &mut s.next_key);
+        }
+        let slot = &mut self.slots[at as usize];
+        slot.key = key;
         if key != 0 {
             let bucket = spread(key, self.by_key.len());
             slot.next_key = self.by_key[bucket];
             self.by_key[bucket] = at;
         }
-        Some(at)
     }
 
     fn unchain(slots: &mut [Slot], head: &mut u32, at: u32, link: impl Fn(&mut Slot) -> &mut u32) {

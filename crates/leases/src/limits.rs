@@ -1,6 +1,9 @@
 //! Limits by event type: how many may be leased at a time, and how many may be handed out per second (a token bucket).
 use crate::{Condition, LIMITS, Queue, kept};
 
+/// Bytes of an event type: 50 characters.
+const NAME_BYTES: usize = 200;
+
 /// The limits of one type.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -14,7 +17,7 @@ pub struct Limit {
     tokens: f64,
     filled_at: i64,
     leased: i64,
-    name: [u8; 64],
+    name: [u8; NAME_BYTES],
     name_len: u32,
     /// Nothing of this type is handed out.
     pub paused: bool,
@@ -24,7 +27,7 @@ impl Limit {
     /// The limits of `name`, with a full bucket: a second's worth, and at least one.
     #[must_use]
     pub fn new(name: &str, kind: u64, max_leased: Option<i64>, rate: Option<f64>, paused: bool, now: i64) -> Self {
-        let bytes = kept(name, 64);
+        let bytes = kept(name, NAME_BYTES);
         let mut limit = Self {
             kind,
             max_leased: max_leased.unwrap_or(-1),
@@ -32,7 +35,7 @@ impl Limit {
             tokens: rate.unwrap_or(0.0).max(1.0),
             filled_at: now,
             leased: 0,
-            name: [0; 64],
+            name: [0; NAME_BYTES],
             name_len: bytes.len() as u32,
             paused,
         };
@@ -43,7 +46,7 @@ impl Limit {
     /// The type's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        std::str::from_utf8(&self.name[..(self.name_len as usize).min(64)]).unwrap_or("")
+        std::str::from_utf8(&self.name[..(self.name_len as usize).min(NAME_BYTES)]).unwrap_or("")
     }
 
     fn fill(&mut self, now: i64) {

@@ -13,11 +13,27 @@ pub struct Group {
     used_at: u64,
     /// One for each lane.
     pub cursors: [(u64, i64); LANES],
+    /// When to look behind the cursors again.
+    pub patrol_due: i64,
+    /// The lane of the look behind that is under way; 0 for none.
+    pub patrol_lane: u8,
+    /// How far it has come.
+    pub patrol_at: (u64, i64),
+    /// How long it has taken.
+    pub patrol_took: i64,
 }
 
 impl Default for Group {
     fn default() -> Self {
-        Self { filter: 0, used_at: 0, cursors: [(0, i64::MIN); LANES] }
+        Self {
+            filter: 0,
+            used_at: 0,
+            cursors: [(0, i64::MIN); LANES],
+            patrol_due: i64::MIN,
+            patrol_lane: 0,
+            patrol_at: (0, i64::MIN),
+            patrol_took: 0,
+        }
     }
 }
 
@@ -63,6 +79,11 @@ impl Queue<'_> {
         let cursor = &mut self.state.groups[group].cursors[usize::from(lane) - 1];
         *cursor = (*cursor).max(to);
         true
+    }
+
+    /// What is kept of a filter.
+    pub fn place(&mut self, group: usize) -> &mut Group {
+        &mut self.state.groups[group]
     }
 
     fn remember_straggler(&mut self, xid: u64) -> bool {

@@ -20,6 +20,9 @@ impl Memory {
             wait_xid: 0,
             attempt: 0,
             lost: 0,
+            place: 0,
+            passed_kind: 0,
+            passed_lane: 0,
             next_id: 0,
             next_key: 0,
             next: 0,
@@ -64,7 +67,7 @@ impl Memory {
 }
 
 fn request(id: i64, token: i64, expires_at: i64) -> Request<'static> {
-    Request { id, lane: 5, kind: 1, key: 0, token, expires_at, claimed_at: 0, attempts: 0, worker: "w" }
+    Request { id, lane: 5, place: 0, kind: 1, key: 0, token, expires_at, claimed_at: 0, attempts: 0, worker: "w" }
 }
 
 #[test]
@@ -127,7 +130,12 @@ fn a_key_is_busy_while_one_of_it_is_out() {
 fn memory_is_bounded() {
     let mut m = Memory::new(4);
     let mut q = m.queue();
-    assert!(q.remember(1, 1, 0, 0) && q.remember(2, 1, 0, 0) && q.remember(2, 1, 0, 0) && !q.remember(3, 1, 0, 0));
+    assert!(
+        q.remember(1, 1, 0, 0, 0)
+            && q.remember(2, 1, 0, 0, 0)
+            && q.remember(2, 1, 0, 0, 0)
+            && !q.remember(3, 1, 0, 0, 0)
+    );
     assert_eq!(q.lease(&request(3, 1, 9)), Leasing::Granted);
     assert_eq!(q.lease(&request(4, 1, 9)), Leasing::Granted);
     assert_eq!(q.lease(&request(5, 1, 9)), Leasing::Full);
@@ -180,6 +188,82 @@ fn limits_count_leases_and_tokens() {
     assert_eq!((q.allowance(2, 5, 0), q.allowance(2, 5, 500_000), q.allowance(2, 5, 9_000_000)), (0, 1, 2));
 }
 
+/// A transaction is over for others a moment before its end is noted here. Meanwhile a scan meets the event in its new place, and passes it.
+#[test]
+fn what_a_scan_passed_while_its_holder_gave_it_back_is_not_forgotten() {
+    let leased_at = |place| Request { place, ..request(7, 1, 10) };
+    for (held_from, met_at) in [(5, 9), (0, 9), (5, 0)] {
+        let mut m = Memory::new(4);
+        let mut q = m.queue();
+        q.lease(&leased_at(held_from));
+        q.hold(7, 1);
+        assert!(q.meet(7, 3, met_at, 2) && q.remember(7, 3, met_at, 2, 0));
+        q.finish(7, 1);
+        let at = q.first_free(3).expect("in the lane where it was met");
+        assert_eq!((q.slot(at).id, q.slot(at).kind, q.slot(at).lost), (7, 2, 0));
+        assert!(!q.meet(7, 3, met_at, 2), "and free to take");
+        assert_eq!(q.lease(&request(7, 2, 50)), Leasing::Granted);
+        assert_eq!(q.slot(q.find(7).unwrap()).attempt, 1);
+    }
+    // Met where it was claimed: whoever finishes it finishes that.
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    q.lease(&leased_at(5));
+    assert!(q.meet(7, 5, 5, 1));
+    q.hold(7, 1);
+    q.finish(7, 1);
+    assert!(q.find(7).is_none());
+    // Revoked, expired, released, or bound to a key before: the same.
+    q.lease(&Request { key: 9, ..leased_at(0) });
+    assert!(q.meet(7, 2, 8, 1));
+    q.revoke(7, 2);
+    assert!(q.key_is_busy(9), "someone else's");
+    q.revoke(7, 1);
+    assert!(q.first_free(2).is_some() && !q.key_is_busy(9));
+    q.lease(&leased_at(0));
+    assert!(q.meet(7, 4, 8, 3));
+    q.sweep(10);
+    assert_eq!(q.slot(q.first_free(4).unwrap()).kind, 3);
+}
+
+#[test]
+fn a_revoked_token_is_stale_and_a_later_claim_is_not_its_business() {
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    q.lease(&request(7, 1, 10));
+    q.sweep(10);
+    q.revoke(7, 1);
+    assert!(q.hold(7, 1).is_none() && q.first_free(5).is_some());
+    q.lease(&request(7, 2, 20));
+    q.revoke(7, 1);
+    assert!(q.hold(7, 2).is_some());
+}
+
+#[test]
+fn an_event_that_loses_its_key_can_be_remembered_and_one_that_gets_a_key_is_busy() {
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    q.lease(&Request { key: 9, ..request(7, 1, 10) });
+    q.sweep(10);
+    assert_eq!(q.slot(q.find(7).unwrap()).condition(), Condition::Idle);
+    assert!(!q.meet(7, 5, 3, 1) && q.remember(7, 5, 3, 1, 0));
+    assert_eq!(q.first_free(5), q.find(7));
+    q.lease(&Request { key: 8, ..request(7, 2, 30) });
+    assert!(q.key_is_busy(8) && !q.key_is_busy(9));
+    q.relocate(q.find(7).unwrap(), 1, 1);
+    assert!(q.key_is_busy(8) && q.first_free(1).is_none(), "only what is free moves");
+}
+
+#[test]
+fn lost_attempts_of_events_that_are_no_more_leave_room() {
+    let mut m = Memory::new(2);
+    let mut q = m.queue();
+    for id in 1..=9 {
+        assert_eq!(q.lease(&Request { key: 5, ..request(id, 1, id) }), Leasing::Granted);
+        q.sweep(id);
+    }
+}
+
 /// Against a plain model, many random steps: the lists and the chains stay whole.
 #[test]
 fn random_steps_keep_it_whole() {
@@ -191,19 +275,28 @@ fn random_steps_keep_it_whole() {
         (seed >> 33) % n
     };
     let mut now = 0;
-    for step in 0..200_000 {
+    for step in 0..200_000_u64 {
         let id = next(24) as i64;
         let token = next(3) as i64 + 1;
         let key = if id % 3 == 0 { id as u64 % 5 + 1 } else { 0 };
-        match next(8) {
+        match next(12) {
             0 | 1 => {
                 _ = q.lease(&Request { key, lane: (id % 10 + 1) as u8, ..request(id, token, now + next(20) as i64) });
             }
-            2 if key == 0 => drop(q.remember(id, (id % 10 + 1) as u8, 0, 0)),
+            2 if key == 0 => drop(q.remember(id, (id % 10 + 1) as u8, 0, 0, 0)),
             3 => drop(q.hold(id, token)),
             4 => q.finish(id, token),
             5 => q.unhold(id, token, Condition::Leased),
             6 => q.release(id, token),
+            7 => drop(q.meet(id, (token + id) as u8 % 10 + 1, step % 5, 0)),
+            8 => {
+                if let Some(at) = q.find(id) {
+                    q.relocate(at, (id % 7 + 1) as u8, 1);
+                }
+            }
+            9 => {
+                q.revoke(id, token);
+            }
             _ => {
                 now += 1;
                 q.sweep(now);

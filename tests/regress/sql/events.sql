@@ -14,7 +14,7 @@ SELECT event_type, pending, ready, delayed, processing, expired, dead FROM pgedg
 
 -- Claim: the most urgent first, then the oldest.
 SELECT id, event_type, payload, priority, attempt, lease_expires_at > now() + interval '4 minutes' AS leased FROM pgedge.claim_events(3);
-SELECT lease_token AS token FROM claude_events WHERE id = 2 \gset
+SELECT lease_token AS token FROM pgedge.event_leases WHERE id = 2 \gset
 SELECT pgedge.extend_lease('{1,2}', :token, '1 hour');
 SELECT pgedge.complete_events('{2}', :token);
 SELECT pgedge.complete_events('{2}', :token);

@@ -1,0 +1,124 @@
+//! What a claim looks after before it hands out: events that cursors are past without having seen them.
+use pgrx::pg_sys;
+
+use super::claim::{Source, Turn, scan_kind};
+use super::settings;
+use super::table::Table;
+use pgedge_leases::LANES;
+
+/// Delayed events that are taken over at a time when they are due.
+const DUE: u32 = 1_000;
+/// How much longer than a scan for due events took, the next one waits, at most [`DUE_AT_LEAST`]: it walks over what was finished while a
+/// snapshot is held.
+const DUE_PAUSE: i64 = 10;
+const DUE_AT_LEAST: i64 = 5_000_000;
+/// Events that are given a new place at a time.
+const DISPLACED: usize = 1_000;
+/// With which share of the time, one in so many, claims look behind their cursors.
+const PATROL_SHARE: i64 = 100;
+/// Rows that one turn looks at there.
+const PATROL_ROWS: usize = 1_000;
+
+impl Turn<'_, '_> {
+    /// Remembers the events of transactions that cursors had passed while they were writing, and that are over now.
+    pub(super) fn feed_late(&mut self, table: &Table, snapshot: pg_sys::Snapshot) {
+        let over: Vec<_> =
+            self.q.stragglers().iter().filter(|s| !self.horizon.is_writing(s.xid)).copied().take(64).collect();
+        if over.is_empty() {
+            return;
+        }
+        let mut scan = table.ready(snapshot);
+        'stragglers: for s in over {
+            for lane in s.lane as u8..=LANES as u8 {
+                let from = if u32::from(lane) == s.lane { s.id } else { i64::MIN };
+                scan.of_transaction(lane, s.xid, from.saturating_add(1));
+                while scan.next() {
+                    if self.q.remember(scan.id(), lane, s.xid, scan_kind(&scan), 0) {
+                        self.q.set_straggler(s.xid, lane, scan.id());
+                        continue;
+                    }
+                    // They get a place before the cursors, and this one is looked at again until none is left here.
+                    self.displaced.push(scan.id());
+                    if self.displaced.len() >= DISPLACED {
+                        break 'stragglers;
+                    }
+                }
+            }
+            if !self.displaced.is_empty() {
+                break;
+            }
+            self.q.set_straggler(s.xid, LANES as u8 + 1, 0);
+        }
+        scan.end();
+    }
+
+    /// Remembers delayed events that are due.
+    pub(super) fn feed_due(&mut self, table: &Table, snapshot: pg_sys::Snapshot) {
+        if self.now < self.q.state.due_at {
+            return;
+        }
+        let mut scan = table.due(snapshot);
+        scan.until(self.now);
+        let mut left = DUE;
+        while left > 0 && scan.next() {
+            if scan.datum(scan.columns().ordering_key).is_some() || self.q.find(scan.id()).is_some() {
+                continue;
+            }
+            if !self.q.remember(scan.id(), scan.lane(), 0, scan_kind(&scan), 0) {
+                self.displaced.push(scan.id());
+            }
+            left -= 1;
+        }
+        scan.end();
+        // SAFETY: reads the clock.
+        let took = unsafe { pg_sys::GetCurrentTimestamp() } - self.now;
+        let pause = if took > 1_000 { (took * DUE_PAUSE).min(DUE_AT_LEAST) } else { 0 };
+        self.q.state.due_at = self.now + pause;
+    }
+
+    /// Looks behind the cursors now and then, a little at a time: whatever is claimable there and not remembered was put there past the
+    /// triggers (by a restore that disables them, say), or missed. It is claimable again within minutes, and reported.
+    pub(super) fn patrol(&mut self, sources: &mut [Source]) {
+        let now = self.now;
+        let Some(source) = sources.iter_mut().find(|s| now >= self.q.place(s.group).patrol_due) else { return };
+        let group = source.group;
+        let (mut lane, mut from) = match self.q.place(group) {
+            g if g.patrol_lane == 0 => (1, (0, i64::MIN)),
+            g => (g.patrol_lane, g.patrol_at),
+        };
+        let mut rows = 0;
+        while usize::from(lane) <= LANES && rows < PATROL_ROWS {
+            source.scan.after(lane, from);
+            let cursor = self.q.cursor(group, lane);
+            loop {
+                if rows >= PATROL_ROWS {
+                    break;
+                }
+                if !source.scan.next() || source.scan.place() > cursor {
+                    (lane, from) = (lane + 1, (0, i64::MIN));
+                    break;
+                }
+                rows += 1;
+                from = source.scan.place();
+                let (id, kind) = (source.scan.id(), scan_kind(&source.scan));
+                let known = self.q.find(id).is_some()
+                    || !source.wants()
+                    || self.horizon.is_writing(from.0)
+                    || self.q.stragglers().iter().any(|s| s.xid == from.0);
+                if !known && self.q.remember(id, lane, from.0, kind, 0) {
+                    self.strays.push(id);
+                }
+            }
+        }
+        // SAFETY: reads the clock.
+        let took = unsafe { pg_sys::GetCurrentTimestamp() } - now;
+        let place = self.q.place(group);
+        place.patrol_took += took;
+        if usize::from(lane) > LANES {
+            place.patrol_due = now + settings::check_interval().max(place.patrol_took * PATROL_SHARE);
+            (place.patrol_lane, place.patrol_took) = (0, 0);
+        } else {
+            (place.patrol_lane, place.patrol_at) = (lane, from);
+        }
+    }
+}

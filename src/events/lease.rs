@@ -1,0 +1,141 @@
+//! What the SQL functions of the queue ask of the leases in memory. `relation` is always the table.
+use pgrx::prelude::*;
+
+use super::ledger::{self, Deed};
+use super::{check_may_write, lease_micros, segment, wake};
+use pgedge_leases::Condition;
+
+/// The events of `ids` that `lease_token` still holds, ascending; nobody else can have them until this transaction ends. They are done with
+/// when it commits, or claimable again if `release`.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_hold")]
+#[allow(clippy::type_complexity)]
+fn hold(
+    relation: pg_sys::Oid,
+    ids: Vec<Option<i64>>,
+    lease_token: i64,
+    release: bool,
+) -> TableIterator<
+    'static,
+    (
+        name!(ids, Vec<i64>),
+        name!(attempts, Vec<i32>),
+        name!(workers, Vec<Option<String>>),
+        name!(claimed, Vec<TimestampWithTimeZone>),
+    ),
+> {
+    check_may_write();
+    let mut wanted: Vec<i64> = ids.into_iter().flatten().collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let (mut held, mut attempts, mut workers, mut claimed) = (vec![], vec![], vec![], vec![]);
+    if let Some(segment) = segment::find(relation) {
+        let mut slots = vec![];
+        {
+            let mut locked = segment.lock();
+            slots.extend(wanted.into_iter().filter_map(|id| locked.queue.hold(id, lease_token)));
+            let epoch = locked.queue.state.epoch;
+            // What waited for these, the next of its key or of its type, may go once they are finished.
+            let limited = |kind| locked.queue.limits().iter().any(|l| l.kind == kind);
+            if slots.iter().any(|s: &pgedge_leases::Slot| s.key != 0 || limited(s.kind)) {
+                wake::pend(relation);
+            }
+            for slot in &slots {
+                let before = slot.condition();
+                let deed = if release { Deed::Releases(before) } else { Deed::Finishes(before) };
+                ledger::note(segment, epoch, slot.id, lease_token, deed);
+            }
+        }
+        for slot in slots {
+            held.push(slot.id);
+            attempts.push(slot.attempt);
+            workers.push(Some(slot.worker()).filter(|w| !w.is_empty()).map(str::to_owned));
+            claimed.push(
+                TimestampWithTimeZone::try_from(slot.claimed_at).unwrap_or_else(|_| pgrx::datum::clock_timestamp()),
+            );
+        }
+    }
+    TableIterator::once((held, attempts, workers, claimed))
+}
+
+/// Lets live leases end at now + lease; the ids of those that it reached.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, name = "_events_extend")]
+fn extend(
+    relation: pg_sys::Oid,
+    ids: Vec<Option<i64>>,
+    lease_token: i64,
+    lease: Option<pgrx::datum::Interval>,
+) -> Vec<i64> {
+    check_may_write();
+    let micros = lease_micros(lease);
+    let Some(segment) = segment::find(relation) else { return vec![] };
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let mut locked = segment.lock();
+    ids.into_iter()
+        .flatten()
+        .filter(|&id| locked.queue.extend(id, lease_token, now, now.saturating_add(micros)))
+        .collect()
+}
+
+/// When this transaction commits, those who hold these events now, or held them last, do not.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_revoke")]
+fn revoke(relation: pg_sys::Oid, ids: Vec<Option<i64>>) {
+    let Some(segment) = segment::find(relation) else { return };
+    let mut known = vec![];
+    let epoch = {
+        let locked = segment.lock();
+        let token = |id| locked.queue.find(id).map(|at| (id, locked.queue.slot(at).token));
+        known.extend(ids.into_iter().flatten().filter_map(token));
+        locked.queue.state.epoch
+    };
+    if !known.is_empty() {
+        wake::pend(relation);
+    }
+    for (id, token) in known {
+        ledger::note(segment, epoch, id, token, Deed::Revokes);
+    }
+}
+
+/// When this transaction commits, nothing is leased or remembered: the table was emptied.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_empty")]
+fn empty(relation: pg_sys::Oid) {
+    if let Some(segment) = segment::find(relation) {
+        let epoch = segment.lock().queue.state.epoch;
+        ledger::note(segment, epoch, 0, 0, Deed::Empties);
+    }
+}
+
+/// The events in someone's hands.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_leases")]
+#[allow(clippy::type_complexity)]
+fn leases(
+    relation: pg_sys::Oid,
+) -> TableIterator<
+    'static,
+    (
+        name!(id, i64),
+        name!(worker, Option<String>),
+        name!(attempt, i32),
+        name!(lease_token, i64),
+        name!(claimed_at, TimestampWithTimeZone),
+        name!(lease_expires_at, TimestampWithTimeZone),
+    ),
+> {
+    let mut slots = vec![];
+    if let Some(segment) = segment::find(relation) {
+        let locked = segment.lock();
+        slots.extend(
+            locked
+                .queue
+                .slots()
+                .iter()
+                .filter(|s| matches!(s.condition(), Condition::Leased | Condition::Held))
+                .copied(),
+        );
+    }
+    let time = |t: i64| TimestampWithTimeZone::try_from(t).unwrap_or_else(|_| pgrx::datum::clock_timestamp());
+    TableIterator::new(slots.into_iter().map(move |s| {
+        let worker = Some(s.worker()).filter(|w| !w.is_empty()).map(str::to_owned);
+        (s.id, worker, s.attempt, s.token, time(s.claimed_at), time(s.expires_at))
+    }))
+}

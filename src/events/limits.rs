@@ -1,0 +1,75 @@
+//! `pgedge.event_limits`, as the segment has it.
+use pgedge_leases::Limit;
+use pgrx::prelude::*;
+
+use super::hash;
+use super::ledger::{self, Deed};
+use super::segment::{self, Segment};
+
+/// Reads the limits into the segment when they were changed since.
+pub fn refresh(segment: Segment) {
+    let wanted = {
+        let locked = segment.lock();
+        let state = &locked.queue.state;
+        if state.limits_read == state.limits_wanted {
+            return;
+        }
+        state.limits_wanted
+    };
+    // A snapshot that is older than the change would not show it.
+    // SAFETY: a plain read of this session's own state.
+    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+        return;
+    }
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: the user is put back here, or by the transaction's abort; the statement reads a table of the extension and nothing else.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+        );
+    }
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    // SAFETY: popped below, or by the transaction's abort. The statement's own snapshot may be older than the change.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let read = Spi::connect(|client| {
+        let sql = "SELECT event_type, max_concurrent, max_per_second, paused FROM pgedge.event_limits";
+        // Read-only, so that a claim takes no transaction id.
+        let rows = client.select(sql, None, &[])?;
+        let mut limits = vec![];
+        for row in rows {
+            let name = row.get::<String>(1)?.unwrap_or_default();
+            let most = row.get::<i32>(2)?.map(i64::from);
+            limits.push(Limit::new(
+                &name,
+                hash(&name),
+                most,
+                row.get::<f64>(3)?,
+                row.get::<bool>(4)?.unwrap_or(false),
+                now,
+            ));
+        }
+        Ok::<_, pgrx::spi::SpiError>(limits)
+    });
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::PopActiveSnapshot();
+        pg_sys::SetUserIdAndSecContext(user, context);
+    }
+    if let Ok(limits) = read {
+        let mut locked = segment.lock();
+        locked.queue.set_limits(&limits);
+        locked.queue.state.limits_read = wanted;
+    }
+}
+
+/// Trigger on `pgedge.event_limits`: claims read it anew once this transaction commits.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_limits_changed")]
+fn limits_changed(relation: pg_sys::Oid) {
+    // Made if need be: a claim that makes it while this transaction goes on would read the limits as they were.
+    let segment = segment::get(relation, super::settings::max_leases());
+    let epoch = segment.lock().queue.state.epoch;
+    ledger::note(segment, epoch, 0, 0, Deed::Limits);
+}

@@ -1,0 +1,247 @@
+//! Waking consumers: at most one NOTIFY a transaction, none while all consumers are busy, none lost.
+//!
+//! A claim that finds nothing says so in the segment (`idle`) before it looks a last time. A transaction that makes events ready looks
+//! there as it begins to commit: if a consumer is idle it notifies; if not, it counts itself as `quiet` until it has committed, and a
+//! claim that finds nothing waits for those. So either the consumer sees the event, or it is notified. Busy consumers cost no NOTIFY,
+//! whose global lock would make committers wait for each other.
+use std::cell::Cell;
+
+use pgrx::prelude::*;
+
+use super::segment::{self, Segment};
+use super::{check_may_write, claim, limits, settings, table_oid};
+
+/// Who only listens, and never claims, is notified at least so often (µs).
+const AT_LEAST: i64 = 1_000_000;
+/// How long a claim waits for transactions that are just committing.
+const PATIENCE_MS: u32 = 200;
+/// How often a waiting session looks for events that became due (ms).
+const LOOK_EVERY: i64 = 250;
+
+const CHANNEL: &core::ffi::CStr = c"pgedge_events";
+
+thread_local! {
+    /// The table that this transaction put events in.
+    static PENDING: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
+    /// Where it counts as quiet.
+    static QUIET: Cell<Option<Segment>> = const { Cell::new(None) };
+    /// Where it said that consumers are notified, which is true once it has committed.
+    static NOTIFIES: Cell<Option<Segment>> = const { Cell::new(None) };
+    /// Whom to wake when it has committed.
+    static WAKES: Cell<Option<Segment>> = const { Cell::new(None) };
+    /// Where this session stands among those that wait, and at which place.
+    static WAITS: Cell<Option<(Segment, usize)>> = const { Cell::new(None) };
+}
+
+unsafe extern "C-unwind" {
+    fn Async_Notify(channel: *const core::ffi::c_char, payload: *const core::ffi::c_char);
+}
+
+/// This transaction makes events of the table ready.
+pub fn pend(table: pg_sys::Oid) {
+    super::ledger::register();
+    PENDING.set(Some(table));
+}
+
+/// Just before a transaction commits.
+pub fn before_commit() {
+    let Some(table) = PENDING.take() else { return };
+    let segment = segment::find(table);
+    WAKES.set(segment);
+    let must = match segment {
+        None => true,
+        Some(segment) => {
+            let locked = segment.lock();
+            let state = &mut *locked.queue.state;
+            // SAFETY: reads the clock.
+            let now = unsafe { pg_sys::GetCurrentTimestamp() };
+            if state.idle || now.saturating_sub(state.notified_at) >= AT_LEAST {
+                state.idle = false;
+                state.notified_at = now;
+                NOTIFIES.set(Some(segment));
+                true
+            } else {
+                state.quiet += 1;
+                QUIET.set(Some(segment));
+                false
+            }
+        }
+    };
+    if must {
+        notify();
+    }
+}
+
+/// Sends a notification when this transaction commits, unless pgedge.notify is off.
+fn notify() {
+    if settings::notify() {
+        // SAFETY: in a transaction that has not yet sent its notifications; the guard turns its errors into ours.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| Async_Notify(CHANNEL.as_ptr(), c"".as_ptr())) }
+    }
+}
+
+/// After a transaction's end.
+pub fn after_end(committed: bool) {
+    PENDING.set(None);
+    if let Some(segment) = QUIET.take() {
+        let locked = segment.lock();
+        locked.queue.state.quiet = locked.queue.state.quiet.saturating_sub(1);
+    }
+    if let Some(segment) = NOTIFIES.take()
+        && !committed
+    {
+        segment.lock().queue.state.idle = true;
+    }
+    if let Some((segment, place)) = WAITS.take() {
+        segment.lock().queue.state.waiters[place] = 0;
+    }
+    if let Some(segment) = WAKES.take()
+        && committed
+    {
+        wake(segment);
+    }
+}
+
+/// Sets the latches of those that wait.
+pub fn wake(segment: Segment) {
+    let waiters = segment.lock().queue.state.waiters;
+    for number in waiters.into_iter().filter(|&n| n != 0) {
+        // SAFETY: the number is that of a slot of the array of all sessions, which is never freed; a latch too many does no harm.
+        unsafe {
+            let all = &*pg_sys::ProcGlobal;
+            if number <= all.allProcCount {
+                pg_sys::SetLatch(&raw mut (*all.allProcs.add(number as usize - 1)).procLatch);
+            }
+        }
+    }
+}
+
+/// A claim found nothing. True when it must look once more, since something was committed or is about to be.
+pub fn nothing_found(segment: Segment) -> bool {
+    {
+        let locked = segment.lock();
+        let state = &mut *locked.queue.state;
+        let was_idle = std::mem::replace(&mut state.idle, true);
+        if was_idle && state.quiet == 0 {
+            return false;
+        }
+    }
+    let mut settled = false;
+    for _ in 0..PATIENCE_MS * 4 {
+        settled = segment.lock().queue.state.quiet == 0;
+        if settled {
+            break;
+        }
+        pgrx::check_for_interrupts!();
+        std::thread::sleep(std::time::Duration::from_micros(250));
+    }
+    if !settled {
+        // A commit takes long, on a slow disk or for a standby. Whoever listens looks again, this consumer too.
+        notify();
+    }
+    // SAFETY: a plain read of this session's own state.
+    unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pgedge_events_wake() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// Statement trigger on the table: this transaction makes events ready.
+///
+/// # Safety
+/// Called by the function manager as a trigger.
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pgedge_events_wake(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: a trigger's context says what it was fired for; checked by its node tag.
+    let table = unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            None
+        } else {
+            Some((*(*context.cast::<pg_sys::TriggerData>()).tg_relation).rd_id)
+        }
+    };
+    match table {
+        Some(table) => pend(table),
+        None => crate::errors::fail(
+            PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            "pgedge._events_wake can only be called as a trigger",
+            "It is the trigger pgedge_events_wake on claude_events.",
+        ),
+    }
+    pg_sys::Datum::from(0)
+}
+
+/// Likewise, for functions.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_made_ready")]
+fn made_ready(relation: pg_sys::Oid) {
+    pend(relation);
+}
+
+/// Waits until an event (of these types) can be claimed, or for `timeout` at most.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, name = "_wait_for_events")]
+fn wait_for_events(
+    timeout: Option<pgrx::datum::Interval>,
+    event_types: Option<Vec<Option<String>>>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> bool {
+    check_may_write();
+    let limit = super::lease_micros(timeout) / 1_000;
+    // SAFETY: flinfo is that of this call.
+    let table = table_oid(unsafe { (*(*fcinfo).flinfo).fn_oid });
+    let segment = segment::get(table, settings::max_leases());
+    let types: Option<Vec<String>> = event_types.map(|t| t.into_iter().flatten().collect());
+    // SAFETY: reads the clock.
+    let start = unsafe { pg_sys::GetCurrentTimestamp() };
+    enlist(segment);
+    loop {
+        limits::refresh(segment);
+        if claim::anything(segment, table, types.as_deref()) {
+            leave();
+            return true;
+        }
+        segment.lock().queue.state.idle = true;
+        // SAFETY: reads the clock.
+        let left = limit - (unsafe { pg_sys::GetCurrentTimestamp() } - start) / 1_000;
+        if left <= 0 {
+            leave();
+            return false;
+        }
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        // SAFETY: this session's own latch.
+        unsafe {
+            pg_sys::WaitLatch(
+                pg_sys::MyLatch,
+                events as i32,
+                left.min(LOOK_EVERY) as core::ffi::c_long,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+        pgrx::check_for_interrupts!();
+    }
+}
+
+/// Takes a place among those that wait; without one the session only looks now and then.
+fn enlist(segment: Segment) {
+    super::ledger::register();
+    // SAFETY: a plain read of this session's own state.
+    let me = unsafe { (*pg_sys::MyProc).pgprocno } as u32 + 1;
+    let locked = segment.lock();
+    if let Some(place) = locked.queue.state.waiters.iter().position(|&n| n == 0) {
+        locked.queue.state.waiters[place] = me;
+        WAITS.set(Some((segment, place)));
+    }
+}
+
+fn leave() {
+    if let Some((segment, place)) = WAITS.take() {
+        segment.lock().queue.state.waiters[place] = 0;
+    }
+}

@@ -1,0 +1,278 @@
+"""Corners of the event queue: full memory, events that change under a lease, tables that were tampered with, awkward sizes."""
+from __future__ import annotations
+
+import time
+
+import psycopg
+import pytest
+
+from support import fails
+from test_events_queue import claim, enqueue, ids
+
+
+@pytest.fixture
+def conn(db):
+    with db.connect() as c:
+        yield c
+
+
+@pytest.fixture
+def small(db):
+    """A queue that remembers 64 events, 32 of them without a lease."""
+    with db.connect() as c:
+        c.execute("SET pgedge.max_leases = 64")
+        assert claim(c) == []
+        yield c
+
+
+def complete(conn, rows):
+    return [r[0] for r in conn.execute("SELECT pgedge.complete_events(%s::bigint[], %s)", (ids(rows), rows[0][2]))]
+
+
+@pytest.mark.parametrize("how", ["late", "due"])
+def test_events_that_nobody_takes_do_not_fill_the_memory(db, small, how):
+    """More than fit, of a type without consumers, before one that is wanted."""
+    if how == "late":
+        with db.connect(autocommit=False) as late:
+            late.execute("SELECT pgedge.enqueue_events('unwanted', array_fill('{}'::jsonb, ARRAY[150]))")
+            wanted = enqueue(late)
+            passed = enqueue(small)
+            assert ids(claim(small)) == [passed]
+            late.commit()
+    else:
+        small.execute("SELECT pgedge.enqueue_events('unwanted', array_fill('{}'::jsonb, ARRAY[150]), delay => '10 ms')")
+        wanted = enqueue(small, delay="20 ms")
+        time.sleep(0.1)
+    got = []
+    for _ in range(20):
+        got += ids(claim(small, 5, types=["t"]))
+    assert got == [wanted]
+    for _ in range(6):
+        rows = claim(small, 30, types=["unwanted"])
+        if rows:
+            got += complete(small, rows)
+    assert len(set(got)) == len(got) == 151
+
+
+def test_expired_leases_of_deleted_events_leave_room(small):
+    for _ in range(3):
+        small.execute("SELECT pgedge.enqueue_events('t', array_fill('{}'::jsonb, ARRAY[50]), ordering_keys => ARRAY(SELECT n::text FROM generate_series(1, 50) n))")
+        assert len(claim(small, 50, "10 ms")) == 50
+        time.sleep(0.05)
+        small.execute("DELETE FROM claude_events")
+        assert claim(small) == []
+
+
+def test_a_type_or_key_changed_while_waiting_or_leased(conn):
+    event = enqueue(conn, "a")
+    [(_, _, token)] = claim(conn)
+    conn.execute("SELECT pgedge.release_events(ARRAY[%s]::bigint[], %s)", (event, token))
+    conn.execute("UPDATE claude_events SET event_type = 'b', priority = 1")
+    assert claim(conn, types=["a"]) == []
+    rows = claim(conn, types=["b"])
+    assert ids(rows) == [event]
+    conn.execute("UPDATE claude_events SET ordering_key = 'k'")
+    second = enqueue(conn, ordering_key="k")
+    assert claim(conn) == [], "the first of the key is leased, though not under the key"
+    conn.execute("SELECT pgedge.fail_events(ARRAY[%s]::bigint[], %s, 'x', '0')", (event, rows[0][2]))
+    rows = claim(conn)
+    assert ids(rows) == [event]
+    conn.execute("UPDATE claude_events SET ordering_key = NULL WHERE id = %s", (event,))
+    assert conn.execute("SELECT pgedge.fail_events(ARRAY[%s]::bigint[], %s, 'x', '0')", (event, rows[0][2])).fetchall()
+    assert sorted(ids(claim(conn))) == [event, second]
+
+
+def test_an_event_marked_and_requeued_by_a_plain_client_is_nobodys(conn):
+    event = enqueue(conn)
+    rows = claim(conn)
+    conn.execute("UPDATE claude_events SET status = 'processed'")
+    conn.execute("UPDATE claude_events SET status = 'pending'")
+    assert complete(conn, rows) == []
+    again = claim(conn)
+    assert ids(again) == [event] and complete(conn, again) == [event]
+
+
+def test_many_limited_types(conn):
+    """More than filters were once remembered for; what one claim looks through drives out no place of its own."""
+    conn.execute("INSERT INTO pgedge.event_limits SELECT 't' || n, 1000 FROM generate_series(1, 60) n")
+    got, wanted = [], 0
+    for _ in range(4):
+        wanted += 70
+        conn.execute("INSERT INTO claude_events (event_type, payload) SELECT 't' || n, '{}' FROM generate_series(1, 70) n")
+        while rows := claim(conn, 7):
+            got += complete(conn, rows)
+    assert len(set(got)) == len(got) == wanted
+
+
+def test_long_type_names_are_limited_too(conn):
+    name = "é" * 50
+    enqueue(conn, name)
+    conn.execute("SELECT pgedge.pause_events(%s)", (name,))
+    assert claim(conn) == []
+    conn.execute("SELECT pgedge.resume_events(%s)", (name,))
+    assert len(claim(conn)) == 1
+
+
+def test_limits_changed_before_the_first_claim_and_in_an_open_transaction(db, conn):
+    with db.connect(autocommit=False) as other:
+        other.execute("INSERT INTO pgedge.event_limits (event_type, paused) VALUES ('t', true)")
+        enqueue(conn)
+        assert len(claim(conn, 1)) == 1
+        enqueue(conn)
+        other.commit()
+    assert claim(conn) == []
+
+
+def test_waiting_spends_nothing_of_a_rate(conn):
+    conn.execute("INSERT INTO pgedge.event_limits (event_type, max_per_second) VALUES ('t', 1)")
+    for _ in range(2):
+        enqueue(conn)
+        assert conn.execute("SELECT pgedge.wait_for_events('10 s')").fetchone() == (True,)
+        rows = claim(conn)
+        assert len(rows) == 1
+        complete(conn, rows)
+
+
+def test_completion_wakes_those_who_wait_for_the_next_of_its_key_or_type(db, conn):
+    conn.execute("INSERT INTO pgedge.event_limits (event_type, max_concurrent) VALUES ('limited', 1)")
+    with db.connect() as worker:
+        for named in ({"ordering_key": "k"}, {"kind": "limited"}):
+            first, second = enqueue(conn, **named), enqueue(conn, **named)
+            rows = claim(conn)
+            assert ids(rows) == [first]
+            worker.execute("LISTEN pgedge_events")
+            assert claim(worker) == []
+            assert complete(conn, rows) == [first]
+            assert list(worker.notifies(timeout=10, stop_after=1))
+            rows = claim(worker)
+            assert ids(rows) == [second]
+            complete(worker, rows)
+
+
+def test_attempts_at_the_end_of_the_range(conn):
+    event = enqueue(conn, max_attempts=2**31 - 1)
+    conn.execute("UPDATE claude_events SET attempts = 2147483647")
+    [(_, attempt, token)] = claim(conn)
+    assert attempt == 2**31 - 1
+    assert conn.execute("SELECT status FROM pgedge.fail_events(ARRAY[%s]::bigint[], %s)", (event, token)).fetchall() == [("dead",)]
+
+
+def test_keys_up_to_2000_bytes(conn):
+    noise = conn.execute("SELECT string_agg(chr(33 + (random() * 90)::int), '') FROM generate_series(1, 2000)").fetchone()[0].replace("'", "x").replace("\\", "x")
+    event = enqueue(conn, dedup_key=noise, ordering_key=noise)
+    assert enqueue(conn, dedup_key=noise) == event == ids(claim(conn))[0]
+    for call in ("enqueue_event('t', '{}', dedup_key => %s)", "enqueue_event('t', '{}', ordering_key => %s)",
+                 "enqueue_events('t', ARRAY['{}']::jsonb[], dedup_keys => ARRAY[%s])", "enqueue_events('t', ARRAY['{}']::jsonb[], ordering_keys => ARRAY[%s])"):
+        error = fails(conn, "22001", f"SELECT pgedge.{call}", (noise + "x",))
+        assert "2001" in error.diag.message_primary
+
+
+def test_many_dedup_keys_at_once(conn):
+    """Quadratic, it would take minutes."""
+    conn.execute("SET statement_timeout = '30s'")
+    call = "SELECT count(*), count(DISTINCT e) FROM pgedge.enqueue_events('t', array_fill('{}'::jsonb, ARRAY[20000]), dedup_keys => ARRAY(SELECT (n %% 15000)::text FROM generate_series(%s, %s) n)) e"
+    assert conn.execute(call, (1, 20000)).fetchone() == (20000, 15000)
+    assert conn.execute(call, (10001, 30000)).fetchone() == (20000, 15000)
+    assert conn.execute("SELECT count(*) FROM claude_events").fetchone() == (15000,)
+
+
+@pytest.mark.parametrize("column", ["run_at", "attempts", "max_attempts", "dedup_key", "ordering_key", "claimed_by", "claimed_at", "last_error", "history", "qx", "lane"])
+def test_a_dropped_column_of_the_queue(empty_db, column):
+    empty_db.sql("CREATE EXTENSION pgedge CASCADE")
+    with empty_db.connect() as conn:
+        enqueue(conn)
+        conn.execute(f"ALTER TABLE claude_events DROP COLUMN {column} CASCADE")
+        for call in ("claim_events()", "enqueue_event('t', '{}')", "complete_events('{1}', 1)", "fail_events('{1}', 1)", "cancel_events('{1}')"):
+            if call == "claim_events()" and column in ("dedup_key", "claimed_by", "claimed_at", "last_error", "history"):
+                continue  # does not need it
+            error = fails(conn, "42703", f"SELECT pgedge.{call}")
+            assert column in error.diag.message_primary and "create_tables()" in error.diag.message_hint
+        conn.execute("SELECT pgedge.create_tables()")
+        rows = claim(conn)
+        assert complete(conn, rows) == [1]
+
+
+@pytest.mark.parametrize("column", ["payload", "event_type", "status", "priority", "created_at"])
+def test_a_dropped_column_of_the_specification(empty_db, column):
+    empty_db.sql("CREATE EXTENSION pgedge CASCADE")
+    with empty_db.connect() as conn:
+        conn.execute(f"ALTER TABLE claude_events DROP COLUMN {column} CASCADE")
+        fails(conn, "42703", "SELECT pgedge.claim_events()")
+
+
+def test_rows_put_behind_the_cursors_without_triggers_are_found(db, conn):
+    """As pg_restore --data-only --disable-triggers does it."""
+    conn.execute("SET pgedge.queue_check_interval = '50ms'")
+    enqueue(conn)
+    rows = claim(conn)
+    complete(conn, rows)
+    conn.execute("ALTER TABLE claude_events DISABLE TRIGGER ALL")
+    conn.execute("INSERT INTO claude_events (event_type, payload, qx) SELECT 'restored', '{}', '3' FROM generate_series(1, 3000)")
+    conn.execute("ALTER TABLE claude_events ENABLE TRIGGER ALL")
+    got, until = [], time.monotonic() + 30
+    while len(got) < 3000 and time.monotonic() < until:
+        if rows := claim(conn, 1000):
+            got += complete(conn, rows)
+        else:
+            time.sleep(0.05)
+    assert len(set(got)) == len(got) == 3000
+    assert "event queue's order" in db.cluster.log.read_text()
+
+
+def test_indexes_are_rebuilt_under_a_claim(db, conn):
+    enqueue(conn)
+    with db.connect(autocommit=False) as open_claim:
+        assert len(claim(open_claim, 1)) == 1
+        conn.execute("SET lock_timeout = '200ms'")
+        enqueue(conn)
+        assert len(claim(conn, 1)) == 1
+        open_claim.commit()
+    conn.execute("REINDEX TABLE CONCURRENTLY claude_events")
+    event = enqueue(conn)
+    assert ids(claim(conn)) == [event]
+
+
+@pytest.mark.parametrize("names", [("app", "app2"), ('"My App"', '"x.y (z)"'), ("public", "elsewhere")])
+def test_the_schema_of_the_tables_is_renamed(empty_db, names):
+    with empty_db.connect() as conn:
+        conn.execute(f"CREATE SCHEMA IF NOT EXISTS {names[0]}")
+        conn.execute(f"CREATE EXTENSION vector; CREATE EXTENSION pgedge SCHEMA {names[0]}")
+        for n in range(3):
+            enqueue(conn)
+        rows = claim(conn, 1)
+        conn.execute(f"ALTER SCHEMA {names[0]} RENAME TO {names[1]}")
+    with empty_db.connect() as conn:
+        for call in ("enqueue_event('t', '{}')", f"complete_events('{{1}}', {rows[0][2]})", "cancel_events('{2}')"):
+            error = fails(conn, "42P01", f"SELECT pgedge.{call}")
+            assert "create_tables()" in error.diag.message_hint
+        assert [r for (r,) in conn.execute("SELECT pgedge.create_tables()") if "enqueue_event(" in r]
+        assert conn.execute("SELECT pgedge.create_tables()").fetchall() == []
+        assert complete(conn, rows) == [1]
+        enqueue(conn)
+        assert ids(claim(conn)) == [2, 3, 4]
+        assert conn.execute("SELECT occurrences FROM pgedge.aggregate_logs(ARRAY['User 1 logged in'], 'INFO', 'auth')").fetchone() == (1,)
+        assert conn.execute("SELECT processing FROM pgedge.queue_stats").fetchall() == [(3,)]
+
+
+def test_a_claim_that_fails_under_the_lock_lets_go_of_the_queue_and_of_cancelling(db, conn):
+    """A serialization failure comes out of the index scan itself."""
+    event = enqueue(conn)
+    conn.execute("CREATE TABLE x AS SELECT 1 AS v")
+    with db.connect() as t1, db.connect() as t2, db.connect() as t3:
+        for session in (t1, t2, t3):
+            session.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        t1.execute("SELECT pg_current_snapshot()")
+        t2.execute("SELECT * FROM x")
+        t3.execute("UPDATE x SET v = 2")
+        t3.commit()
+        t2.execute("UPDATE claude_events SET payload = '[]'")
+        t2.commit()
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            claim(t1)
+        t1.rollback()
+        t1.execute("SET statement_timeout = '100ms'")
+        start = time.monotonic()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            t1.execute("SELECT pg_sleep(20)")
+        assert time.monotonic() - start < 15
+        assert ids(claim(conn)) == [event]
