@@ -101,7 +101,7 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION pgedge.create_tables() IS
-'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema. Returns a line for each thing created; no row when all was there. Errors: 42P16 a table of that name with other columns, 42809 another relation of that name, 25006 read-only.';
+'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema; and makes the functions follow when that schema was renamed. Returns a line for each thing created; no row when all was there. Errors: 42P16 a table of that name with other columns, 42809 another relation of that name, 25006 read-only.';
 
 -- health(): what to do about databases that take no connections, and about a slot that has lost WAL.
 CREATE OR REPLACE FUNCTION pgedge._health_08_vacuum() RETURNS SETOF pgedge._health_line
@@ -240,9 +240,6 @@ COMMENT ON FUNCTION pgedge.prune_logs(interval) IS
 COMMENT ON FUNCTION pgedge.aggregate_logs(jsonb) IS
 'Adds log lines to aggregated_logs: one row for each pattern, level and source, with count, times, merged metadata and up to five samples. entries is an array of {"message", "level", "source", "metadata", "timestamp"} or {"logs": […]}; only message is required, level is taken from the line when not given, timestamp is now() when not given, further keys are kept as metadata. Returns the rows that got lines, how many, and whether the row is new. Errors change nothing: 22023 wrong JSON, 22001 level or source too long, 22007 bad timestamp, 22003 count overflows, 25006 read-only, 42703 a column is missing. Several calls for different sources in one transaction, and in another the same in the opposite order, may end in 40P01: put all sources of a transaction into one call.';
 REVOKE ALL ON FUNCTION pgedge._log_began(interval) FROM PUBLIC;
--- As in a fresh install, the script sees PostgreSQL alone.
-SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-
 -- What the data tables consist of.
 CREATE OR REPLACE FUNCTION pgedge._columns() RETURNS TABLE (table_name name, column_name name, ddl text, accepted text[], specified boolean)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
