@@ -49,6 +49,9 @@ RUN mkdir -p "$PGRX_HOME" \
     && cargo pgrx package --pg-config "$PG_CONFIG" --no-default-features --features "pg$PG_MAJOR" --out-dir /out
 
 FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="pgedge" \
+      org.opencontainers.image.description="PostgreSQL 16 with pgvector, pgedge and pg_net for an edge AI box" \
+      org.opencontainers.image.licenses="PostgreSQL"
 USER root
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libcurl4 openssl \

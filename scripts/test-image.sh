@@ -104,21 +104,21 @@ build() {
     else
         note "PGEDGE_PG_NET is not set: built without pg_net"
     fi
-    # What cargo has compiled stays on this machine, for the next time.
-    mkdir -p "$WORK/target"
-    buildah --root "$STORE" --runroot "$WORK/run" bud --format docker --pull-never --layers "${net[@]}" -v "$WORK/target:/src/pgedge/target" -t pgedge-test -f Dockerfile . >"$WORK/build.log" 2>&1 \
+    buildah --root "$STORE" --runroot "$WORK/run" bud --format docker --pull-never --layers "${net[@]}" -t pgedge-test -f Dockerfile . >"$WORK/build.log" 2>&1 \
         || { tail -40 "$WORK/build.log"; die "the build failed" "the whole log: $WORK/build.log"; }
 }
 
 try() {
     say "the image"
-    local container root
+    local container tools root
     container=$(b from --pull-never localhost/pgedge-test)
+    # buildah mixes up the volumes of two commands that run in one container at a time, so those beside the server get one of their own.
+    tools=$(b from --pull-never localhost/pgedge-test)
     root=$(b mount "$container")
     # Its own network: the port is 5432 whatever else runs here.
-    STORE=$STORE RUN=$WORK/run CONTAINER=$container ROOTFS=$root DATA=$WORK/data ENTRYPOINT=${PGEDGE_ENTRYPOINT:+$(realpath "$PGEDGE_ENTRYPOINT")} WITH_PG_NET=${PGEDGE_PG_NET:+1} ROOT=$ROOT PYTHON=$PYTHON \
-        unshare --net "$ROOT/tests/image/try.sh" || { b rm "$container" >/dev/null; die "the image does not do what it should"; }
-    b rm "$container" >/dev/null
+    STORE=$STORE RUN=$WORK/run CONTAINER=$container TOOLS=$tools ROOTFS=$root DATA=$WORK/data ENTRYPOINT=${PGEDGE_ENTRYPOINT:+$(realpath "$PGEDGE_ENTRYPOINT")} WITH_PG_NET=${PGEDGE_PG_NET:+1} ROOT=$ROOT PYTHON=$PYTHON \
+        unshare --net "$ROOT/tests/image/try.sh" || { b rm "$container" "$tools" >/dev/null; die "the image does not do what it should"; }
+    b rm "$container" "$tools" >/dev/null
 }
 
 # The package that make package makes, by apt, where what it depends on are packages too.
