@@ -425,7 +425,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(kind, a, e);
             return e;
         }
-        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run) }
+        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run, seen & DIGIT != 0) }
     }
 
     /// A token that begins with a digit (at `a + signed`).
@@ -451,23 +451,24 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         e
     }
 
-    /// A token of letters, digits, dots, dashes and underscores that begins with a letter.
-    fn letters(&mut self, a: usize, run: usize) -> usize {
+    /// A token of letters, digits, dots, dashes and underscores that begins with a letter. `digits`: its chunk holds some.
+    fn letters(&mut self, a: usize, run: usize, digits: bool) -> usize {
         let s = self.s;
         let piece = forms::word_end(s, a);
         let token = &s[a..run];
         let word = &s[a..piece];
-        if piece == run
+        if digits
+            && piece == run
             && let Some(e) = forms::port_name(s, a, run)
         {
             self.emit(Kind::Id, a, e);
             return e;
         }
-        if quantities::is_identifier(token) && !(piece == run && quantities::is_hex(word)) {
+        if digits && quantities::is_identifier(token) && !(piece == run && quantities::is_hex(word)) {
             self.emit(Kind::Id, a, run);
             return run;
         }
-        if word.iter().any(u8::is_ascii_digit) {
+        if digits && word.iter().any(u8::is_ascii_digit) {
             if quantities::is_hex(word) {
                 self.emit(Kind::Hex, a, piece);
                 return piece;
