@@ -17,7 +17,7 @@ fn cpu_time() -> Option<f64> {
 const PASSES: u32 = 20;
 
 /// Rounds; in each, everything is measured once, so that a slow moment of the machine hits all of it.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 9;
 
 /// Seconds of one pass.
 fn timed(mut f: impl FnMut()) -> f64 {

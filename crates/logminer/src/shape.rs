@@ -277,13 +277,14 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
     }
 
-    /// Whether `on`, `off`, `yes` or `no` is a value: something opens it and something closes it, or its neighbour is one as well.
+    /// Whether `on`, `off`, `yes` or `no` is a value: something opens it and something closes it (quotes, brackets), or its neighbour is one as well.
     fn switched(&self, a: usize, b: usize) -> bool {
         let s = self.s;
         let opens = match s[..a].iter().rposition(|&c| c != b' ') {
             None => false,
             Some(i) => {
                 matches!(s[i], b'=' | b'(' | b'[' | b':')
+                    || i + 1 == a && s[i] == b'"'
                     || i + 1 < a
                         && is_switch(&s[i + 1 - s[..=i].iter().rev().take(4).take_while(|&&c| is_word(c)).count()..=i])
             }
@@ -292,7 +293,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             && match s[b..].iter().position(|&c| c != b' ').map(|i| b + i) {
                 None => true,
                 Some(i) => {
-                    matches!(s[i], b')' | b']' | b',' | b';' | b'|') || i > b && is_switch(&s[i..forms::word_end(s, i)])
+                    matches!(s[i], b')' | b']' | b',' | b';' | b'|' | b'"')
+                        || i > b && is_switch(&s[i..forms::word_end(s, i)])
                 }
             }
     }
