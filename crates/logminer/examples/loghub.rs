@@ -22,7 +22,7 @@ fn main() -> std::io::Result<()> {
         .map(|e| e.file_name().to_string_lossy().into_owned())
         .collect();
     sets.sort();
-    let mut shares = Vec::new();
+    let (mut shares, mut typed) = (Vec::new(), Vec::new());
     for set in sets {
         let file = Path::new(&suite).join(&set).join(format!("{set}_2k.log_structured.csv"));
         let Ok(text) = fs::read_to_string(&file) else {
@@ -53,6 +53,7 @@ fn main() -> std::io::Result<()> {
         let alike = arrival.iter().zip(&last).filter(|(a, b)| loghub_template(a) == loghub_template(b)).count();
         let share = |n: usize| n as f64 / last.len() as f64;
         shares.push(share(alike));
+        typed.push(share(same));
         println!(
             "{set}: {} lines, {} shapes, final on arrival {:.2} % ({:.2} % with the types of the placeholders)",
             last.len(),
@@ -75,6 +76,7 @@ fn main() -> std::io::Result<()> {
             fs::write(Path::new(&out).join(format!("{set}.report")), report)?;
         }
     }
-    println!("final on arrival, average: {:.2} %", 100.0 * shares.iter().sum::<f64>() / shares.len().max(1) as f64);
+    let average = |v: &[f64]| 100.0 * v.iter().sum::<f64>() / v.len().max(1) as f64;
+    println!("{:.2} % on average ({:.2} % with the types of the placeholders)", average(&shares), average(&typed));
     Ok(())
 }

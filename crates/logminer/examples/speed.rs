@@ -1,6 +1,6 @@
 //! Lines per second of one core for the shape pass, shape and count, and the whole miner: `speed SUITE_DIR` (or PGEDGE_LOGHUB), which holds
-//! `*/*_2k.log_structured.csv`; the messages of all sets, one after another. Prints the median of several rounds, in CPU time of the
-//! thread where the system tells it (so that other work on the machine does not count), else in elapsed time.
+//! `*/*_2k.log_structured.csv`; the messages of all sets, one after another. Prints the medians of several rounds in turns, in CPU time of
+//! the thread where the system tells it (so that other work on the machine does not count), else in elapsed time.
 
 mod csv;
 
@@ -16,19 +16,23 @@ fn cpu_time() -> Option<f64> {
 /// Passes a round: the kernel counts CPU time in ticks of some milliseconds.
 const PASSES: u32 = 20;
 
-fn median(rounds: usize, mut f: impl FnMut()) -> f64 {
-    let mut times: Vec<f64> = (0..rounds)
-        .map(|_| {
-            let (start, cpu) = (Instant::now(), cpu_time());
-            (0..PASSES).for_each(|_| f());
-            match (cpu, cpu_time()) {
-                (Some(a), Some(b)) => (b - a) / f64::from(PASSES),
-                _ => start.elapsed().as_secs_f64() / f64::from(PASSES),
-            }
-        })
-        .collect();
+/// Rounds; in each, everything is measured once, so that a slow moment of the machine hits all of it.
+const ROUNDS: usize = 9;
+
+/// Seconds of one pass.
+fn timed(mut f: impl FnMut()) -> f64 {
+    let (start, cpu) = (Instant::now(), cpu_time());
+    (0..PASSES).for_each(|_| f());
+    let took = match (cpu, cpu_time()) {
+        (Some(a), Some(b)) => b - a,
+        _ => start.elapsed().as_secs_f64(),
+    };
+    took / f64::from(PASSES)
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
-    times[rounds / 2]
+    times[times.len() / 2]
 }
 
 fn main() -> std::io::Result<()> {
@@ -52,19 +56,22 @@ fn main() -> std::io::Result<()> {
     println!("{} lines, {} bytes each on average", lines.len(), bytes / lines.len().max(1));
     let n = lines.len() as f64;
     let mut buffer = Vec::new();
-    let shapes = median(9, || {
-        lines.iter().for_each(|l| {
-            shape_into(l, &mut buffer);
-            black_box(&buffer);
-        })
-    });
-    println!("shape            {:>10.0} lines/s", n / shapes);
-    let mut counts = ShapeCounts::default();
-    let counted = median(9, || lines.iter().for_each(|l| counts.add(l)));
-    println!("shape and count  {:>10.0} lines/s ({} shapes)", n / counted, counts.len());
-    let mut miner = Miner::default();
-    let mined = median(5, || lines.iter().for_each(|l| miner.add(l)));
-    println!("miner            {:>10.0} lines/s ({} shapes)", n / mined, miner.pattern_set().len());
+    let (mut counts, mut miner) = (ShapeCounts::default(), Miner::default());
+    let mut times: [Vec<f64>; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        times[0].push(timed(|| {
+            lines.iter().for_each(|l| {
+                shape_into(l, &mut buffer);
+                black_box(&buffer);
+            })
+        }));
+        times[1].push(timed(|| lines.iter().for_each(|l| counts.add(l))));
+        times[2].push(timed(|| lines.iter().for_each(|l| miner.add(l))));
+    }
+    let [shape, counted, mined] = times.map(|t| n / median(t));
+    println!("shape            {shape:>10.0} lines/s");
+    println!("shape and count  {counted:>10.0} lines/s ({} shapes)", counts.len());
+    println!("miner            {mined:>10.0} lines/s ({} shapes)", miner.pattern_set().len());
     learning();
     Ok(())
 }

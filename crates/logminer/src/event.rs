@@ -142,7 +142,7 @@ pub(crate) fn message_spans(message: &str) -> (String, Vec<Segment>) {
 /// The message of a raw line: [`parse`] without the rest.
 pub fn message_of(line: &str) -> Cow<'_, str> {
     let first = line.bytes().find(|b| *b > b' ').unwrap_or(0);
-    if first == b'{' || line.as_bytes().contains(&0x1b) || line.contains("msg=") || line.contains("message=") {
+    if first == b'{' || line.as_bytes().contains(&0x1b) || begins_with_key(line) {
         return parse(line).message;
     }
     Cow::Borrowed(&line[prefix(line).0..])
@@ -258,9 +258,20 @@ fn parse_json<'a>(line: &str) -> Option<Event<'a>> {
     Some(Event { message: Cow::Owned(message), level, metadata: map })
 }
 
+fn is_key_byte(b: u8) -> bool {
+    is_word(b) || matches!(b, b'.' | b'-' | b'/')
+}
+
+/// Whether a line begins with `key=`, as lines of logfmt do: most others are told apart within their first word.
+fn begins_with_key(line: &str) -> bool {
+    let s = line.trim_start().as_bytes();
+    let n = s.iter().take_while(|b| is_key_byte(**b)).count();
+    n > 0 && s.get(n) == Some(&b'=')
+}
+
 /// `key=value key="quoted value" …` with a message among the keys and nothing else on the line.
 fn parse_logfmt<'a>(line: &str) -> Option<Event<'a>> {
-    if !line.contains("msg=") && !line.contains("message=") {
+    if !begins_with_key(line) || !line.contains("msg=") && !line.contains("message=") {
         return None;
     }
     let mut metadata = Map::new();
@@ -269,7 +280,7 @@ fn parse_logfmt<'a>(line: &str) -> Option<Event<'a>> {
     while !rest.is_empty() {
         let eq = rest.find('=')?;
         let key = &rest[..eq];
-        if key.is_empty() || !key.bytes().all(|b| is_word(b) || matches!(b, b'.' | b'-' | b'/')) {
+        if key.is_empty() || !key.bytes().all(is_key_byte) {
             return None;
         }
         let after = &rest[eq + 1..];

@@ -2,7 +2,7 @@
 
 use crate::dates::date;
 use crate::kind::Kind;
-use crate::quantities::is_version;
+use crate::quantities::{is_identifier, is_version};
 
 /// What follows a form must not continue a word.
 pub(crate) fn boundary(s: &[u8], e: usize) -> bool {
@@ -319,7 +319,9 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
     if !letters || numeric(right) && slashes == 1 || right.is_empty() {
         return None;
     }
-    (slashes >= 2 || text.contains(&b'.')).then(|| (Kind::Path, query(s, e)))
+    // `default/web-7d9c5b8f6d-x2x4k`: a generated name in a namespace; but not `bn1004/bn1004`, a host twice
+    let generated = right.contains(&b'-') && is_identifier(right);
+    (slashes >= 2 || text.contains(&b'.') || generated).then(|| (Kind::Path, query(s, e)))
 }
 
 /// End of the `?key=value&…` that goes on with the path that ends at `e`.

@@ -28,7 +28,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let gap = self.out.get(self.list.end..).unwrap_or(b"#");
         if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
             self.list.count += 1;
-            if self.list.count >= 3 {
+            // `0,1`: numbers that nothing but a comma joins are one value, however many there are
+            if self.list.count >= 3 || class == Kind::Num && gap == b"," {
                 self.make_list(b);
                 return;
             }

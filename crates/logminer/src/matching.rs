@@ -3,7 +3,7 @@
 use crate::event::{message_of, message_spans};
 use crate::kind::Kind;
 use crate::shape::Segment;
-use crate::slots::{skeleton, slots};
+use crate::slots::{skeleton, slots, value_expected};
 
 /// One variable part of a pattern: its placeholder and where it stands in the pattern.
 pub(crate) fn placeholders(text: &str) -> Vec<(Kind, usize, usize)> {
@@ -122,7 +122,7 @@ fn expression(kind: Kind) -> String {
         Kind::List => {
             // every value that makes a list has a digit, a dot or a slash in it, or is long and hexadecimal
             let any = format!(r"(?:{W}|[-+.:/$~@#%*!\\])*");
-            let item = format!(r"(?:{any}[0-9./\\*]{any}|[A-Fa-f]+)");
+            let item = format!(r"(?:{any}[0-9./\\*]{any}|[A-Fa-f]{{8,}})");
             format!(r"{item}(?:(?:{S}+|,{S}*){item})+")
         }
         Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),
@@ -137,8 +137,7 @@ fn any_value() -> String {
     let word = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
     let placeholder = r"\{[*A-Z]+\}";
     let forms = [Kind::Time, Kind::Url, Kind::List, Kind::Path].map(expression).join("|");
-    let attached = r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?";
-    format!(r"(?:(?::*{word}+(?::+{word}+)*|{placeholder}|{forms})+{attached})")
+    format!(r"(?::*{word}+(?::+{word}+)*|{placeholder}|{forms})+")
 }
 
 /// Length from which on placeholders get an expression that is small rather than exact, in bytes. PostgreSQL takes seconds for, and at last
@@ -172,6 +171,10 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
+                (Kind::Any, ..) if value_expected(s, i) => {
+                    out.push_str(&expression(kind));
+                    out.push_str(r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?");
+                }
                 _ if out.len() > MAX_EXACT => out.push_str(small_expression(kind)),
                 _ => out.push_str(&expression(kind)),
             }

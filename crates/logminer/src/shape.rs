@@ -277,13 +277,14 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
     }
 
-    /// Whether `on`, `off`, `yes` or `no` is a value: something opens it and something closes it, or its neighbour is one as well.
+    /// Whether `on`, `off`, `yes` or `no` is a value: something opens it and something closes it (quotes, brackets), or its neighbour is one as well.
     fn switched(&self, a: usize, b: usize) -> bool {
         let s = self.s;
         let opens = match s[..a].iter().rposition(|&c| c != b' ') {
             None => false,
             Some(i) => {
                 matches!(s[i], b'=' | b'(' | b'[' | b':')
+                    || i + 1 == a && s[i] == b'"'
                     || i + 1 < a
                         && is_switch(&s[i + 1 - s[..=i].iter().rev().take(4).take_while(|&&c| is_word(c)).count()..=i])
             }
@@ -292,7 +293,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             && match s[b..].iter().position(|&c| c != b' ').map(|i| b + i) {
                 None => true,
                 Some(i) => {
-                    matches!(s[i], b')' | b']' | b',' | b';' | b'|') || i > b && is_switch(&s[i..forms::word_end(s, i)])
+                    matches!(s[i], b')' | b']' | b',' | b';' | b'|' | b'"')
+                        || i > b && is_switch(&s[i..forms::word_end(s, i)])
                 }
             }
     }
@@ -425,7 +427,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(kind, a, e);
             return e;
         }
-        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run) }
+        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run, seen & DIGIT != 0) }
     }
 
     /// A token that begins with a digit (at `a + signed`).
@@ -451,23 +453,24 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         e
     }
 
-    /// A token of letters, digits, dots, dashes and underscores that begins with a letter.
-    fn letters(&mut self, a: usize, run: usize) -> usize {
+    /// A token of letters, digits, dots, dashes and underscores that begins with a letter. `digits`: its chunk holds some.
+    fn letters(&mut self, a: usize, run: usize, digits: bool) -> usize {
         let s = self.s;
         let piece = forms::word_end(s, a);
         let token = &s[a..run];
         let word = &s[a..piece];
-        if piece == run
+        if digits
+            && piece == run
             && let Some(e) = forms::port_name(s, a, run)
         {
             self.emit(Kind::Id, a, e);
             return e;
         }
-        if quantities::is_identifier(token) && !(piece == run && quantities::is_hex(word)) {
+        if digits && quantities::is_identifier(token) && !(piece == run && quantities::is_hex(word)) {
             self.emit(Kind::Id, a, run);
             return run;
         }
-        if word.iter().any(u8::is_ascii_digit) {
+        if digits && word.iter().any(u8::is_ascii_digit) {
             if quantities::is_hex(word) {
                 self.emit(Kind::Hex, a, piece);
                 return piece;

@@ -74,15 +74,16 @@ fn attached(s: &[u8], start: usize, end: usize) -> Option<usize> {
     };
     let (_, len) = Kind::at_start(&s[end + 1..])?;
     let stop = end + 1 + len;
-    if s.get(stop) != Some(&close) || start == 0 {
-        return None;
-    }
-    let expected = match s[start - 1] {
-        b'=' => true,
-        b' ' => is_preposition(word_before(s, start)),
+    (s.get(stop) == Some(&close) && value_expected(s, start)).then_some(stop + 1)
+}
+
+/// Whether a value is expected at `start`: behind `=` or a preposition.
+pub(crate) fn value_expected(s: &[u8], start: usize) -> bool {
+    match start.checked_sub(1).map(|i| s[i]) {
+        Some(b'=') => true,
+        Some(b' ') => is_preposition(word_before(s, start)),
         _ => false,
-    };
-    expected.then_some(stop + 1)
+    }
 }
 
 /// The word one blank before `start`; empty when there is none.

@@ -1,12 +1,14 @@
 //! How well the patterns group lines by statement, on labelled lines of many kinds of systems (`labelled/*.txt`, written for this test).
 //!
 //! GA: the share of lines in a group that is exactly the lines of one statement; FGA: the harmonic mean of the shares of patterns and of
-//! statements that are right (Khan et al., ICSE 2022; Jiang et al., ISSTA 2024). With SHOW_WRONG set the wrong ones are printed.
+//! statements that are right (Khan et al., ICSE 2022; Jiang et al., ISSTA 2024); PA and FTA: the same for the text of templates. With SHOW_WRONG set the wrong ones are printed.
 
 mod common;
+#[path = "../examples/csv/mod.rs"]
+mod csv;
 
-use pgedge_logminer::{PatternSet, shape};
-use std::collections::HashMap;
+use pgedge_logminer::{PatternSet, log_pattern, loghub_template, shape};
+use std::collections::{HashMap, HashSet};
 
 struct Score {
     ga: f64,
@@ -83,4 +85,74 @@ fn statements_are_told_apart() {
     );
     assert!(mean(&all_ga) >= 0.94, "GA {:.4}", mean(&all_ga));
     assert!(mean(&all_fga) >= 0.91, "FGA {:.4}", mean(&all_fga));
+}
+
+/// GA, FGA, PA and FTA of predicted templates; see the comment at the top.
+fn measures(labels: &[&str], predicted: &[String]) -> [f64; 4] {
+    let count = |of: &[&str]| {
+        let mut n = HashMap::<String, usize>::new();
+        of.iter().for_each(|t| *n.entry((*t).to_owned()).or_default() += 1);
+        n
+    };
+    let predicted: Vec<&str> = predicted.iter().map(String::as_str).collect();
+    let (of_label, of_pattern) = (count(labels), count(&predicted));
+    let mut pairs = HashMap::<(&str, &str), usize>::new();
+    let mut labels_of = HashMap::<&str, HashSet<&str>>::new();
+    for (l, p) in labels.iter().zip(&predicted) {
+        *pairs.entry((l, p)).or_default() += 1;
+        labels_of.entry(p).or_default().insert(l);
+    }
+    let good: Vec<usize> =
+        pairs.iter().filter(|((l, p), n)| **n == of_label[*l] && **n == of_pattern[*p]).map(|(_, n)| *n).collect();
+    let ratio = |a: usize, b: usize| a as f64 / b as f64;
+    let f1 = |c: usize| 2.0 * c as f64 / (of_label.len() + of_pattern.len()) as f64;
+    let same = labels.iter().zip(&predicted).filter(|(l, p)| l == p).count();
+    let exact = labels_of.iter().filter(|(p, ls)| ls.len() == 1 && ls.contains(*p)).count();
+    [ratio(good.iter().sum(), labels.len()), f1(good.len()), ratio(same, labels.len()), f1(exact)]
+}
+
+/// On Loghub-2k sets with corrected labels (Khan et al.), when PGEDGE_LOGHUB names a directory of them: accuracy, the share of lines whose
+/// template was final when they arrived, and that raw messages and bare ones are the same.
+#[test]
+fn loghub() {
+    let Some(suite) = std::env::var_os("PGEDGE_LOGHUB") else {
+        println!("skipped: PGEDGE_LOGHUB names no directory of labelled sets");
+        return;
+    };
+    let mut all: Vec<[f64; 6]> = Vec::new();
+    for entry in std::fs::read_dir(suite).unwrap().flatten().filter(|e| e.path().is_dir()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(entry.path().join(format!("{name}_2k.log_structured.csv"))).unwrap();
+        let rows = csv::rows(&text);
+        let column = |name: &str| rows[0].iter().position(|c| c == name).unwrap();
+        let (content, label) = (column("Content"), column("EventTemplate"));
+        let rows: Vec<_> = rows[1..].iter().filter(|r| !r[label].is_empty()).collect();
+        let shapes: Vec<String> = rows.iter().map(|r| shape(&r[content])).collect();
+        for (row, shape) in rows.iter().zip(&shapes) {
+            assert_eq!(log_pattern(&row[content]), *shape, "no part of a message is taken for a prefix");
+        }
+        let mut set = PatternSet::default();
+        let arrival: Vec<String> = shapes.iter().map(|s| set.insert(s).pattern).collect();
+        let last: Vec<String> = shapes.iter().map(|s| set.pattern(s).unwrap()).collect();
+        let templates = |patterns: &[String]| patterns.iter().map(|p| loghub_template(p)).collect::<Vec<_>>();
+        let share =
+            |a: &[String], b: &[String]| a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64;
+        let labels: Vec<&str> = rows.iter().map(|r| r[label].as_str()).collect();
+        let [ga, fga, pa, fta] = measures(&labels, &templates(&last));
+        let scores = [ga, fga, pa, fta, share(&templates(&arrival), &templates(&last)), share(&arrival, &last)];
+        println!(
+            "{name:<12} GA {ga:.4}  FGA {fga:.4}  PA {pa:.4}  FTA {fta:.4}  final on arrival {:.4}, with types {:.4}",
+            scores[4], scores[5]
+        );
+        assert!(ga >= 0.93, "{name}: GA {ga:.4}");
+        all.push(scores);
+    }
+    let mean: Vec<f64> = (0..6).map(|k| all.iter().map(|s| s[k]).sum::<f64>() / all.len() as f64).collect();
+    println!(
+        "average      GA {:.4}  FGA {:.4}  PA {:.4}  FTA {:.4}  final on arrival {:.4}, with types {:.4}",
+        mean[0], mean[1], mean[2], mean[3], mean[4], mean[5]
+    );
+    for (k, floor) in [0.985, 0.965, 0.78, 0.74, 0.995].into_iter().enumerate() {
+        assert!(mean[k] >= floor, "measure {k}: {:.4} < {floor}", mean[k]);
+    }
 }

@@ -89,17 +89,14 @@ fn mined<'a>(lines: impl IntoIterator<Item = &'a String>, limit: usize) -> Miner
     m
 }
 
-#[test]
-fn any_order_any_shards_same_bits() {
-    let lines = stream(3000);
-    for limit in [4096, 40] {
-        let expected = bits(&mined(&lines, limit));
-        let mut r = Random(1);
-        let mut order: Vec<&String> = lines.iter().collect();
-        for round in 0..20 {
-            r.shuffle(&mut order);
-            assert_eq!(bits(&mined(order.iter().copied(), limit)), expected, "shuffle {round}, limit {limit}");
-            let shards = [1, 2, 8][round % 3];
+/// 20 shuffles, split among 1, 2 and 8 miners each and merged in any order: the same state, bit for bit, and no line lost.
+fn check_any_order(lines: &[String], limit: usize) {
+    let expected = bits(&mined(lines, limit));
+    let mut r = Random(1);
+    let mut order: Vec<&String> = lines.iter().collect();
+    for round in 0..20 {
+        r.shuffle(&mut order);
+        for shards in [1, 2, 8] {
             let mut parts: Vec<Miner> =
                 (0..shards).map(|k| mined(order.iter().skip(k).step_by(shards).copied(), limit)).collect();
             while parts.len() > 1 {
@@ -107,11 +104,18 @@ fn any_order_any_shards_same_bits() {
                 let b = r.below(parts.len());
                 parts[b].merge(&a);
             }
-            assert_eq!(bits(&parts[0]), expected, "{shards} shards, limit {limit}");
+            assert_eq!(bits(&parts[0]), expected, "shuffle {round}, {shards} shards, limit {limit}");
             assert_eq!(parts[0].lines(), lines.len() as u64);
         }
-        let again: Miner = serde_json::from_str(&serde_json::to_string(&mined(&lines, limit)).unwrap()).unwrap();
-        assert_eq!(bits(&again), expected);
+    }
+    let again: Miner = serde_json::from_str(&serde_json::to_string(&mined(lines, limit)).unwrap()).unwrap();
+    assert_eq!(bits(&again), expected);
+}
+
+#[test]
+fn any_order_any_shards_same_bits() {
+    for limit in [4096, 40] {
+        check_any_order(&stream(3000), limit);
     }
 }
 
@@ -243,11 +247,8 @@ fn labelled_sets() {
         let lines: Vec<&str> = text.lines().collect();
         let (patterns, strays) = check_round_trip(&lines, false);
         println!("{name}: {patterns} patterns, {strays} lines matched by an expression of another pattern");
-        let all: Vec<String> = lines.iter().map(|l| l.to_string()).collect();
-        let expected = bits(&mined(&all, 4096));
-        let mut order: Vec<&String> = all.iter().collect();
-        Random(5).shuffle(&mut order);
-        assert_eq!(bits(&mined(order, 4096)), expected);
+        assert!(strays * 100 <= lines.len(), "{name}: {strays} of {}", lines.len());
+        check_any_order(&lines.iter().map(|l| l.to_string()).collect::<Vec<_>>(), 4096);
     }
 }
 
