@@ -349,6 +349,7 @@ fn quantisers_keep_their_promises() {
                     .map(|(&x, &v)| (f64::from(x) - f64::from(got.scale) * f64::from(v)).powi(2))
                     .sum();
                 let size = sum(&x, &x, |a, b| a * b);
+                assert!((f64::from(got.norm2) - size).abs() <= 1e-5 * size, "{simd:?} {n}");
                 assert!(
                     (f64::from(got.residual2) - residual2).abs() <= 1e-3 * residual2 + 1e-12 * size,
                     "{simd:?} {n}"
