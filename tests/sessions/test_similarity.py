@@ -223,7 +223,7 @@ def test_every_dimension(data, kind):
     with data.connect() as conn:
         for dim in (1, 2, 7, 64, 385, 2000, 16000):
             conn.execute("DROP TABLE IF EXISTS wide")
-            conn.execute(f"CREATE TEMP TABLE wide AS SELECT i AS id, (SELECT array_agg(sin(i * j) ORDER BY j) FROM generate_series(1, {dim}) j)::{kind} AS embedding FROM generate_series(1, 30) i")
+            conn.execute(f"CREATE TEMP TABLE wide AS SELECT i AS id, (SELECT array_agg(i * sin(i * j) ORDER BY j) FROM generate_series(1, {dim}) j)::{kind} AS embedding FROM generate_series(1, 30) i")
             # one query, a tile, int8
             for queries in (1, 8, 30):
                 batch = f"(SELECT array_agg(embedding::vector ORDER BY id) FROM wide WHERE id <= {queries})"
