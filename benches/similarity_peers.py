@@ -47,6 +47,10 @@ class Numpy:
         best = min(timed(lambda: a @ b)[1] for _ in range(5))
         return 2 * a.shape[0] * a.shape[1] * b.shape[1] / best / 1e9
 
+    def bandwidth(self):
+        """GB/s of processor time at which one thread reads the vectors, the best of five."""
+        return self.x.nbytes / min(timed(self.x.max)[2] for _ in range(5)) / 1e9
+
 
 class Faiss:
     def __init__(self, x):
@@ -121,6 +125,9 @@ def main():
         elif ask["what"] == "tune":
             result, wall, cpu = timed(lambda: peer.tune(q[: ask["queries"]], ask["k"]))
             answer = {"best": result}
+        elif ask["what"] == "bandwidth":
+            result, wall, cpu = timed(peer.bandwidth)
+            answer = {"gigabytes": result}
         else:
             result, wall, cpu = timed(peer.sgemm)
             answer = {"gflops": result}

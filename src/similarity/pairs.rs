@@ -18,6 +18,8 @@ use crate::pgvector::Element;
 /// Takes each pair once, from its smaller row.
 struct Pairs {
     rows: Vec<Row>,
+    /// Whether `rows` is in order.
+    in_order: bool,
     found: Range<Row>,
     ids: IdType,
     sorter: PairSorter,
@@ -30,6 +32,10 @@ impl Sink<Row> for Pairs {
 
     fn offer(&mut self, q: usize, key: u32, row: &Row) -> Result<bool, Error> {
         if self.rows[q] < *row { self.found.offer(q, key, row) } else { Ok(false) }
+    }
+
+    fn useful(&self, row: &Row, queries: usize) -> usize {
+        if self.in_order { self.rows.partition_point(|r| r < row) } else { queries }
     }
 }
 
@@ -104,7 +110,8 @@ fn search<T: Value>(
         let queries = Arc::new(checked(Queries::new(Simd::detect(), metric, dim, &values)));
         drop(values);
         let first = rows.iter().min().expect("a block has rows").clone();
-        let sink = Pairs { rows, found: checked(Range::new(metric, limit)), ids, sorter };
+        let in_order = rows.is_sorted();
+        let sink = Pairs { rows, in_order, found: checked(Range::new(metric, limit)), ids, sorter };
         let mut scan = checked(Scanner::new(queries, sink));
         // Rows before the block have met it already, as blocks of their own.
         reader.stream_after(&first, |row, vector: &[T]| {

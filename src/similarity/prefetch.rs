@@ -1,38 +1,65 @@
 //! Asks for the next row's memory while the executor gets to it.
 //!
-//! A heap scan hands out the tuples of a page one after the other, at one distance if they are of one size. The processor's own prefetcher needs a few
-//! misses to notice each new row; asking for the row where the last distance says it will be took a scan for one query from 50 to 37 ms of processor time
-//! (100,000 × 384 dimensions, Zen 3).
+//! A heap scan hands out the tuples of a page one after the other, from the page's end to its beginning, at one distance if they are of one size; and a table
+//! that was read into the cache in one go lies there page after page. The processor's own prefetcher needs a few misses to notice each new row, and stops at
+//! its end. Asking for the row where the last distance says it will be took a scan for one query from 50 to 37 ms of processor time
+//! (100,000 × 384 dimensions, Zen 3), asking for the first row of the next page as well saves some more.
 
-/// Where the last row was.
+/// Where the last rows were, and so where the next will be.
 #[derive(Default)]
 pub struct Prefetch {
-    last: usize,
+    last: isize,
+    /// The first row of this page.
+    first: isize,
+    /// From a row to the next on a page, negative; 0 when not known.
+    step: isize,
+    /// From the first row of a page to that of the next.
+    jump: isize,
 }
 
-const LINE: usize = 64;
-/// A row whose place cannot be on the same page is not guessed.
-const PAGE: usize = 8192;
+const LINE: isize = 64;
+const PAGE: isize = 8192;
+/// Pages that are farther from each other do not follow a pattern.
+const FAR: isize = 4 * PAGE;
 
 impl Prefetch {
     /// Notes a row of `bytes` at `row` and asks for the one after it. A wrong guess costs a little bandwidth; a prefetch never faults.
     #[inline]
     pub fn note(&mut self, row: *const u8, bytes: usize) {
-        let distance = (row as usize).wrapping_sub(self.last);
-        self.last = row as usize;
-        if distance.wrapping_add(PAGE) >= 2 * PAGE {
-            return;
+        let at = row as isize;
+        let step = at.wrapping_sub(self.last);
+        self.last = at;
+        if (-PAGE..0).contains(&step) {
+            self.step = step;
+        } else {
+            self.jump = at.wrapping_sub(self.first);
+            self.first = at;
         }
-        // The tuple's header comes before the vector.
-        let next = row.wrapping_add(distance).wrapping_sub(LINE);
-        for line in (0..bytes + LINE).step_by(LINE) {
-            touch(next.wrapping_add(line));
+        let bytes = bytes as isize;
+        let beginning = self.first.wrapping_add(bytes - PAGE);
+        let next = at.wrapping_add(self.step);
+        if self.step != 0 && next > beginning {
+            // The tuple's header comes before the vector.
+            ask(next, bytes);
+        } else if self.jump.wrapping_abs() <= FAR {
+            ask(self.first.wrapping_add(self.jump), bytes);
+            // The page's header and the places of its tuples.
+            touch(beginning.wrapping_add(self.jump));
         }
     }
 }
 
+/// Asks for a row and the line before it.
+#[inline]
+fn ask(row: isize, bytes: isize) {
+    for line in (-LINE..bytes).step_by(LINE as usize) {
+        touch(row.wrapping_add(line));
+    }
+}
+
 #[inline(always)]
-fn touch(at: *const u8) {
+fn touch(at: isize) {
+    let at = at as *const u8;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch may be given any address; SSE is part of x86-64.
     unsafe {

@@ -202,7 +202,7 @@ impl State {
         if self.fingerprint != other.fingerprint || self.k != other.k || self.ids.oid != other.ids.oid {
             checked::<()>(Err(pgedge_similarity::Error::Mismatch("they were asked different things")));
         }
-        checked(self.found().merge(other.found()));
+        checked(self.found().merge_with(other.found(), interrupt));
         let bytes = self.found().bytes();
         self.check_memory(bytes);
     }
@@ -255,7 +255,7 @@ impl State {
         let places = (0..count).map(|_| u32::decode(input)).collect::<Option<Vec<_>>>()?;
         let ids = IdType::new(pg_sys::Oid::from(oid), pg_sys::Oid::from(collation));
         ids.enter();
-        let found = checked(TopK::deserialise(input));
+        let found = checked(TopK::deserialise_with(input, interrupt));
         (found.queries() == count).then_some(())?;
         Some(State {
             ids,
@@ -282,6 +282,12 @@ impl State {
             pgrx::check_for_interrupts!();
         }
     }
+}
+
+/// Lets a cancel through between the rows of two queries.
+fn interrupt() -> Result<(), pgedge_similarity::Error> {
+    pgrx::check_for_interrupts!();
+    Ok(())
 }
 
 fn fetch<T: RowElement>(state: &mut State) {

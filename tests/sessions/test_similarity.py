@@ -218,17 +218,22 @@ def test_memory_stays_within_work_mem(data):
         assert conn.execute("SELECT count(*), min(rank), max(rank) FROM many, pgedge.batch_search(q[1:2], 10000, relation => 'items')").fetchone() == (12000, 1, 6000)
 
 
-def test_every_dimension(data):
+@pytest.mark.parametrize("kind", ["vector", "halfvec"])
+def test_every_dimension(data, kind):
     with data.connect() as conn:
         for dim in (1, 2, 7, 64, 385, 2000, 16000):
             conn.execute("DROP TABLE IF EXISTS wide")
-            conn.execute(f"CREATE TEMP TABLE wide AS SELECT i AS id, (SELECT array_agg(sin(i * j) ORDER BY j) FROM generate_series(1, {dim}) j)::vector AS embedding FROM generate_series(1, 12) i")
-            conn.execute("SET LOCAL enable_seqscan = on")
-            ours = conn.execute("SELECT query_no, id FROM pgedge.batch_search((SELECT array_agg(embedding ORDER BY id) FROM wide), 4, 'l2', relation => 'wide')").fetchall()
-            theirs = conn.execute("SELECT q.id, t.id::text FROM wide q, LATERAL (SELECT id FROM wide w ORDER BY w.embedding <-> q.embedding, id LIMIT 4) t").fetchall()
-            assert ours == theirs, dim
+            conn.execute(f"CREATE TEMP TABLE wide AS SELECT i AS id, (SELECT array_agg(i * sin(i * j) ORDER BY j) FROM generate_series(1, {dim}) j)::{kind} AS embedding FROM generate_series(1, 30) i")
+            # one query, a tile, int8
+            for queries in (1, 8, 30):
+                batch = f"(SELECT array_agg(embedding::vector ORDER BY id) FROM wide WHERE id <= {queries})"
+                ours = conn.execute(f"SELECT query_no, id FROM pgedge.batch_search({batch}, 4, 'l2', relation => 'wide')").fetchall()
+                theirs = conn.execute(f"SELECT q.id, t.id::text FROM wide q, LATERAL (SELECT id FROM wide w ORDER BY w.embedding <-> q.embedding, id LIMIT 4) t WHERE q.id <= {queries}").fetchall()
+                assert ours == theirs, (dim, queries)
+            pairs = conn.execute("SELECT count(*) FROM pgedge.similar_pairs(1e9, relation => 'wide', metric => 'l2')").fetchone()[0]
+            assert pairs == 30 * 29 // 2
             stored = conn.execute("SELECT pg_column_size(embedding) FROM wide LIMIT 1").fetchone()[0]
-            assert stored >= 4 * dim
+            assert stored >= dim * (4 if kind == "vector" else 2)
 
 
 @pytest.mark.parametrize("statement", [

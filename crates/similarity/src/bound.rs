@@ -10,7 +10,7 @@
 //! The panel holds p = q/|q| (cosine, inner product) or q (L2), each element rounded once. A sum of products by fused or unfused operations
 //! with a longest chain of m additions has |sum − x·p| ≤ γ·|x||p| with γ = (m+1)u/(1−(m+1)u) (Higham, §3.1, with Cauchy–Schwarz).
 //! Tiles: m = dimensions of one block + number of blocks; pair kernels: at least sixteen lanes, so m ≤ n/16 + 40.
-//! The norm of the row is an f32 sum of squares by a pair kernel: relative error ≤ (n/16 + 40)u before the root.
+//! The norm of the row is an f32 sum of squares by a pair kernel or the quantiser: relative error ≤ (n/16 + 40)u before the root.
 //! [`Margin::relative`] M = (m + n/8 + 128)·u·1.05 exceeds the sum of: γ, the error of the norm, the rounding of p (u), of s, b, t and of v
 //! (a few u each), and the rounding of the scale products in the int8 pass (4u). M < 0.01 for the 16,000 dimensions pgvector allows (blocks are ≤ 512).
 //! - cosine: s = 1/|x|, b = 0. Score ≥ τ implies v ≥ τ − M.

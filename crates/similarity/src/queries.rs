@@ -7,7 +7,7 @@ use crate::bound::{Margin, QueryTerms};
 use crate::buffer::Aligned;
 use crate::error::{filled, reserve};
 use crate::kernels::scalar::largest_lane;
-use crate::kernels::{I8_BLOCK, Kernels, PAD, Range8};
+use crate::kernels::{I8_BLOCK, Kernels, PAD};
 use crate::metric::Metric;
 use crate::simd::Simd;
 
@@ -215,8 +215,8 @@ impl Queries {
                 out.margin.largest_norm = out.margin.largest_norm.max(norm);
             }
             let data = &mut out.data[panel * k * nr..][..k * nr];
-            for (d, &v) in ints.iter().enumerate() {
-                data[d / 4 * nr * 4 + j * 4 + d % 4] = v as i8;
+            for (four, out) in ints.chunks_exact(4).zip(data.chunks_exact_mut(nr * 4)) {
+                out[j * 4..][..4].copy_from_slice(&[four[0] as i8, four[1] as i8, four[2] as i8, four[3] as i8]);
             }
             let offset = kernels.i8_range.offset;
             out.init[i] = -offset * ints.iter().sum::<i32>();
@@ -241,19 +241,27 @@ impl Queries {
             return (0.0, if norm == 0.0 { 0.0 } else { 1.0 });
         }
         let q = self.query(i);
-        let Range8 { max, .. } = self.kernels().i8_range;
+        let range = self.kernels().i8_range;
         let largest = q.iter().fold(0f32, |m, v| m.max(v.abs()));
-        let steps = self.kernels().i8_range.steps(largest, largest_lane(q));
+        let steps = range.steps(largest, largest_lane(q));
         let scale = (f64::from(largest) / norm / f64::from(steps)) as f32;
-        let mut error2 = 0.0;
-        for (&v, out) in q.iter().zip(ints) {
-            let p = f64::from(v) / norm;
-            *out = ((p / f64::from(scale)).round() as i32).clamp(-max, max);
-            error2 += (p - f64::from(scale) * f64::from(*out)).powi(2);
+        let (to_int, to_p, step) = (1.0 / (norm * f64::from(scale)), 1.0 / norm, f64::from(scale));
+        let mut error2 = [0f64; 8];
+        for (q, out) in q.chunks(8).zip(ints.chunks_mut(8)) {
+            for ((&v, out), error2) in q.iter().zip(out).zip(&mut error2) {
+                let v = f64::from(v);
+                // To the nearest integer: `round` is a call where SSE4.1 is not the baseline.
+                let int = ((v * to_int + ROUND) - ROUND).clamp(-f64::from(range.max), f64::from(range.max));
+                *out = int as i32;
+                *error2 += (v * to_p - step * int).powi(2);
+            }
         }
-        (scale, error2.sqrt() * (1.0 + 1e-9) + 1e-12)
+        (scale, error2.iter().sum::<f64>().sqrt() * (1.0 + 1e-9) + 1e-12)
     }
 }
+
+/// What makes f64 drop all bits behind the point.
+const ROUND: f64 = 1.5 * (1u64 << 52) as f64;
 
 /// At most [`BLOCK`] dimensions (a little more rather than two blocks), in equal parts.
 fn block_of(padded: usize) -> usize {

@@ -71,6 +71,10 @@ impl<F: FnMut(u32, u32, f32) -> Result<(), Error>> Sink<u32> for Pairs<F> {
         self.limit
     }
 
+    fn useful(&self, id: &u32, queries: usize) -> usize {
+        queries.min((*id - self.first) as usize)
+    }
+
     fn offer(&mut self, q: usize, key: u32, id: &u32) -> Result<bool, Error> {
         let i = self.first + q as u32;
         let wanted = i < *id && key <= self.limit;

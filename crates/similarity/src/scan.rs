@@ -19,6 +19,11 @@ pub trait Sink<I> {
 
     /// A scored pair of query `q`; `true` when it was taken.
     fn offer(&mut self, q: usize, key: u32, id: &I) -> Result<bool, Error>;
+
+    /// How many of the `queries`, counted from the first, the row can be of use to. The scan may leave out the others.
+    fn useful(&self, _id: &I, queries: usize) -> usize {
+        queries
+    }
 }
 
 /// How pairs are scored at first. The results are the same.
@@ -35,7 +40,7 @@ pub enum Pass {
 /// Up to this many queries a row is cheaper to read in place than to copy into a tile.
 const DIRECT_QUERIES: usize = 3;
 /// From here on int8 repays the quantising of each row.
-const INT8_QUERIES: usize = 48;
+const INT8_QUERIES: usize = 24;
 const INT8_DIM: usize = 64;
 /// Rows of a tile at most, and its bytes: half of a 512 kB second-level cache.
 const TILE_ROWS: usize = 96;
@@ -89,8 +94,7 @@ struct Tile<I> {
     ids: Vec<I>,
     rows: Aligned<f32>,
     bytes: Aligned<u8>,
-    /// Squared norms, f32 for the bounds and f64 for the scores (NaN: not known yet).
-    norms: Vec<f32>,
+    /// Squared norms for the scores (NaN: not known yet).
     exact_norms: Vec<f64>,
     scale: Vec<f32>,
     bias: Vec<f32>,
@@ -122,7 +126,6 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             ids,
             rows: Aligned::zeroed(if direct { padded } else { held * padded })?,
             bytes: Aligned::zeroed(if pass == Pass::Int8 { held * padded } else { 0 })?,
-            norms: filled(0.0, held)?,
             exact_norms: filled(f64::NAN, held.max(1))?,
             scale: filled(0.0, held)?,
             bias: filled(0.0, held)?,
@@ -288,14 +291,10 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         }
     }
 
-    /// The norms of the waiting rows; the rows that fill up the last register tile get what never passes.
+    /// The terms of the waiting rows; the rows that fill up the last register tile get what never passes.
     fn prepare(&mut self, rows: usize, mut terms: impl FnMut(&mut Tile<I>, usize) -> RowTerms) {
-        let (dim, padded) = (self.queries.dim(), self.queries.padded());
         let kernels = self.queries.kernels();
         for r in 0..rows {
-            let row = &self.tile.rows[r * padded..][..dim];
-            // SAFETY: a `Simd` exists only for levels of this CPU.
-            self.tile.norms[r] = unsafe { (kernels.dot_norm)(row, row) }.1;
             self.tile.exact_norms[r] = f64::NAN;
             (self.tile.scale[r], self.tile.bias[r]) = terms(&mut self.tile, r);
         }
@@ -309,9 +308,14 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let (dim, padded, block) = (queries.dim(), queries.padded(), queries.block());
         let kernels = queries.kernels();
         let panels = queries.f32_panels()?;
-        self.prepare(rows, |tile, r| queries.margin.row(tile.norms[r], || &tile.rows[r * padded..][..dim]));
+        self.prepare(rows, |tile, r| {
+            let row = &tile.rows[r * padded..][..dim];
+            // SAFETY: a `Simd` exists only for levels of this CPU.
+            let (_, norm2) = unsafe { (kernels.dot_norm)(row, row) };
+            queries.margin.row(norm2, || row)
+        });
         let mut hits = [0; MAX_MR];
-        for panel in 0..queries.panels() {
+        for panel in 0..self.useful_panels() {
             for from in (0..padded).step_by(block) {
                 let k = block.min(padded - from);
                 for r in (0..rows).step_by(kernels.mr) {
@@ -345,12 +349,12 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             let row = &tile.rows[r * padded..][..padded];
             let bytes = &mut tile.bytes[r * padded..][..padded];
             // SAFETY: a `Simd` exists only for levels of this CPU.
-            let Quantised { scale, residual2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
-            panels.margin.row_i8(tile.norms[r], &row[..dim], scale, residual2)
+            let Quantised { scale, residual2, norm2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
+            panels.margin.row_i8(norm2, &row[..dim], scale, residual2)
         });
         let blocks = panels.block_init.len() / (queries.panels() * kernels.nr).max(1);
         let mut hits = [0; MAX_MR];
-        for panel in 0..queries.panels() {
+        for panel in 0..self.useful_panels() {
             let first = panel * kernels.nr;
             for r in (0..rows).step_by(kernels.mr) {
                 let call = TileI8 {
@@ -370,6 +374,13 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             }
         }
         Ok(())
+    }
+
+    /// Panels that a row of the tile can be of use to.
+    fn useful_panels(&self) -> usize {
+        let queries = self.queries.len();
+        let useful = self.tile.ids.iter().map(|id| self.sink.useful(id, queries)).max().unwrap_or(0);
+        useful.min(queries).div_ceil(self.queries.kernels().nr)
     }
 
     fn test(&self, panel: usize, r: usize, hits: &mut [u32; MAX_MR]) -> Test {

@@ -91,12 +91,22 @@ impl<I: RowId> TopK<I> {
     ///
     /// Errors: [`Error::Mismatch`] when they are not of one search, [`Error::OutOfMemory`].
     pub fn merge(&mut self, other: &TopK<I>) -> Result<(), Error> {
+        self.merge_with(other, || Ok(()))
+    }
+
+    /// As [`merge`](TopK::merge); `interrupt` is called once for each query, and its error ends the work.
+    pub fn merge_with(
+        &mut self,
+        other: &TopK<I>,
+        mut interrupt: impl FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if (self.metric, self.k, self.limit, self.heaps.len())
             != (other.metric, other.k, other.limit, other.heaps.len())
         {
             return Err(Error::Mismatch("metric, k, limit or number of queries differ"));
         }
         for (q, heap) in other.heaps.iter().enumerate() {
+            interrupt()?;
             for entry in heap {
                 self.offer(q, entry.key, &entry.id)?;
             }
@@ -133,6 +143,11 @@ impl<I: RowId> TopK<I> {
 
     /// A state that [`serialise`](TopK::serialise) wrote. Errors: [`Error::Corrupt`] for anything else, [`Error::OutOfMemory`].
     pub fn deserialise(bytes: &[u8]) -> Result<Self, Error> {
+        Self::deserialise_with(bytes, || Ok(()))
+    }
+
+    /// As [`deserialise`](TopK::deserialise); `interrupt` is called once for each query, and its error ends the work.
+    pub fn deserialise_with(bytes: &[u8], mut interrupt: impl FnMut() -> Result<(), Error>) -> Result<Self, Error> {
         let input = &mut &bytes[..];
         let cut = Error::Corrupt("it ends too early");
         let (magic, rest) = input.split_first_chunk().ok_or(cut)?;
@@ -152,6 +167,7 @@ impl<I: RowId> TopK<I> {
         let mut state = TopK::new(metric, queries, k, None)?;
         state.limit = limit;
         for q in 0..queries {
+            interrupt()?;
             let len = u64::decode(input).ok_or(cut)?;
             if len > k as u64 {
                 return Err(Error::Corrupt("more rows than k"));

@@ -268,7 +268,7 @@ exact_sum!(
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
     assert!(x.len() == out.len() && x.len().is_multiple_of(PAD));
-    let (largest, lane) = largest_and_lane(x);
+    let (largest, lane, norm2) = sizes(x);
     let steps = range.steps(largest, lane);
     let scale = largest / steps;
     let inverse = if largest > 0.0 { steps / largest } else { 0.0 };
@@ -291,15 +291,15 @@ pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quant
     }
     let residual2 =
         sum(_mm256_add_ps(_mm256_add_ps(residuals[0], residuals[1]), _mm256_add_ps(residuals[2], residuals[3])));
-    Quantised { scale, residual2 }
+    Quantised { scale, residual2, norm2 }
 }
 
-/// The largest magnitude, and the largest norm over a 16-bit lane of a block (`scalar::largest_lane`), of a multiple of 32 values.
+/// The largest magnitude, the largest norm over a 16-bit lane of a block (`scalar::largest_lane`), and the sum of squares, of a multiple of 32 values.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn largest_and_lane(x: &[f32]) -> (f32, f32) {
+fn sizes(x: &[f32]) -> (f32, f32, f32) {
     let mut largest = [_mm256_setzero_ps(); 4];
-    let mut lanes2 = _mm_setzero_ps();
+    let (mut lanes2, mut norm2) = (_mm_setzero_ps(), _mm_setzero_ps());
     for x in x.chunks(I8_BLOCK) {
         let mut squares = [_mm256_setzero_ps(); 2];
         for x in x.as_chunks::<32>().0 {
@@ -314,11 +314,14 @@ fn largest_and_lane(x: &[f32]) -> (f32, f32) {
         let squares = _mm256_add_ps(squares[0], squares[1]);
         let squares = _mm_add_ps(_mm256_castps256_ps128(squares), _mm256_extractf128_ps::<1>(squares));
         lanes2 = _mm_max_ps(lanes2, _mm_add_ps(squares, _mm_movehdup_ps(squares)));
+        norm2 = _mm_add_ps(norm2, squares);
     }
     let all = _mm256_max_ps(_mm256_max_ps(largest[0], largest[1]), _mm256_max_ps(largest[2], largest[3]));
     let all = _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
     let all = _mm_max_ps(all, _mm_movehl_ps(all, all));
     let largest = _mm_cvtss_f32(_mm_max_ss(all, _mm_movehdup_ps(all)));
     let lane2 = _mm_cvtss_f32(_mm_max_ss(lanes2, _mm_movehl_ps(lanes2, lanes2)));
-    (largest, lane2.sqrt())
+    let norm2 = _mm_add_ps(norm2, _mm_movehl_ps(norm2, norm2));
+    let norm2 = _mm_cvtss_f32(_mm_add_ss(norm2, _mm_movehdup_ps(norm2)));
+    (largest, lane2.sqrt(), norm2)
 }

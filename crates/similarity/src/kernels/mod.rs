@@ -108,6 +108,8 @@ pub(crate) struct Quantised {
     pub scale: f32,
     /// Σ (x − scale·X)², computed in f32.
     pub residual2: f32,
+    /// Σ x², computed in f32 with a longest chain of additions no longer than `dot_norm`'s.
+    pub norm2: f32,
 }
 
 /// How finely the vectors of an int8 pass are quantised.

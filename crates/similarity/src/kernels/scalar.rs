@@ -138,6 +138,7 @@ pub(super) fn widen(x: &[f16], out: &mut [f32]) {
 pub(crate) fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
     let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
     let lane = if range.lane_norm < f32::INFINITY { largest_lane(x) } else { 0.0 };
+    let (_, norm2) = dot_norm(x, x);
     let steps = range.steps(largest, lane);
     let scale = largest / steps;
     let inverse = if largest > 0.0 { steps / largest } else { 0.0 };
@@ -152,7 +153,7 @@ pub(crate) fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
             residuals[i] += r * r;
         }
     }
-    Quantised { scale, residual2: residuals.iter().sum() }
+    Quantised { scale, residual2: residuals.iter().sum(), norm2 }
 }
 
 /// The largest norm over the dimensions of a block that share a 16-bit lane: those with one value of d/2 modulo 2.
