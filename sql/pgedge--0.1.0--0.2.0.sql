@@ -381,6 +381,12 @@ CREATE  FUNCTION pgedge."_events_revoke"(
 STRICT VOLATILE PARALLEL UNSAFE  
 LANGUAGE c 
 AS 'MODULE_PATHNAME', 'revoke_wrapper';
+CREATE  FUNCTION pgedge."_events_table"(
+
+) RETURNS oid 
+STRICT STABLE PARALLEL SAFE  
+LANGUAGE c 
+AS 'MODULE_PATHNAME', 'events_table_wrapper';
 CREATE  FUNCTION pgedge."_wait_for_events"(
     "timeout" interval, 
     "event_types" TEXT[] 
@@ -391,6 +397,103 @@ AS 'MODULE_PATHNAME', 'wait_for_events_wrapper';
 
 -- The event queue: leases in memory, limits, pausing, waiting.
 DROP FUNCTION pgedge.purge_events(interval, boolean);
+CREATE FUNCTION pgedge._follow_schema() RETURNS SETOF text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_called text := quote_ident(pgedge._schema());
+    was_called text := (SELECT substring(p.prosrc FROM 'INSERT INTO ("(?:[^"]|"")+"|[^ ".]+)\.claude_events') FROM pg_proc p
+                        WHERE p.pronamespace = 'pgedge'::regnamespace AND p.proname = 'enqueue_event');
+    tables text := '(vectors|analytics_results|aggregated_logs|claude_events)';
+    f record;
+BEGIN
+    IF was_called = now_called THEN RETURN; END IF;
+    IF now_called ~ '[''$\\]' THEN
+        RAISE EXCEPTION 'the functions cannot follow to schema %', now_called USING ERRCODE = 'invalid_schema_name', HINT = 'Rename it to something without quotes, dollars and backslashes, as CREATE EXTENSION asks for.';
+    END IF;
+    FOR f IN SELECT p.oid, p.oid::regprocedure AS name, pg_get_functiondef(p.oid) AS definition FROM pg_proc p
+        WHERE p.pronamespace = 'pgedge'::regnamespace AND p.prokind = 'f' AND p.prosqlbody IS NULL AND p.probin IS NULL
+          AND strpos(p.prosrc, was_called || '.') > 0 ORDER BY 2
+    LOOP
+        EXECUTE regexp_replace(f.definition, '(?<![[:alnum:]_".])' || regexp_replace(was_called, '([^[:alnum:]_])', '\\\1', 'g') || '\.' || tables || '\M',
+            now_called || '.\1', 'g');
+        RETURN NEXT format('function %s, for schema %s', f.name, now_called);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgedge._follow_schema() IS 'internal: makes functions follow the renaming of the tables'' schema';
+REVOKE ALL ON FUNCTION pgedge._follow_schema() FROM PUBLIC;
+CREATE OR REPLACE FUNCTION pgedge._create_tables(alter_existing boolean) RETURNS SETOF text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schema text := quote_ident(pgedge._schema());
+    vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
+    messages text := current_setting('client_min_messages');
+    kept name[] := '{}';
+    relation regclass;
+    t name; c record; i record;
+BEGIN
+    FOREACH t IN ARRAY '{vectors,analytics_results,aggregated_logs,claude_events}'::name[] LOOP
+        relation := pgedge._existing_table(t);
+        IF relation IS NULL THEN
+            EXECUTE format('CREATE TABLE %s.%I (%s)', schema, t,
+                (SELECT string_agg(format('%I ', s.column_name) || format(s.ddl, vector_schema), ', ' ORDER BY s.n)
+                 FROM pgedge._columns() WITH ORDINALITY s(table_name, column_name, ddl, accepted, specified, n) WHERE s.table_name = t));
+            RETURN NEXT format('table %s.%I', schema, t);
+        ELSIF NOT alter_existing THEN
+            kept := kept || t;
+        ELSE
+            FOR c IN SELECT s.* FROM pgedge._columns() s WHERE s.table_name = t
+                AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = s.column_name AND NOT a.attisdropped)
+            LOOP
+                EXECUTE format('ALTER TABLE %s.%I ADD COLUMN %I ', schema, t, c.column_name) || format(c.ddl, vector_schema);
+                RETURN NEXT format('column %s.%I.%I', schema, t, c.column_name);
+            END LOOP;
+        END IF;
+    END LOOP;
+    FOR i IN SELECT * FROM pgedge._indexes() s WHERE s.table_name <> ALL (kept) LOOP
+        relation := format('%s.%I', schema, i.table_name)::regclass;
+        CONTINUE WHEN pgedge._has_index(relation, i.method, i.columns, i.opclass, i.is_unique, i.predicate IS NOT NULL);
+        -- pgvector warns of an IVFFlat index over little data; the specification wants it from the start, and health() says when to rebuild it.
+        PERFORM set_config('client_min_messages', 'warning', true);
+        EXECUTE format('CREATE %s INDEX %s ON %s ', CASE WHEN i.is_unique THEN 'UNIQUE' ELSE '' END, CASE WHEN to_regclass(schema || '.' || quote_ident(i.index_name)) IS NULL THEN coalesce(quote_ident(i.index_name), '') ELSE '' END, relation)
+            || format(i.ddl, vector_schema) || coalesce(' WHERE ' || i.predicate, '');
+        PERFORM set_config('client_min_messages', messages, true);
+        RETURN NEXT format('index %s on %s (%s)', coalesce(i.index_name, i.method), relation, array_to_string(i.columns, ', '));
+    END LOOP;
+    FOR i IN SELECT * FROM pgedge._triggers() s WHERE s.table_name <> ALL (kept) LOOP
+        relation := format('%s.%I', schema, i.table_name)::regclass;
+        CONTINUE WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = relation AND g.tgname = i.trigger_name);
+        EXECUTE format('CREATE TRIGGER %I ', i.trigger_name) || format(i.ddl, relation);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, i.trigger_name);
+        EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION pgedge', i.trigger_name, relation);
+        RETURN NEXT format('trigger %I on %s', i.trigger_name, relation);
+    END LOOP;
+    IF alter_existing THEN
+        RETURN QUERY SELECT pgedge._follow_schema();
+    END IF;
+    -- health() must know on how many rows an IVFFlat index was built.
+    PERFORM pgedge._observe();
+END $$;
+COMMENT ON FUNCTION pgedge.create_tables() IS
+'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema; and makes the functions follow when that schema was renamed. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
+CREATE OR REPLACE FUNCTION pgedge.grant_reader(role name) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    grantee text := pgedge._check_role(role);
+    statement text;
+BEGIN
+    FOREACH statement IN ARRAY ARRAY[
+        format('GRANT CONNECT ON DATABASE %I TO %s', current_database(), grantee),
+        format('GRANT USAGE ON SCHEMA %I, pgedge TO %s', pgedge._schema(), grantee),
+        format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', pgedge._schema(), grantee),
+        (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
+         FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'
+           AND c.relname <> 'event_leases' /* which shows tokens */),
+        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
+    LOOP
+        EXECUTE statement;
+        RETURN NEXT statement;
+    END LOOP;
+END $$;
 CREATE FUNCTION pgedge._events_check_keys(name text, keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -525,7 +628,7 @@ CREATE FUNCTION pgedge._event_leases()
 RETURNS TABLE (id bigint, worker text, attempt int, lease_token bigint, claimed_at timestamptz, lease_expires_at timestamptz)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN QUERY SELECT * FROM pgedge._events_leases('@extschema@.claude_events'::regclass);
+    RETURN QUERY SELECT * FROM pgedge._events_leases(pgedge._events_table());
 END $$;
 COMMENT ON FUNCTION pgedge._event_leases() IS 'internal: what the view event_leases shows';
 CREATE OR REPLACE FUNCTION pgedge.claim_events(max_events int DEFAULT 1, lease interval DEFAULT '5 minutes', event_types text[] DEFAULT NULL, worker text DEFAULT NULL)
@@ -550,7 +653,7 @@ DECLARE
 BEGIN
     PERFORM pgedge._events_check_ids($1, $2);
     PERFORM pgedge._events_check_lease($3);
-    extended := pgedge._events_extend('@extschema@.claude_events'::regclass, $1, $2, $3);
+    extended := pgedge._events_extend(pgedge._events_table(), $1, $2, $3);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     -- What a plain client has finished meanwhile is nobody's any more.
     RETURN QUERY SELECT e.id::bigint FROM @extschema@.claude_events e WHERE e.id = ANY (extended) AND e.status IS NOT DISTINCT FROM 'pending';
@@ -565,7 +668,7 @@ DECLARE
     held record;
 BEGIN
     PERFORM pgedge._events_check_ids($1, $2);
-    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, false);
+    SELECT * INTO held FROM pgedge._events_hold(pgedge._events_table(), $1, $2, false);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     IF cardinality(held.ids) = 0 THEN RETURN; END IF;
     RETURN QUERY
@@ -588,7 +691,7 @@ BEGIN
     IF $4 NOT BETWEEN interval '0' AND interval '100 years' THEN
         PERFORM pgedge._events_reject(format('retry_after "%s" is out of range', $4), 'Give a delay from 0 to 100 years, or NULL for exponential backoff.');
     END IF;
-    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, false);
+    SELECT * INTO held FROM pgedge._events_hold(pgedge._events_table(), $1, $2, false);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     IF cardinality(held.ids) = 0 THEN RETURN; END IF;
     base := extract(epoch FROM current_setting('pgedge.retry_base')::interval);
@@ -613,8 +716,8 @@ DECLARE
     held record;
 BEGIN
     PERFORM pgedge._events_check_ids($1, $2);
-    SELECT * INTO held FROM pgedge._events_hold('@extschema@.claude_events'::regclass, $1, $2, true);
-    PERFORM pgedge._events_made_ready('@extschema@.claude_events'::regclass);
+    SELECT * INTO held FROM pgedge._events_hold(pgedge._events_table(), $1, $2, true);
+    PERFORM pgedge._events_made_ready(pgedge._events_table());
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     RETURN QUERY SELECT e.id::bigint FROM @extschema@.claude_events e WHERE e.id = ANY (held.ids) AND e.status IS NOT DISTINCT FROM 'pending';
 END $$;
@@ -625,7 +728,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_
 #variable_conflict use_column
 BEGIN
     PERFORM pgedge._events_check_ids($1);
-    PERFORM pgedge._events_revoke('@extschema@.claude_events'::regclass, $1);
+    PERFORM pgedge._events_revoke(pgedge._events_table(), $1);
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
     RETURN QUERY
     WITH open AS MATERIALIZED (
@@ -698,7 +801,7 @@ DECLARE
     ids bigint[]; ends timestamptz[];
 BEGIN
     IF to_regclass('@extschema@.claude_events') IS NOT NULL THEN
-        SELECT array_agg(l.id), array_agg(l.lease_expires_at) INTO ids, ends FROM pgedge._events_leases('@extschema@.claude_events'::regclass) l;
+        SELECT array_agg(l.id), array_agg(l.lease_expires_at) INTO ids, ends FROM pgedge._events_leases(pgedge._events_table()) l;
     END IF;
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', false);
     RETURN QUERY
@@ -760,7 +863,7 @@ BEGIN
         PERFORM pgedge._events_reject('too many event types with limits: more than 64', 'Delete rows of pgedge.event_limits that limit nothing.', '54000');
     END IF;
     IF to_regclass('@extschema@.claude_events') IS NOT NULL THEN
-        PERFORM pgedge._events_limits_changed('@extschema@.claude_events'::regclass);
+        PERFORM pgedge._events_limits_changed(pgedge._events_table());
     END IF;
     RETURN NULL;
 END $$;
@@ -783,7 +886,7 @@ BEGIN
     PERFORM pgedge._events_check_new($1, 5, interval '0', 1);
     UPDATE pgedge.event_limits SET paused = false WHERE event_type = $1 AND paused;
     IF NOT FOUND THEN RETURN false; END IF;
-    PERFORM pgedge._events_made_ready('@extschema@.claude_events'::regclass);
+    PERFORM pgedge._events_made_ready(pgedge._events_table());
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgedge.resume_events(text) IS
@@ -799,6 +902,7 @@ BEGIN
     END LOOP;
 END $$;
 GRANT EXECUTE ON FUNCTION pgedge._events_history(jsonb, int, text, timestamptz, text) TO PUBLIC;
+COMMENT ON FUNCTION pgedge._events_table() IS 'internal: the table claude_events';
 COMMENT ON FUNCTION pgedge._events_hold(oid, bigint[], bigint, boolean) IS 'internal: begins to finish, or to give back, what a token holds';
 COMMENT ON FUNCTION pgedge._events_extend(oid, bigint[], bigint, interval) IS 'internal: lets leases end later';
 COMMENT ON FUNCTION pgedge._events_revoke(oid, bigint[]) IS 'internal: ends leases when the transaction commits';
@@ -807,25 +911,6 @@ COMMENT ON FUNCTION pgedge._events_leases(oid) IS 'internal: the leases in memor
 COMMENT ON FUNCTION pgedge._events_limits_changed(oid) IS 'internal: claims read event_limits anew once the transaction commits';
 COMMENT ON FUNCTION pgedge._events_made_ready(oid) IS 'internal: consumers are to be woken when the transaction commits';
 COMMENT ON FUNCTION pgedge._wait_for_events(interval, text[]) IS 'internal: wait_for_events()';
-CREATE OR REPLACE FUNCTION pgedge.grant_reader(role name) RETURNS SETOF text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    grantee text := pgedge._check_role(role);
-    statement text;
-BEGIN
-    FOREACH statement IN ARRAY ARRAY[
-        format('GRANT CONNECT ON DATABASE %I TO %s', current_database(), grantee),
-        format('GRANT USAGE ON SCHEMA %I, pgedge TO %s', pgedge._schema(), grantee),
-        format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', pgedge._schema(), grantee),
-        (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
-         FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'
-           AND c.relname <> 'event_leases' /* which shows tokens */),
-        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
-    LOOP
-        EXECUTE statement;
-        RETURN NEXT statement;
-    END LOOP;
-END $$;
 
 -- The table: leases leave the rows for memory. Events that were leased wait again, that attempt not counted; tokens from before are stale.
 -- A table that never got the queue's columns is left to create_tables(), as before.

@@ -74,9 +74,16 @@ const ADDED: [&core::ffi::CStr; 11] = [
 
 /// Raises the error for a table that lacks one of the queue's columns.
 pub fn check_columns(table: pg_sys::Oid) {
+    // SAFETY: lookups in a system cache.
+    let has = |name: &core::ffi::CStr| unsafe {
+        pg_sys::get_attnum(table, name.as_ptr()) != pg_sys::InvalidAttrNumber as i16
+    };
+    if has(c"lease_token") && !has(c"qx") {
+        // A table and functions of 0.1.0, which work until ALTER EXTENSION pgedge UPDATE.
+        return;
+    }
     for name in ADDED {
-        // SAFETY: a lookup in a system cache.
-        if unsafe { pg_sys::get_attnum(table, name.as_ptr()) } == pg_sys::InvalidAttrNumber as i16 {
+        if !has(name) {
             missing(&format!("column \"{}\"", name.to_string_lossy()));
         }
     }

@@ -170,7 +170,7 @@ def test_keys_up_to_2000_bytes(conn):
 def test_many_dedup_keys_at_once(conn):
     """Quadratic, it would take minutes."""
     conn.execute("SET statement_timeout = '30s'")
-    call = "SELECT count(*), count(DISTINCT e) FROM pgedge.enqueue_events('t', array_fill('{}'::jsonb, ARRAY[20000]), dedup_keys => ARRAY(SELECT (n %% 15000)::text FROM generate_series(%s, %s) n)) e"
+    call = "SELECT count(*), count(DISTINCT e) FROM pgedge.enqueue_events('t', array_fill('{}'::jsonb, ARRAY[20000]), dedup_keys => ARRAY(SELECT (n %% 15000)::text FROM generate_series(%s::int, %s::int) n)) e"
     assert conn.execute(call, (1, 20000)).fetchone() == (20000, 15000)
     assert conn.execute(call, (10001, 30000)).fetchone() == (20000, 15000)
     assert conn.execute("SELECT count(*) FROM claude_events").fetchone() == (15000,)
