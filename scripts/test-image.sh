@@ -112,8 +112,11 @@ try() {
     say "the image"
     local container tools root
     container=$(b from --pull-never localhost/pgedge-test)
-    # buildah mixes up the volumes of two commands that run in one container at a time, so those beside the server get one of their own.
+    # For the commands beside the server.
     tools=$(b from --pull-never localhost/pgedge-test)
+    # buildah mounts a place of its own for an image's VOLUME, now below and now above the one that is given with -v.
+    b config --volume "/var/lib/postgresql/data-" "$container"
+    b config --volume "/var/lib/postgresql/data-" "$tools"
     root=$(b mount "$container")
     # Its own network: the port is 5432 whatever else runs here.
     STORE=$STORE RUN=$WORK/run CONTAINER=$container TOOLS=$tools ROOTFS=$root DATA=$WORK/data ENTRYPOINT=${PGEDGE_ENTRYPOINT:+$(realpath "$PGEDGE_ENTRYPOINT")} WITH_PG_NET=${PGEDGE_PG_NET:+1} ROOT=$ROOT PYTHON=$PYTHON \

