@@ -386,6 +386,16 @@ def test_a_table_that_was_changed(db):
         assert "longer than 20" in str(fails(conn, "22001", "SELECT pgedge.aggregate_logs(ARRAY['x'], repeat('l', 21), 's')"))
 
 
+def test_the_expression_of_a_huge_pattern(shared):
+    """Hundreds of placeholders: PostgreSQL takes the expression, and soon."""
+    with shared.connect() as conn:
+        conn.execute("SET statement_timeout = '20s'")
+        for part, value in (("{*}", "foo"), ("k={NUM} x", "k=77 x"), ("at {TIME}", "at 10:00:00"), ("{PATH},", "/a/b,")):
+            found = conn.execute("SELECT repeat(%s, 400) ~ pgedge.log_pattern_regex(rtrim(repeat(%s, 400))), 'other' ~ pgedge.log_pattern_regex(rtrim(repeat(%s, 400)))",
+                                 (value + " ", part + " ", part + " ")).fetchone()
+            assert found == (True, False), part
+
+
 def test_odd_lines(db):
     """Very long, empty, any UTF-8, colour codes, traces, JSON in JSON: bounded and never an error."""
     trace = "java.lang.IllegalStateException: no pool\n\tat org.x.A.b(A.java:12)\n\tat org.x.C.d(C.java:34)\nCaused by: java.io.IOException: x"
