@@ -238,25 +238,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgedge.create_tables() IS
 'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema; and makes the functions follow when that schema was renamed. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
-CREATE OR REPLACE FUNCTION pgedge.grant_reader(role name) RETURNS SETOF text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    grantee text := pgedge._check_role(role);
-    statement text;
-BEGIN
-    FOREACH statement IN ARRAY ARRAY[
-        format('GRANT CONNECT ON DATABASE %I TO %s', current_database(), grantee),
-        format('GRANT USAGE ON SCHEMA %I, pgedge TO %s', pgedge._schema(), grantee),
-        format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', pgedge._schema(), grantee),
-        (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
-         FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'
-           AND c.relname <> 'event_leases' /* which shows tokens */),
-        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
-    LOOP
-        EXECUTE statement;
-        RETURN NEXT statement;
-    END LOOP;
-END $$;
 CREATE FUNCTION pgedge._events_check_keys(name text, keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -674,6 +655,25 @@ COMMENT ON FUNCTION pgedge._events_leases(oid) IS 'internal: the leases in memor
 COMMENT ON FUNCTION pgedge._events_limits_changed(oid) IS 'internal: claims read event_limits anew once the transaction commits';
 COMMENT ON FUNCTION pgedge._events_made_ready(oid) IS 'internal: consumers are to be woken when the transaction commits';
 COMMENT ON FUNCTION pgedge._wait_for_events(interval, text[]) IS 'internal: wait_for_events()';
+CREATE OR REPLACE FUNCTION pgedge.grant_reader(role name) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    grantee text := pgedge._check_role(role);
+    statement text;
+BEGIN
+    FOREACH statement IN ARRAY ARRAY[
+        format('GRANT CONNECT ON DATABASE %I TO %s', current_database(), grantee),
+        format('GRANT USAGE ON SCHEMA %I, pgedge TO %s', pgedge._schema(), grantee),
+        format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', pgedge._schema(), grantee),
+        (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
+         FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'
+           AND c.relname <> 'event_leases' /* which shows tokens */),
+        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
+    LOOP
+        EXECUTE statement;
+        RETURN NEXT statement;
+    END LOOP;
+END $$;
 
 -- The table: leases leave the rows for memory. Events that were leased wait again, that attempt not counted; tokens from before are stale.
 -- A table that never got the queue's columns is left to create_tables(), as before.

@@ -50,8 +50,8 @@ def test_a_released_script_is_never_changed(cluster):
 
 EVENTS = """
 SELECT string_agg(format('%s %s %s', attname, format_type(atttypid, atttypmod), attnotnull), ', ' ORDER BY attname),
-       (SELECT string_agg(pg_get_indexdef(indexrelid), E'\n' ORDER BY 1) FROM pg_index WHERE indrelid = 'claude_events'::regclass),
-       (SELECT string_agg(pg_get_triggerdef(oid) || tgenabled::text, E'\n' ORDER BY 1) FROM pg_trigger WHERE tgrelid = 'claude_events'::regclass)
+       (SELECT string_agg(pg_get_indexdef(indexrelid), E'\n' ORDER BY pg_get_indexdef(indexrelid)) FROM pg_index WHERE indrelid = 'claude_events'::regclass),
+       (SELECT string_agg(pg_get_triggerdef(oid) || tgenabled::text, E'\n' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'claude_events'::regclass)
 FROM pg_attribute WHERE attrelid = 'claude_events'::regclass AND attnum > 0 AND NOT attisdropped
 """
 
