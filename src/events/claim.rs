@@ -17,8 +17,8 @@ const TURN: usize = 5_000;
 /// Most ordering keys looked at in one claim.
 const KEYS: usize = 1_000;
 /// Ordering keys looked at for each event wanted, once there are enough claimable ones; and how many at least.
-const KEYS_EACH: usize = 8;
-const KEYS_AT_LEAST: usize = 100;
+const KEYS_EACH: usize = 3;
+const KEYS_AT_LEAST: usize = 25;
 /// Every so many claims one looks first for events that have waited too long behind more urgent ones.
 const AGING_TURN: u64 = 16;
 
