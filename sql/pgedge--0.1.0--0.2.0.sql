@@ -45,63 +45,6 @@ BEGIN
     RETURN relation;
 END $$;
 
-CREATE OR REPLACE FUNCTION pgedge._create_tables(alter_existing boolean) RETURNS SETOF text
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    schema text := quote_ident(pgedge._schema());
-    vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
-    messages text := current_setting('client_min_messages');
-    kept name[] := '{}';
-    relation regclass;
-    t name; c record; i record;
-BEGIN
-    IF current_setting('transaction_read_only')::boolean THEN
-        RAISE EXCEPTION 'cannot create tables in a read-only transaction'
-            USING ERRCODE = 'read_only_sql_transaction',
-                  HINT = 'Run it in a transaction that may write (SET TRANSACTION READ WRITE), on the primary server.';
-    END IF;
-    FOREACH t IN ARRAY '{vectors,analytics_results,aggregated_logs,claude_events}'::name[] LOOP
-        relation := pgedge._existing_table(t);
-        IF relation IS NULL THEN
-            EXECUTE format('CREATE TABLE %s.%I (%s)', schema, t,
-                (SELECT string_agg(format('%I ', s.column_name) || format(s.ddl, vector_schema), ', ' ORDER BY s.n)
-                 FROM pgedge._columns() WITH ORDINALITY s(table_name, column_name, ddl, accepted, specified, n) WHERE s.table_name = t));
-            RETURN NEXT format('table %s.%I', schema, t);
-        ELSIF NOT alter_existing THEN
-            kept := kept || t;
-        ELSE
-            FOR c IN SELECT s.* FROM pgedge._columns() s WHERE s.table_name = t
-                AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = s.column_name AND NOT a.attisdropped)
-            LOOP
-                EXECUTE format('ALTER TABLE %s.%I ADD COLUMN %I ', schema, t, c.column_name) || format(c.ddl, vector_schema);
-                RETURN NEXT format('column %s.%I.%I', schema, t, c.column_name);
-            END LOOP;
-        END IF;
-    END LOOP;
-    FOR i IN SELECT * FROM pgedge._indexes() s WHERE s.table_name <> ALL (kept) LOOP
-        relation := format('%s.%I', schema, i.table_name)::regclass;
-        CONTINUE WHEN pgedge._has_index(relation, i.method, i.columns, i.opclass, i.is_unique, i.predicate IS NOT NULL);
-        -- pgvector warns of an IVFFlat index over little data; the specification wants it from the start, and health() says when to rebuild it.
-        PERFORM set_config('client_min_messages', 'warning', true);
-        EXECUTE format('CREATE %s INDEX %s ON %s ', CASE WHEN i.is_unique THEN 'UNIQUE' ELSE '' END, CASE WHEN to_regclass(schema || '.' || quote_ident(i.index_name)) IS NULL THEN coalesce(quote_ident(i.index_name), '') ELSE '' END, relation)
-            || format(i.ddl, vector_schema) || coalesce(' WHERE ' || i.predicate, '');
-        PERFORM set_config('client_min_messages', messages, true);
-        RETURN NEXT format('index %s on %s (%s)', coalesce(i.index_name, i.method), relation, array_to_string(i.columns, ', '));
-    END LOOP;
-    FOR i IN SELECT * FROM pgedge._triggers() s WHERE s.table_name <> ALL (kept) LOOP
-        relation := format('%s.%I', schema, i.table_name)::regclass;
-        CONTINUE WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = relation AND g.tgname = i.trigger_name);
-        EXECUTE format('CREATE TRIGGER %I ', i.trigger_name) || format(i.ddl, relation);
-        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, i.trigger_name);
-        EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION pgedge', i.trigger_name, relation);
-        RETURN NEXT format('trigger %I on %s', i.trigger_name, relation);
-    END LOOP;
-    IF alter_existing THEN
-        RETURN QUERY SELECT pgedge._follow_schema();
-    END IF;
-    -- health() must know on how many rows an IVFFlat index was built.
-    PERFORM pgedge._observe();
-END $$;
 
 COMMENT ON FUNCTION pgedge.create_tables() IS
 'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema; and makes the functions follow when that schema was renamed. Returns a line for each thing created; no row when all was there. Errors: 42P16 a table of that name with other columns, 42809 another relation of that name, 25006 read-only.';
@@ -424,25 +367,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgedge._follow_schema() IS 'internal: makes functions follow the renaming of the tables'' schema';
 REVOKE ALL ON FUNCTION pgedge._follow_schema() FROM PUBLIC;
-CREATE OR REPLACE FUNCTION pgedge.grant_reader(role name) RETURNS SETOF text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    grantee text := pgedge._check_role(role);
-    statement text;
-BEGIN
-    FOREACH statement IN ARRAY ARRAY[
-        format('GRANT CONNECT ON DATABASE %I TO %s', current_database(), grantee),
-        format('GRANT USAGE ON SCHEMA %I, pgedge TO %s', pgedge._schema(), grantee),
-        format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', pgedge._schema(), grantee),
-        (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
-         FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'
-           AND c.relname <> 'event_leases' /* which shows tokens */),
-        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
-    LOOP
-        EXECUTE statement;
-        RETURN NEXT statement;
-    END LOOP;
-END $$;
 CREATE OR REPLACE FUNCTION pgedge._create_tables(alter_existing boolean) RETURNS SETOF text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -453,6 +377,11 @@ DECLARE
     relation regclass;
     t name; c record; i record;
 BEGIN
+    IF current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION 'cannot create tables in a read-only transaction'
+            USING ERRCODE = 'read_only_sql_transaction',
+                  HINT = 'Run it in a transaction that may write (SET TRANSACTION READ WRITE), on the primary server.';
+    END IF;
     FOREACH t IN ARRAY '{vectors,analytics_results,aggregated_logs,claude_events}'::name[] LOOP
         relation := pgedge._existing_table(t);
         IF relation IS NULL THEN
@@ -495,8 +424,6 @@ BEGIN
     -- health() must know on how many rows an IVFFlat index was built.
     PERFORM pgedge._observe();
 END $$;
-COMMENT ON FUNCTION pgedge.create_tables() IS
-'Creates whatever of the tables vectors, analytics_results, aggregated_logs and claude_events, of their columns, indexes and triggers is missing in the extension''s schema; and makes the functions follow when that schema was renamed. Returns a line for each thing created; no row when all was there. Refuses (42P16) a table of that name with other columns.';
 CREATE FUNCTION pgedge._events_check_keys(name text, keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
