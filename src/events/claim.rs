@@ -205,6 +205,9 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
     for source in sources {
         source.scan.end();
     }
+    if t.full && !t.fixed {
+        t.make_room();
+    }
     let outcome = Outcome {
         got: t.got,
         more: t.moved && !t.full && t.got < wish.want,
@@ -657,7 +660,7 @@ fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>
             super::replace_foreign(table_oid, &outcome.foreign) + super::displace(table_oid, &outcome.displaced);
         super::report_strays(&outcome.strays);
         pgrx::check_for_interrupts!();
-        if outcome.full && got == 0 && outcome.spent.is_empty() {
+        if outcome.full && got == 0 && outcome.spent.is_empty() && outcome.displaced.is_empty() {
             errors::fail(
                 PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                 format!("all {} leases are in use", settings::max_leases()),
@@ -666,7 +669,8 @@ fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>
         }
         rounds += usize::from(outcome.wrapped);
         let keys_left = got == 0 && outcome.keys_left && rounds < 2;
-        if outcome.more || keys_left || replaced > 0 && got < wish.want {
+        let room_made = outcome.full && !outcome.displaced.is_empty();
+        if outcome.more || keys_left || (replaced > 0 || room_made) && got < wish.want {
             continue;
         }
         if got == 0 && !looked_again && super::wake::nothing_found(segment) {

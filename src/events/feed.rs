@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use super::claim::{Source, Turn, scan_kind};
 use super::settings;
 use super::table::Table;
-use pgedge_leases::LANES;
+use pgedge_leases::{Condition, LANES};
 
 /// Delayed events that are taken over at a time when they are due.
 const DUE: u32 = 1_000;
@@ -52,6 +52,23 @@ impl Turn<'_, '_> {
         scan.end();
     }
 
+    /// Whether a slot stands for an event, so that it is handed out when the slot's state ends. An idle one only remembers its attempts.
+    fn stands(&self, id: i64) -> bool {
+        self.q.find(id).is_some_and(|at| self.q.slot(at).condition() != Condition::Idle)
+    }
+
+    /// Takes the least urgent of what is remembered out of memory when leases need the room: these events get a new place instead.
+    pub(super) fn make_room(&mut self) {
+        for lane in (1..=LANES as u8).rev() {
+            while let Some(at) = self.q.last_free(lane)
+                && self.displaced.len() < DISPLACED
+            {
+                self.displaced.push(self.q.slot(at).id);
+                self.q.forget(at);
+            }
+        }
+    }
+
     /// Remembers delayed events that are due.
     pub(super) fn feed_due(&mut self, table: &Table, snapshot: pg_sys::Snapshot) {
         if self.now < self.q.state.due_at {
@@ -61,7 +78,7 @@ impl Turn<'_, '_> {
         scan.until(self.now);
         let mut left = DUE;
         while left > 0 && scan.next() {
-            if scan.datum(scan.columns().ordering_key).is_some() || self.q.find(scan.id()).is_some() {
+            if scan.datum(scan.columns().ordering_key).is_some() || self.stands(scan.id()) {
                 continue;
             }
             if !self.q.remember(scan.id(), scan.lane(), 0, scan_kind(&scan), 0) {
@@ -101,7 +118,7 @@ impl Turn<'_, '_> {
                 rows += 1;
                 from = source.scan.place();
                 let (id, kind) = (source.scan.id(), scan_kind(&source.scan));
-                let known = self.q.find(id).is_some()
+                let known = self.stands(id)
                     || !source.wants()
                     || self.horizon.is_writing(from.0)
                     || self.q.stragglers().iter().any(|s| s.xid == from.0);

@@ -111,7 +111,17 @@ pub fn find(relation: pg_sys::Oid) -> Option<Segment> {
     if let Some(found) = ATTACHED.with_borrow(|a| a.iter().find(|s| s.relation == relation).copied()) {
         return Some(found);
     }
-    let text = fs::read_to_string(path(database(), relation)).ok()?;
+    let file = path(database(), relation);
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+        // A second segment beside one that only cannot be found at the moment would hand events out twice.
+        Err(e) => errors::fail(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("could not read file \"{file}\": {e}"),
+            "It says where the event queue's shared memory is. Try again; see that the server may read its data directory.",
+        ),
+    };
     let (handle, nonce) = text.trim().split_once(' ')?;
     attach(relation, handle.parse().ok()?, nonce.parse().ok()?)
 }

@@ -98,8 +98,22 @@ pub fn missing(what: &str) -> ! {
     )
 }
 
+/// Raises the error for a column of another type than those that can be read.
+fn wrong_type(column: &str, found: pg_sys::Oid, wanted: pg_sys::Oid) -> ! {
+    // SAFETY: gives a string in the current context for any type id.
+    let name = |oid| unsafe { core::ffi::CStr::from_ptr(pg_sys::format_type_be(oid)).to_string_lossy().into_owned() };
+    errors::fail(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        format!("column \"{column}\" of table claude_events has type {}, not {}", name(found), name(wanted)),
+        format!(
+            "The event queue reads it as {0}: ALTER TABLE claude_events ALTER COLUMN {column} TYPE {0};",
+            name(wanted)
+        ),
+    )
+}
+
 impl Table {
-    /// Opens the table. Error 42703 with the way out when it lacks columns or indexes.
+    /// Opens the table. Error 42703 with the way out when it lacks columns or indexes, 42804 when a column has another type.
     pub fn open(oid: pg_sys::Oid) -> Self {
         // SAFETY: table_open gives a valid open relation or raises an error; its descriptor lives as long as it is open.
         unsafe {
@@ -113,48 +127,36 @@ impl Table {
             }
             let desc = (*rel).rd_att;
             let attributes = (*desc).attrs.as_slice((*desc).natts as usize);
-            let mut cols = Columns::default();
-            let (mut id_type, mut priority_type) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
-            for a in attributes.iter().filter(|a| !a.attisdropped) {
-                let place = match pgrx::name_data_to_str(&a.attname) {
-                    "id" => {
-                        id_type = a.atttypid;
-                        &mut cols.id
-                    }
-                    "priority" => {
-                        priority_type = a.atttypid;
-                        &mut cols.priority
-                    }
-                    "event_type" => &mut cols.event_type,
-                    "payload" => &mut cols.payload,
-                    "status" => &mut cols.status,
-                    "created_at" => &mut cols.created_at,
-                    "run_at" => &mut cols.run_at,
-                    "attempts" => &mut cols.attempts,
-                    "max_attempts" => &mut cols.max_attempts,
-                    "ordering_key" => &mut cols.ordering_key,
-                    "qx" => &mut cols.qx,
-                    "lane" => &mut cols.lane,
-                    _ => continue,
-                };
+            let (mut cols, mut id_type, mut priority_type) =
+                (Columns::default(), pg_sys::InvalidOid, pg_sys::InvalidOid);
+            const NUMBERS: &[pg_sys::Oid] = &[pg_sys::INT4OID, pg_sys::INT2OID, pg_sys::INT8OID];
+            const TEXTS: &[pg_sys::Oid] = &[pg_sys::VARCHAROID, pg_sys::TEXTOID];
+            let wanted: [(&mut i16, &str, &[pg_sys::Oid]); 12] = [
+                (&mut cols.id, "id", &[pg_sys::INT4OID, pg_sys::INT8OID]),
+                (&mut cols.event_type, "event_type", TEXTS),
+                (&mut cols.payload, "payload", &[pg_sys::JSONBOID]),
+                (&mut cols.priority, "priority", NUMBERS),
+                (&mut cols.status, "status", TEXTS),
+                (&mut cols.created_at, "created_at", &[pg_sys::TIMESTAMPOID]),
+                (&mut cols.run_at, "run_at", &[pg_sys::TIMESTAMPTZOID]),
+                (&mut cols.attempts, "attempts", &[pg_sys::INT4OID]),
+                (&mut cols.max_attempts, "max_attempts", &[pg_sys::INT4OID]),
+                (&mut cols.ordering_key, "ordering_key", &[pg_sys::TEXTOID]),
+                (&mut cols.qx, "qx", &[pg_sys::XID8OID]),
+                (&mut cols.lane, "lane", &[pg_sys::INT2OID]),
+            ];
+            for (place, name, types) in wanted {
+                let found = attributes.iter().find(|a| !a.attisdropped && pgrx::name_data_to_str(&a.attname) == name);
+                let Some(a) = found else { missing(&format!("column \"{name}\"")) };
+                // What follows reads the values as these types: another owner's choice must not become a wild pointer.
+                if !types.contains(&a.atttypid) {
+                    wrong_type(name, a.atttypid, types[0]);
+                }
                 *place = a.attnum;
-            }
-            for (number, name) in [
-                (cols.id, "id"),
-                (cols.event_type, "event_type"),
-                (cols.payload, "payload"),
-                (cols.priority, "priority"),
-                (cols.status, "status"),
-                (cols.created_at, "created_at"),
-                (cols.run_at, "run_at"),
-                (cols.attempts, "attempts"),
-                (cols.max_attempts, "max_attempts"),
-                (cols.ordering_key, "ordering_key"),
-                (cols.qx, "qx"),
-                (cols.lane, "lane"),
-            ] {
-                if number == 0 {
-                    missing(&format!("column \"{name}\""));
+                match name {
+                    "id" => id_type = a.atttypid,
+                    "priority" => priority_type = a.atttypid,
+                    _ => {}
                 }
             }
             let indexes = Self::indexes(rel, oid, &cols);
@@ -190,6 +192,12 @@ impl Table {
             }
             let none = pg_sys::InvalidOid;
             let mut found = Indexes { table, primary: none, ready: none, due: none, ordering: none };
+            // Users add indexes of their own, which may look the same but for what they leave out: the queue's has the name, or is the oldest.
+            let take = |place: &mut pg_sys::Oid, oid: pg_sys::Oid, named: bool| {
+                if named || *place == none {
+                    *place = oid;
+                }
+            };
             for &oid in &oids {
                 let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
                 let form = (*index).rd_index;
@@ -197,14 +205,18 @@ impl Table {
                 let partial = !(*index).rd_indpred.is_null() || !pg_sys::RelationGetIndexPredicate(index).is_null();
                 let btree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
                 if btree && (*form).indisvalid {
-                    if keys == [cols.id] && !partial && (*form).indisunique {
-                        found.primary = oid;
+                    let name = pgrx::name_data_to_str(&(*(*index).rd_rel).relname);
+                    let ascending =
+                        core::slice::from_raw_parts((*index).rd_indoption, keys.len()).iter().all(|&o| o == 0);
+                    if !ascending {
+                    } else if keys == [cols.id] && !partial && (*form).indisunique {
+                        take(&mut found.primary, oid, (*form).indisprimary);
                     } else if keys == [cols.lane, cols.qx, cols.id] && partial {
-                        found.ready = oid;
+                        take(&mut found.ready, oid, name == "idx_events_ready");
                     } else if keys == [cols.run_at] && partial {
-                        found.due = oid;
+                        take(&mut found.due, oid, name == "idx_events_due");
                     } else if keys == [cols.ordering_key, cols.id] && partial {
-                        found.ordering = oid;
+                        take(&mut found.ordering, oid, name == "idx_events_ordering");
                     }
                 }
                 pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);

@@ -276,3 +276,55 @@ def test_a_claim_that_fails_under_the_lock_lets_go_of_the_queue_and_of_cancellin
             t1.execute("SELECT pg_sleep(20)")
         assert time.monotonic() - start < 15
         assert ids(claim(conn)) == [event]
+
+
+def test_events_given_back_make_room_for_leases(db, small):
+    """Expired leases and rolled-back claims are remembered in all of the memory; another type is claimed all the same, and they come later."""
+    small.execute("SELECT pgedge.enqueue_events('first', array_fill('{}'::jsonb, ARRAY[64]))")
+    wanted = enqueue(small, "second")
+    with db.connect(autocommit=False) as other:
+        assert len(claim(other, 64, types=["first"])) == 64
+        other.rollback()
+    assert ids(claim(small, 1, types=["second"])) == [wanted]
+    small.execute("SELECT pgedge.pause_events('first')")
+    third = enqueue(small, "third")
+    assert ids(claim(small, 1)) == [third]
+    small.execute("SELECT pgedge.resume_events('first')")
+    assert len(claim(small, 62)) == 62
+
+
+@pytest.mark.parametrize("change", ["payload TYPE bigint USING 0", "payload TYPE json", "payload TYPE text", "created_at TYPE text", "attempts TYPE numeric",
+                                    "max_attempts TYPE text"])
+def test_a_column_of_another_type_is_refused(conn, change):
+    enqueue(conn)
+    conn.execute(f"ALTER TABLE claude_events ALTER {change.split()[0]} DROP DEFAULT, ALTER {change}")
+    column = change.split()[0]
+    error = fails(conn, "42804", "SELECT * FROM pgedge.claim_events(1)")
+    assert f'column "{column}" of table claude_events has type' in str(error)
+
+
+@pytest.mark.parametrize("definition", [
+    "(run_at) WHERE status = 'dead'", "(ordering_key, id) WHERE ordering_key = 'vip'", "(lane, qx, id) WHERE lane = 1",
+    "(ordering_key DESC, id DESC) WHERE ordering_key IS NOT NULL AND status IN ('pending', 'processing')"])
+def test_indexes_of_users_are_not_taken_for_those_of_the_queue(db, definition):
+    with db.connect() as c:
+        c.execute(f"CREATE INDEX ON claude_events {definition}")
+    with db.connect() as c:
+        late = enqueue(c, delay="10 ms")
+        first, second, other = (enqueue(c, ordering_key=k) for k in ("k", "k", "j"))
+        plain = enqueue(c)
+        time.sleep(0.05)
+        rows = claim(c, 10)
+        assert sorted(ids(rows)) == sorted([late, first, other, plain])
+        assert len(complete(c, rows)) == 4
+        assert ids(claim(c, 10)) == [second]
+
+
+def test_an_event_that_loses_its_key_after_its_lease_expired_is_not_stuck(conn):
+    event = enqueue(conn, ordering_key="k")
+    assert ids(claim(conn, lease="100 ms")) == [event]
+    time.sleep(0.15)
+    assert claim(conn, types=["nothing of the kind"]) == []
+    conn.execute("UPDATE claude_events SET ordering_key = NULL, run_at = clock_timestamp() + interval '100 ms'")
+    time.sleep(0.2)
+    assert ids(claim(conn)) == [event]

@@ -502,6 +502,12 @@ impl<'a> Queue<'a> {
         Some(self.state.heads[usize::from(lane) - 1]).filter(|&at| at != NONE)
     }
 
+    /// The last of them.
+    #[must_use]
+    pub fn last_free(&self, lane: u8) -> Option<u32> {
+        Some(self.state.tails[usize::from(lane) - 1]).filter(|&at| at != NONE)
+    }
+
     /// The one after it.
     #[must_use]
     pub fn next_free(&self, at: u32) -> Option<u32> {

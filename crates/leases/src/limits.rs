@@ -23,6 +23,11 @@ pub struct Limit {
     pub paused: bool,
 }
 
+/// What a bucket holds: a second's worth, at least one event, and nothing where nothing is allowed.
+fn bucket(rate: f64) -> f64 {
+    if rate > 0.0 { rate.max(1.0) } else { 0.0 }
+}
+
 impl Limit {
     /// The limits of `name`, with a full bucket: a second's worth, and at least one.
     #[must_use]
@@ -32,7 +37,7 @@ impl Limit {
             kind,
             max_leased: max_leased.unwrap_or(-1),
             rate: rate.unwrap_or(-1.0),
-            tokens: rate.unwrap_or(0.0).max(1.0),
+            tokens: rate.map_or(0.0, bucket),
             filled_at: now,
             leased: 0,
             name: [0; NAME_BYTES],
@@ -52,7 +57,7 @@ impl Limit {
     fn fill(&mut self, now: i64) {
         if self.rate >= 0.0 {
             let seconds = (now.saturating_sub(self.filled_at)).max(0) as f64 / 1e6;
-            self.tokens = (self.tokens + seconds * self.rate).min(self.rate.max(1.0));
+            self.tokens = (self.tokens + seconds * self.rate).min(bucket(self.rate));
             self.filled_at = now;
         }
     }
