@@ -12,6 +12,7 @@ mod jsonb;
 mod logs;
 mod ops;
 mod pgvector;
+mod session;
 mod similarity;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.

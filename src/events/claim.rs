@@ -10,7 +10,7 @@ use super::ledger::{self, Deed};
 use super::segment::Segment;
 use super::table::{Currency, Horizon, Scan, Table};
 use super::{hash, limits, random_bits, settings};
-use crate::errors;
+use crate::{errors, session};
 
 /// Rows looked at before the lock is let go and cancelling is possible.
 const TURN: usize = 5_000;
@@ -161,13 +161,13 @@ pub struct Outcome {
 pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token: i64, sink: Sink<'_>) -> Outcome {
     let mut locked = segment.lock();
     let q = &mut locked.queue;
+    let (fixed, now) = (session::keeps_snapshot(), session::clock());
     // SAFETY: in a transaction; the snapshot is popped below, or by the transaction's abort.
-    let (snapshot, fixed, now) = unsafe {
-        let fixed = pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32;
+    let snapshot = unsafe {
         if !fixed {
             pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
         }
-        (pg_sys::GetActiveSnapshot(), fixed, pg_sys::GetCurrentTimestamp())
+        pg_sys::GetActiveSnapshot()
     };
     q.state.claims += 1;
     q.sweep(now);

@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 use super::claim::{Source, Turn, scan_kind};
 use super::settings;
 use super::table::Table;
+use crate::session;
 use pgedge_leases::{Condition, LANES};
 
 /// Delayed events that are taken over at a time when they are due.
@@ -87,8 +88,7 @@ impl Turn<'_, '_> {
             left -= 1;
         }
         scan.end();
-        // SAFETY: reads the clock.
-        let took = unsafe { pg_sys::GetCurrentTimestamp() } - self.now;
+        let took = session::clock() - self.now;
         let pause = if took > 1_000 { (took * DUE_PAUSE).min(DUE_AT_LEAST) } else { 0 };
         self.q.state.due_at = self.now + pause;
     }
@@ -127,8 +127,7 @@ impl Turn<'_, '_> {
                 }
             }
         }
-        // SAFETY: reads the clock.
-        let took = unsafe { pg_sys::GetCurrentTimestamp() } - now;
+        let took = session::clock() - now;
         let place = self.q.place(group);
         place.patrol_took += took;
         if usize::from(lane) > LANES {

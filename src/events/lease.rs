@@ -3,7 +3,17 @@ use pgrx::prelude::*;
 
 use super::ledger::{self, Deed};
 use super::{check_may_write, lease_micros, segment, wake};
-use pgedge_leases::Condition;
+use crate::session;
+use pgedge_leases::{Condition, Slot};
+
+/// Who holds an event; None for a worker without a name.
+fn worker(slot: &Slot) -> Option<String> {
+    Some(slot.worker()).filter(|w| !w.is_empty()).map(str::to_owned)
+}
+
+fn time(micros: i64) -> TimestampWithTimeZone {
+    TimestampWithTimeZone::try_from(micros).unwrap_or_else(|_| pgrx::datum::clock_timestamp())
+}
 
 /// The events of `ids` that `lease_token` still holds, ascending; nobody else can have them until this transaction ends. They are done with
 /// when it commits, or claimable again if `release`.
@@ -36,7 +46,7 @@ fn hold(
             let epoch = locked.queue.state.epoch;
             // What waited for these, the next of its key or of its type, may go once they are finished.
             let limited = |kind| locked.queue.limits().iter().any(|l| l.kind == kind);
-            if slots.iter().any(|s: &pgedge_leases::Slot| s.key != 0 || limited(s.kind)) {
+            if slots.iter().any(|s: &Slot| s.key != 0 || limited(s.kind)) {
                 wake::pend(relation);
             }
             for slot in &slots {
@@ -48,10 +58,8 @@ fn hold(
         for slot in slots {
             held.push(slot.id);
             attempts.push(slot.attempt);
-            workers.push(Some(slot.worker()).filter(|w| !w.is_empty()).map(str::to_owned));
-            claimed.push(
-                TimestampWithTimeZone::try_from(slot.claimed_at).unwrap_or_else(|_| pgrx::datum::clock_timestamp()),
-            );
+            workers.push(worker(&slot));
+            claimed.push(time(slot.claimed_at));
         }
     }
     TableIterator::once((held, attempts, workers, claimed))
@@ -68,8 +76,7 @@ fn extend(
     check_may_write();
     let micros = lease_micros(lease);
     let Some(segment) = segment::find(relation) else { return vec![] };
-    // SAFETY: reads the clock.
-    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let now = session::clock();
     let mut locked = segment.lock();
     ids.into_iter()
         .flatten()
@@ -133,9 +140,7 @@ fn leases(
                 .copied(),
         );
     }
-    let time = |t: i64| TimestampWithTimeZone::try_from(t).unwrap_or_else(|_| pgrx::datum::clock_timestamp());
-    TableIterator::new(slots.into_iter().map(move |s| {
-        let worker = Some(s.worker()).filter(|w| !w.is_empty()).map(str::to_owned);
-        (s.id, worker, s.attempt, s.token, time(s.claimed_at), time(s.expires_at))
-    }))
+    TableIterator::new(
+        slots.into_iter().map(|s| (s.id, worker(&s), s.attempt, s.token, time(s.claimed_at), time(s.expires_at))),
+    )
 }

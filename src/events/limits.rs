@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 use super::hash;
 use super::ledger::{self, Deed};
 use super::segment::{self, Segment};
+use crate::session;
 
 /// Reads the limits into the segment when they were changed since.
 pub fn refresh(segment: Segment) {
@@ -17,8 +18,7 @@ pub fn refresh(segment: Segment) {
         state.limits_wanted
     };
     // A snapshot that is older than the change would not show it.
-    // SAFETY: a plain read of this session's own state.
-    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+    if session::keeps_snapshot() {
         return;
     }
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
@@ -30,8 +30,7 @@ pub fn refresh(segment: Segment) {
             context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
         );
     }
-    // SAFETY: reads the clock.
-    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let now = session::clock();
     // SAFETY: popped below, or by the transaction's abort. The statement's own snapshot may be older than the change.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
     let read = Spi::connect(|client| {

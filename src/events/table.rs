@@ -204,12 +204,11 @@ impl Table {
                 let keys = (*form).indkey.values.as_slice((*form).indnkeyatts as usize);
                 let partial = !(*index).rd_indpred.is_null() || !pg_sys::RelationGetIndexPredicate(index).is_null();
                 let btree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
-                if btree && (*form).indisvalid {
+                let ascending =
+                    btree && core::slice::from_raw_parts((*index).rd_indoption, keys.len()).iter().all(|&o| o == 0);
+                if ascending && (*form).indisvalid {
                     let name = pgrx::name_data_to_str(&(*(*index).rd_rel).relname);
-                    let ascending =
-                        core::slice::from_raw_parts((*index).rd_indoption, keys.len()).iter().all(|&o| o == 0);
-                    if !ascending {
-                    } else if keys == [cols.id] && !partial && (*form).indisunique {
+                    if keys == [cols.id] && !partial && (*form).indisunique {
                         take(&mut found.primary, oid, (*form).indisprimary);
                     } else if keys == [cols.lane, cols.qx, cols.id] && partial {
                         take(&mut found.ready, oid, name == "idx_events_ready");

@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use super::segment::{self, Segment};
 use super::{check_may_write, claim, limits, settings, table_oid};
+use crate::session;
 
 /// Who only listens, and never claims, is notified at least so often (µs).
 const AT_LEAST: i64 = 1_000_000;
@@ -53,8 +54,7 @@ pub fn before_commit() {
         Some(segment) => {
             let locked = segment.lock();
             let state = &mut *locked.queue.state;
-            // SAFETY: reads the clock.
-            let now = unsafe { pg_sys::GetCurrentTimestamp() };
+            let now = session::clock();
             if state.idle || now.saturating_sub(state.notified_at) >= AT_LEAST {
                 state.idle = false;
                 state.notified_at = now;
@@ -92,9 +92,7 @@ pub fn after_end(committed: bool) {
     {
         segment.lock().queue.state.idle = true;
     }
-    if let Some((segment, place)) = WAITS.take() {
-        segment.lock().queue.state.waiters[place] = 0;
-    }
+    leave();
     if let Some(segment) = WAKES.take()
         && committed
     {
@@ -139,8 +137,7 @@ pub fn nothing_found(segment: Segment) -> bool {
         // A commit takes long, on a slow disk or for a standby. Whoever listens looks again, this consumer too.
         notify();
     }
-    // SAFETY: a plain read of this session's own state.
-    unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
+    !session::keeps_snapshot()
 }
 
 #[doc(hidden)]
@@ -197,8 +194,7 @@ fn wait_for_events(
     let table = table_oid(unsafe { (*(*fcinfo).flinfo).fn_oid });
     let segment = segment::get(table, settings::max_leases());
     let types: Option<Vec<String>> = event_types.map(|t| t.into_iter().flatten().collect());
-    // SAFETY: reads the clock.
-    let start = unsafe { pg_sys::GetCurrentTimestamp() };
+    let start = session::clock();
     enlist(segment);
     loop {
         limits::refresh(segment);
@@ -207,8 +203,7 @@ fn wait_for_events(
             return true;
         }
         segment.lock().queue.state.idle = true;
-        // SAFETY: reads the clock.
-        let left = limit - (unsafe { pg_sys::GetCurrentTimestamp() } - start) / 1_000;
+        let left = limit - (session::clock() - start) / 1_000;
         if left <= 0 {
             leave();
             return false;
@@ -240,6 +235,7 @@ fn enlist(segment: Segment) {
     }
 }
 
+/// Gives that place back.
 fn leave() {
     if let Some((segment, place)) = WAITS.take() {
         segment.lock().queue.state.waiters[place] = 0;

@@ -49,8 +49,7 @@ pub fn lock_all() {
 /// What is known of a source, from the cache as far as it is still true; None when nothing is.
 pub fn load(session: &Session<'_>, extension: pg_sys::Oid, source: &str) -> Option<Learned> {
     let cached = cache::take(extension, source);
-    // SAFETY: a plain read of this backend's state.
-    let keeps_snapshot = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
+    let keeps_snapshot = crate::session::keeps_snapshot();
     let stored = session.rows(
         if session.writes && keeps_snapshot {
             // This transaction may not see what was learned since it began. Locking the row finds that out: 40001, try again.

@@ -1,6 +1,8 @@
 """Helpers that the session tests share."""
 from __future__ import annotations
 
+import time
+
 import psycopg
 import pytest
 
@@ -14,3 +16,15 @@ def fails(conn: psycopg.Connection, sqlstate: str, query: str, args=None) -> psy
     assert error.sqlstate == sqlstate, f"{error.sqlstate}: {error}"
     assert error.diag.message_hint, f"no hint: {error}"
     return error
+
+
+def reconnect(cluster, deadline=30) -> psycopg.Connection:
+    """The first session after a crash."""
+    until = time.monotonic() + deadline
+    while True:
+        try:
+            return psycopg.connect(cluster.dsn(), autocommit=True)
+        except psycopg.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)

@@ -9,6 +9,8 @@ import time
 
 import psycopg
 
+from support import reconnect
+
 SESSIONS = 8
 
 
@@ -205,18 +207,6 @@ def test_dedup(db):
                 assert twice == []
 
     together(session)
-
-
-def reconnect(cluster, deadline=30):
-    """The first session after a crash."""
-    until = time.monotonic() + deadline
-    while True:
-        try:
-            return psycopg.connect(cluster.dsn(), autocommit=True)
-        except psycopg.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
 
 
 def test_crashes_lose_nothing(fresh_cluster):

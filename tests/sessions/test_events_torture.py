@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from cluster import Cluster
+from support import reconnect
 
 SECONDS = float(os.environ.get("PGEDGE_TORTURE_SECONDS", "40"))
 WORKERS, LEASE = 8, 1.5
@@ -203,17 +204,6 @@ class Torture:
         self.witness.count(f"kill -9 of a {what}")
 
 
-def reconnected(cluster):
-    until = time.monotonic() + 60
-    while True:
-        try:
-            return psycopg.connect(cluster.dsn(), autocommit=True)
-        except psycopg.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
-
-
 def stats_agree(conn):
     """queue_stats beside a count of rows and leases, in one snapshot and with nobody at work."""
     stats = conn.execute("SELECT coalesce(sum(pending + processing + expired), 0), coalesce(sum(dead), 0), coalesce(sum(processing + expired), 0) FROM pgedge.queue_stats").fetchone()
@@ -238,7 +228,7 @@ def test_torture():
             for n, what in enumerate(kills):
                 time.sleep(max(0, started + SECONDS * (n + 1) / (len(kills) + 1) - time.monotonic()))
                 assert not t.errors, t.errors[0]
-                reconnected(cluster).close()
+                reconnect(cluster, 60).close()
                 t.kill(what)
             time.sleep(max(0, started + SECONDS - time.monotonic()))
         finally:
@@ -247,7 +237,7 @@ def test_torture():
                 thread.join(60)
         assert not t.errors, t.errors[0]
         assert not [thread for thread in threads if thread.is_alive()], "a session hangs"
-        with reconnected(cluster) as conn:
+        with reconnect(cluster, 60) as conn:
             stats_agree(conn)
             left = conn.execute("SELECT count(*) FROM claude_events WHERE status IN ('pending', 'dead')").fetchone()[0]
             drainers = [threading.Thread(target=t.session, args=(t.drain, t.stop, 100 + n)) for n in range(3)]
