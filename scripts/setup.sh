@@ -4,13 +4,22 @@
 #   PG_CONFIG=/path/to/pg_config scripts/setup.sh     uses that PostgreSQL 16
 . "$(dirname "$0")/common.sh"
 
+# Any libclang will do for bindgen, but not its C++ sibling, libclang-cpp; it also wants clang's own headers, which come with the -dev package.
+has_libclang() {
+    local folder
+    for folder in /usr/lib/llvm-*/lib /usr/lib /usr/lib64 "/usr/lib/$(uname -m)-linux-gnu"; do
+        if compgen -G "$folder/libclang.so*" >/dev/null || compgen -G "$folder/libclang-[0-9]*.so*" >/dev/null; then
+            compgen -G "$folder/clang/*/include/stddef.h" >/dev/null || compgen -G '/usr/lib*/clang/*/include/stddef.h' >/dev/null && return 0
+        fi
+    done
+    return 1
+}
+
 missing_packages() {
     command -v cc >/dev/null || echo gcc
     command -v make >/dev/null || echo make
     command -v pkg-config >/dev/null || echo pkg-config
-    # Any libclang will do for bindgen; it also wants clang's own headers, which come with the -dev package.
-    if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib*/libclang*.so*' >/dev/null \
-        && [ -z "${LIBCLANG_PATH:-}" ]; then echo libclang-dev; fi
+    [ -n "${LIBCLANG_PATH:-}" ] || has_libclang || echo libclang-dev
     [ -f /usr/include/openssl/ssl.h ] || echo libssl-dev
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
     if is_root; then
