@@ -186,7 +186,7 @@ def test_event_consumer(box, service):
         assert conn.execute("SELECT pgedge.extend_lease(%s, %s, '1 minute')", [[event], token]).fetchall() == [(event,)]
         assert conn.execute("SELECT pgedge.complete_events(%s, %s)", [[event], token]).fetchall() == [(event,)]
         # Nothing is left to claim, so this only waits.
-        assert conn.execute("SELECT pgedge.wait_for_events('0.1 seconds', '{e}')").fetchone() == (False,)
+        assert conn.execute("SELECT pgedge.wait_for_events('0.1 seconds', '{nobody_sends_it}')").fetchone() == (False,)
     may(box, service, ["SELECT * FROM claude_events WHERE status = 'pending'", "UPDATE claude_events SET status = 'processed', processed_at = now() WHERE id = 1"],
         [INSERT_EVENT, "SELECT pgedge.enqueue_event('e', '{}')", "SELECT pgedge.purge_events('1 day')", "SELECT pgedge.redrive_events()", INSERT_VECTOR])
 
