@@ -273,7 +273,8 @@ BEGIN
        OR given ~ format('^%s[a-z]{3,6}, [0-9]{2}-[A-Z][a-z]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT$', days)
        OR given ~ format('^%s [A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} [0-9]{4}$', days) THEN
         BEGIN
-            RETURN greatest(given::timestamptz - clock_timestamp(), interval '0');
+            -- The old form has two digits of the year.
+            RETURN greatest(regexp_replace(given, '^[A-Za-z]+, ([0-9]{2})-([A-Za-z]{3})-([0-9]{2}) ', '\1 \2 20\3 ')::timestamptz - clock_timestamp(), interval '0');
         EXCEPTION WHEN data_exception THEN
             RETURN NULL;
         END;
