@@ -11,8 +11,10 @@ BEGIN
         PERFORM pgedge._events_reject('cannot work on webhooks in a read-only transaction',
             'Run it in a transaction that may write (SET TRANSACTION READ WRITE), on the primary server.', '25006');
     END IF;
+    -- A call into the library, which declares the settings that the rest reads.
+    PERFORM pgedge._events_table();
 END $$;
-COMMENT ON FUNCTION pgedge._webhook_check_may_write() IS 'internal: error 25006 on a standby and in read-only transactions';
+COMMENT ON FUNCTION pgedge._webhook_check_may_write() IS 'internal: error 25006 on a standby and in read-only transactions, 42P01 without the table';
 
 -- pg_net, as it is now: locked until the transaction ends against being dropped, truncated, and against new triggers.
 CREATE FUNCTION pgedge._webhook_transport() RETURNS text
@@ -443,6 +445,7 @@ DECLARE
     purged bigint;
     age interval;
 BEGIN
+    PERFORM pgedge._webhook_check_may_write();
     age := coalesce($1, nullif(current_setting('pgedge.event_retention'), '-1')::interval);
     IF age IS NULL THEN
         PERFORM pgedge._events_reject('older_than must not be null while pgedge.event_retention is not set',
@@ -452,7 +455,6 @@ BEGIN
     ELSIF $2 < 1 THEN
         PERFORM pgedge._events_reject(format('max_deliveries %s is out of range', $2), 'Give a positive number, or NULL for all.', '22003');
     END IF;
-    PERFORM pgedge._webhook_check_may_write();
     WITH old AS MATERIALIZED (
         SELECT d.message_id FROM pgedge._webhook_deliveries d WHERE NOT d.live AND d.finished_at <= clock_timestamp() - age LIMIT $2 FOR UPDATE SKIP LOCKED)
     DELETE FROM pgedge._webhook_deliveries d USING old WHERE d.message_id = old.message_id;

@@ -72,7 +72,7 @@ CREATE UNLOGGED TABLE pgedge._webhook_epoch (
     epoch uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     transport text NOT NULL
 );
-COMMENT ON TABLE pgedge._webhook_epoch IS 'internal: one row, as old as the contents of pg_net''s UNLOGGED tables';
+COMMENT ON TABLE pgedge._webhook_epoch IS 'internal: one row, as old as the contents of pg_net''s UNLOGGED tables (not dumped: those are not)';
 
 CREATE VIEW pgedge.webhook_deliveries AS
 SELECT 'msg_' || pg_catalog.replace(d.message_id::text, '-', '') AS message_id, d.event_id, d.event_type, d.webhook_id, d.state, d.attempts, d.status_code,

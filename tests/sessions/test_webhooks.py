@@ -257,6 +257,22 @@ def test_retries_keep_their_key_and_end_with_a_success(net, receiver):
     assert all(r[2]["webhook-signature"] == signature(bytes(range(32)), r) for r in requests)
 
 
+def test_every_call_may_be_the_first_of_its_session(net, receiver):
+    """As a scheduler's are; it is a call into the library that declares the settings."""
+    receiver.answers["/in"] = lambda n: 503 if n == 0 else 200
+    with net.connect() as conn:
+        hook(conn, receiver.url + "/in")
+        number = enqueue(conn)
+    end = time.monotonic() + 30
+    while net.value("SELECT status FROM claude_events WHERE id = %s", (number,)) != "processed":
+        net.sql("SELECT pgedge.dispatch_webhooks()")
+        net.sql("SELECT pgedge.reconcile_webhooks()")
+        assert time.monotonic() < end
+    assert len(receiver.at("/in")) == 2
+    with net.connect() as conn:
+        fails(conn, "22004", "SELECT pgedge.purge_webhook_deliveries()")
+
+
 def test_backoff_doubles_up_to_the_cap(db):
     with db.connect() as conn:
         conn.execute("SET pgedge.retry_base = '1 s'; SET pgedge.retry_cap = '1 min'")
