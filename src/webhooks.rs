@@ -76,7 +76,10 @@ pub extern "C-unwind" fn pgedge_webhooks_worker(_argument: pg_sys::Datum) {
     let Some(name) = database() else { leave() };
     // SAFETY: a backend's own handler of SIGTERM, which ends queries as well; set before signals are let through.
     unsafe {
+        #[cfg(not(feature = "pg18"))]
         pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
     }
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     BackgroundWorker::connect_worker_to_spi(name.to_str().ok(), None);
@@ -104,7 +107,12 @@ pub extern "C-unwind" fn pgedge_webhooks_worker(_argument: pg_sys::Datum) {
 /// Ends the worker; the postmaster starts it anew, unless the server is shutting down.
 fn leave() -> ! {
     // SAFETY: outside of a transaction; 1 is how a worker asks to be started again.
-    unsafe { pg_sys::proc_exit(1) }
+    #[allow(clippy::diverging_sub_expression, unreachable_code)]
+    // PostgreSQL 18's binding does not say that it never returns
+    unsafe {
+        pg_sys::proc_exit(1);
+        unreachable!("proc_exit does not return")
+    }
 }
 
 /// One call in a transaction of its own, if there is anything to do.
