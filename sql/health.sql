@@ -448,6 +448,44 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pgedge._health_15_companions() IS 'internal: pg_net and pg_stat_statements';
 
+CREATE FUNCTION pgedge._health_16_webhooks() RETURNS SETOF pgedge._health_line
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    f record;
+    created boolean := EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_net');
+    running boolean := EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_type ~ '^pg_net' AND a.datname = current_database());
+    revoke_all text := 'REVOKE ALL ON net.http_request_queue, net._http_response FROM PUBLIC;';
+    state text := 'ok'; detail text; hint text;
+BEGIN
+    SELECT * INTO f FROM pgedge._webhook_figures();
+    detail := format('%s enabled; %s requests at pg_net, %s to be sent, %s given up', f.enabled, f.in_flight, f.waiting, f.dead);
+    IF f.enabled = 0 AND f.in_flight = 0 AND f.gone IS NULL THEN
+        detail := 'none';
+    ELSIF NOT created THEN
+        state := 'critical'; detail := detail || '; the extension pg_net is not in this database, so nothing is sent';
+        hint := 'See the line pg_net.';
+    ELSIF NOT running AND NOT pg_is_in_recovery() THEN
+        state := 'critical'; detail := detail || '; pg_net''s worker does not run for this database, so nothing is sent';
+        hint := 'Add pg_net to shared_preload_libraries, set pg_net.database_name to this database, restart.';
+    ELSIF f.confidential > 0 AND pgedge._webhook_net_is_public('SELECT') THEN
+        state := 'critical'; detail := detail || '; every role may read pg_net''s queue, so webhooks with headers are not sent';
+        hint := revoke_all;
+    ELSIF f.overdue > interval '5 minutes' THEN
+        state := 'critical'; detail := format('%s; the oldest is overdue by %s', detail, date_trunc('second', f.overdue));
+        hint := 'Call dispatch_webhooks() and reconcile_webhooks() every few seconds, by a scheduler or the background worker (docs/webhooks.md).';
+    ELSIF f.gone IS NOT NULL THEN
+        state := 'warning'; detail := format('%s; disabled since the receiver answered 410: webhook %s', detail, f.gone);
+        hint := 'DELETE FROM pgedge.webhooks, or give it another url and set enabled.';
+    ELSIF f.dead > 0 THEN
+        state := 'warning'; hint := 'SELECT * FROM pgedge.webhook_deliveries WHERE state IN (''failed'', ''dead''); then SELECT pgedge.redrive_events(event_type);';
+    ELSIF pgedge._webhook_net_is_public('SELECT,INSERT,UPDATE,DELETE,TRUNCATE,TRIGGER') THEN
+        state := 'warning'; detail := detail || '; every role may read and change pg_net''s requests and answers';
+        hint := revoke_all || ' Roles that call net.http_post themselves then need rights on them.';
+    END IF;
+    RETURN NEXT ('webhooks', state, detail, hint)::pgedge._health_line;
+END $$;
+COMMENT ON FUNCTION pgedge._health_16_webhooks() IS 'internal: requests that are stuck, webhooks that are not served, pg_net''s tables open to all';
+
 -- Last, since a sequence that was read stays locked until the transaction ends, against DROP and TRUNCATE: no check may wait for another lock then.
 CREATE FUNCTION pgedge._health_90_sequences() RETURNS SETOF pgedge._health_line
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

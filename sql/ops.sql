@@ -156,6 +156,7 @@ BEGIN ATOMIC
     ('event_producer', 'claude_events',    'INSERT, SELECT',         '{enqueue_event,enqueue_events}'),
     ('event_consumer', 'claude_events',    'SELECT, UPDATE',         '{claim_events,wait_for_events,_wait_for_events,extend_lease,complete_events,fail_events,release_events}'),
     ('event_admin', 'claude_events',       'SELECT, UPDATE, DELETE', '{cancel_events,redrive_events,purge_events,pause_events,resume_events}'),
+    ('webhook_dispatcher', 'webhook_deliveries', 'SELECT',           '{dispatch_webhooks,reconcile_webhooks,purge_webhook_deliveries}'),
     ('claude_events', 'claude_events',     'INSERT, SELECT, UPDATE', '{enqueue_event,enqueue_events,claim_events,wait_for_events,_wait_for_events,extend_lease,complete_events,fail_events,release_events}');
 END;
 COMMENT ON FUNCTION pgedge._service_kinds() IS 'internal: what grant_service() gives for each word it knows';
@@ -171,12 +172,14 @@ DECLARE
 BEGIN
     SELECT * INTO kind FROM pgedge._service_kinds() k WHERE k.kind = item;
     IF FOUND THEN
-        relation := to_regclass(format('%I.%I', schema, kind.table_name));
+        -- Of pgedge's own there are views only.
+        relation := coalesce((SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname = kind.table_name)::regclass,
+                             to_regclass(format('%I.%I', schema, kind.table_name)));
         privileges := kind.privileges;
     ELSE
         relation := coalesce(to_regclass(format('%I.%I', schema, item)), CASE WHEN item ~ '^[^.]+[.][^.]+$' THEN to_regclass(item) END);
     END IF;
-    IF relation IS NULL OR (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
+    IF relation IS NULL OR (SELECT c.relkind NOT IN ('r', 'p') AND c.relnamespace <> 'pgedge'::regnamespace FROM pg_class c WHERE c.oid = relation) THEN
         RAISE EXCEPTION 'table or kind of service "%" does not exist', item
             USING ERRCODE = 'undefined_table',
                   HINT = format('Known words: %s; or name a table of your own, with its schema when that is not %I. SELECT pgedge.create_tables() makes missing tables.',

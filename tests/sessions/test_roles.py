@@ -51,7 +51,7 @@ ALWAYS_FORBIDDEN = [
     "CREATE RULE own AS ON INSERT TO claude_events DO INSTEAD NOTHING", "SELECT setval('claude_events_id_seq', 1)",
     "SELECT pgedge.create_tables()", "SELECT pgedge.grant_reader('postgres')", "SELECT pgedge.grant_service('postgres', 'vectors')", "SELECT pgedge.record_backup('dump')",
     "SELECT * FROM pgedge.health()", "SELECT * FROM pgedge.recommended_settings()", "SELECT * FROM pgedge._host()", "SELECT pgedge._observe()", "SELECT pgedge._device_temperature('/')",
-    "SELECT * FROM pgedge.backups", "UPDATE pgedge.index_builds SET rows = 0", "DELETE FROM pgedge.sequence_positions",
+    "SELECT * FROM pgedge.webhooks", "INSERT INTO pgedge.webhooks (url) VALUES ('http://h/')", "SELECT pgedge.rotate_webhook_secret(1)", "SELECT * FROM pgedge.backups", "UPDATE pgedge.index_builds SET rows = 0", "DELETE FROM pgedge.sequence_positions",
     "SELECT pg_read_file('/etc/hostname')", "SELECT pg_ls_waldir()", "SELECT lo_import('/etc/hostname')", "COPY vectors TO PROGRAM 'true'", "COPY pg_class TO '/tmp/own'",
     "SELECT rolpassword FROM pg_authid", "CREATE ROLE own", "ALTER ROLE CURRENT_USER SUPERUSER", "SET ROLE postgres", "SET SESSION AUTHORIZATION postgres",
     "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()", "SELECT pg_switch_wal()", "CREATE DATABASE own", "DROP EXTENSION pgedge",
@@ -107,6 +107,7 @@ KINDS = {
     "event_producer": expected({"claude_events": "INSERT SELECT"}, PRODUCE),
     "event_consumer": expected({"claude_events": "SELECT UPDATE"}, CONSUME),
     "event_admin": expected({"claude_events": "SELECT UPDATE DELETE"}, "cancel_events redrive_events purge_events pause_events resume_events"),
+    "webhook_dispatcher": expected({"webhook_deliveries": "SELECT"}, "dispatch_webhooks reconcile_webhooks purge_webhook_deliveries"),
     "claude_events": expected({"claude_events": "INSERT SELECT UPDATE"}, f"{PRODUCE} {CONSUME}"),
 }
 
