@@ -756,14 +756,13 @@ def test_labelled_logs(db):
             assert counts == dict(conn.execute("SELECT message_pattern, sum(count) FROM aggregated_logs WHERE source = %s GROUP BY 1", (name,)).fetchall())
             missed = conn.execute("SELECT line, pattern FROM lines WHERE line !~ pgedge.log_pattern_regex(pattern)").fetchall()
             assert missed == [], (name, missed[:3])
-            # Against lines of other patterns, five of each: taking them apart tells them apart. An expression may find a few that only the type
-            # of a value tells apart, such as a {NUM} where it has a {HEX}.
+            # Against lines of other patterns, five of each (the crate's test tries all): neither taking them apart nor an expression finds one.
             conn.execute("CREATE TEMP TABLE few AS SELECT line, pattern FROM (SELECT *, row_number() OVER (PARTITION BY pattern ORDER BY n) k FROM lines) l WHERE k <= 5")
             conn.execute("CREATE TEMP TABLE patterns AS SELECT DISTINCT pattern, pgedge.log_pattern_regex(pattern) AS regex FROM lines")
             others = "FROM patterns p JOIN few l ON l.pattern <> p.pattern"
             assert conn.execute(f"SELECT p.pattern, l.line {others} WHERE pgedge.log_parameters(l.line, p.pattern) IS NOT NULL").fetchall() == []
             strays = conn.execute(f"SELECT p.pattern, l.line {others} WHERE l.line ~ p.regex").fetchall()
-            assert len(strays) <= conn.execute("SELECT count(*) / 50 FROM few").fetchone()[0], (name, strays[:3])
+            assert strays == [], (name, strays[:3])
             assert conn.execute("SELECT line FROM lines WHERE pgedge.log_parameters(line, pattern) IS NULL").fetchall() == []
             conn.execute("DROP TABLE lines, few, patterns")
     one_row_each(db)

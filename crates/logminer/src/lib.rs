@@ -62,6 +62,7 @@ mod patterns;
 mod prefix;
 mod quantities;
 mod render;
+mod scan;
 mod shape;
 mod sketch;
 mod slots;

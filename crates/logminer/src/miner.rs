@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{message_of, message_spans};
-use crate::hash::StableState;
+use crate::hash::ShapeState;
 use crate::kind::Kind;
 use crate::matching::placeholders;
 use crate::patterns::{DEFAULT_LIMIT, OTHER, PatternSet, structure};
@@ -93,7 +93,7 @@ struct State {
 #[derive(Debug)]
 pub struct Miner {
     set: PatternSet,
-    tallies: HashMap<Box<str>, Tally, StableState>,
+    tallies: HashMap<Box<str>, Tally, ShapeState>,
     /// Lines of forgotten shapes by structure, for structures of which shapes are kept.
     lumped: BTreeMap<String, Tally>,
     /// Lines of forgotten structures.
@@ -317,7 +317,7 @@ impl<'de> Deserialize<'de> for Miner {
 /// A counter of shapes alone: the fastest way to know which shapes lines have and how often.
 #[derive(Debug, Default)]
 pub struct ShapeCounts {
-    counts: HashMap<Box<[u8]>, u64, StableState>,
+    counts: HashMap<Box<[u8]>, u64, ShapeState>,
     buffer: Vec<u8>,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::closure::Bucket;
-use crate::hash::{StableState, stable_hash};
+use crate::hash::{ShapeState, stable_hash};
 use crate::slots::{SLOT, is_preposition, skeleton, slots};
 use crate::weights::place;
 
@@ -22,8 +22,8 @@ pub const OTHER: &str = "{*}";
 #[derive(Debug)]
 pub struct PatternSet {
     limit: usize,
-    buckets: HashMap<Box<str>, Group, StableState>,
-    shapes: HashMap<Box<str>, u32, StableState>,
+    buckets: HashMap<Box<str>, Group, ShapeState>,
+    shapes: HashMap<Box<str>, u32, ShapeState>,
     /// The groups by size and hash: the last one is where the next shape is forgotten.
     sizes: BTreeSet<(usize, u64, Box<str>)>,
 }
