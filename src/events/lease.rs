@@ -2,7 +2,7 @@
 use pgrx::prelude::*;
 
 use super::ledger::{self, Deed};
-use super::{check_may_write, lease_micros, segment, wake};
+use super::{check_may_write, hash, lease_micros, segment, wake};
 use crate::session;
 use pgedge_leases::{Condition, Slot};
 
@@ -87,12 +87,16 @@ fn extend(
 /// When this transaction commits, those who hold these events now, or held them last, do not.
 #[pg_extern(schema = "pgedge", volatile, parallel_unsafe, strict, name = "_events_revoke")]
 fn revoke(relation: pg_sys::Oid, ids: Vec<Option<i64>>) {
+    revoke_all(relation, ids.into_iter().flatten());
+}
+
+fn revoke_all(relation: pg_sys::Oid, ids: impl Iterator<Item = i64>) {
     let Some(segment) = segment::find(relation) else { return };
     let mut known = vec![];
     let epoch = {
         let locked = segment.lock();
         let token = |id| locked.queue.find(id).map(|at| (id, locked.queue.slot(at).token));
-        known.extend(ids.into_iter().flatten().filter_map(token));
+        known.extend(ids.filter_map(token));
         locked.queue.state.epoch
     };
     if !known.is_empty() {
@@ -100,6 +104,20 @@ fn revoke(relation: pg_sys::Oid, ids: Vec<Option<i64>>) {
     }
     for (id, token) in known {
         ledger::note(segment, epoch, id, token, Deed::Revokes);
+    }
+}
+
+/// When this transaction commits, whoever holds this event now holds one of another ordering key.
+#[pg_extern(schema = "pgedge", volatile, parallel_unsafe, name = "_events_rekey")]
+fn rekey(relation: pg_sys::Oid, id: i64, ordering_key: Option<&str>) {
+    let Some(segment) = segment::find(relation) else { return };
+    let (token, epoch) = {
+        let locked = segment.lock();
+        (locked.queue.find(id).map(|at| locked.queue.slot(at).token), locked.queue.state.epoch)
+    };
+    if let Some(token) = token {
+        wake::pend(relation);
+        ledger::note(segment, epoch, id, token, Deed::Rekeys(ordering_key.map_or(0, hash)));
     }
 }
 
@@ -143,4 +161,39 @@ fn leases(
     TableIterator::new(
         slots.into_iter().map(|s| (s.id, worker(&s), s.attempt, s.token, time(s.claimed_at), time(s.expires_at))),
     )
+}
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pgedge_events_deleted() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// Row trigger on the table: a waiting event was deleted, so nobody holds it once this transaction commits.
+///
+/// # Safety
+/// Called by the function manager as a trigger.
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pgedge_events_deleted(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let data = wake::trigger_data(fcinfo, "pgedge_events_deleted");
+    // SAFETY: the trigger's data are there while it runs, and a row trigger has a row; the id is read as the type that it has.
+    unsafe {
+        let (rel, row) = ((*data).tg_relation, (*data).tg_trigtuple);
+        let id = pg_sys::get_attnum((*rel).rd_id, c"id".as_ptr());
+        if !row.is_null() && id != pg_sys::InvalidAttrNumber as i16 {
+            let mut null = false;
+            let datum = pg_sys::heap_getattr(row, id.into(), (*rel).rd_att, &mut null);
+            let id = match pg_sys::get_atttype((*rel).rd_id, id) {
+                _ if null => None,
+                pg_sys::INT4OID => Some(i64::from(datum.value() as i32)),
+                pg_sys::INT8OID => Some(datum.value() as i64),
+                _ => None,
+            };
+            revoke_all((*rel).rd_id, id.into_iter());
+        }
+    }
+    pg_sys::Datum::from(0)
 }

@@ -41,21 +41,26 @@ fn random_bits() -> u64 {
 
 /// The length of a lease in microseconds. Errors: 22004, 22023.
 fn lease_micros(lease: Option<pgrx::datum::Interval>) -> i64 {
-    let Some(lease) = lease else {
+    micros("lease", "Say for how long the events are yours", "5 minutes", lease)
+}
+
+/// The length of the interval `name` in microseconds, positive and up to a year. Errors: 22004, 22023.
+fn micros(name: &str, advice: &str, example: &str, interval: Option<pgrx::datum::Interval>) -> i64 {
+    let Some(interval) = interval else {
         errors::fail(
             PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            "lease must not be null",
-            "Say for how long the events are yours, e.g. '5 minutes'.",
+            format!("{name} must not be null"),
+            format!("{advice}, e.g. '{example}'."),
         )
     };
     // As PostgreSQL compares intervals: a month has 30 days.
-    let days = i128::from(lease.months()) * 30 + i128::from(lease.days());
-    let micros = days * 86_400_000_000 + i128::from(lease.micros());
+    let days = i128::from(interval.months()) * 30 + i128::from(interval.days());
+    let micros = days * 86_400_000_000 + i128::from(interval.micros());
     if micros <= 0 || micros > 366 * 86_400_000_000 {
         errors::fail(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("lease \"{}\" is out of range", shown(&lease)),
-            "Give a lease longer than 0 and of at most a year, e.g. '5 minutes'.",
+            format!("{name} \"{}\" is out of range", shown(&interval)),
+            format!("Give a {name} longer than 0 and of at most a year, e.g. '{example}'."),
         );
     }
     micros as i64
