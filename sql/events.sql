@@ -254,22 +254,7 @@ COMMENT ON FUNCTION pgedge.extend_lease(bigint[], bigint, interval) IS
 'Lets the leases of these events end at now + lease; returns the ids really extended. A lease that has expired, or a stale token, extends nothing. Takes effect at once, and is not undone by a rollback. Errors: 22004, 22023 (lease not positive), 25006.';
 
 CREATE FUNCTION pgedge.complete_events(ids bigint[], lease_token bigint) RETURNS SETOF bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
-#variable_conflict use_column
-DECLARE
-    held record;
-BEGIN
-    PERFORM pgedge._events_check_ids($1, $2);
-    SELECT * INTO held FROM pgedge._events_hold(pgedge._events_table(), $1, $2, false);
-    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
-    IF cardinality(held.ids) = 0 THEN RETURN; END IF;
-    RETURN QUERY
-    UPDATE @extschema@.claude_events e
-    SET status = 'processed', processed_at = now(), attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed
-    FROM unnest(held.ids, held.attempts, held.workers, held.claimed) h(id, attempt, worker, claimed)
-    WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint;
-END $$;
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pgedge_complete_events';
 COMMENT ON FUNCTION pgedge.complete_events(bigint[], bigint) IS
 'Marks leased events processed, with attempts, claimed_by and claimed_at of the lease; returns the ids really completed. A stale token, an event cancelled, deleted or marked by someone else completes nothing and returns no row. A lease that expired still completes as long as nobody has claimed the event since. If the transaction is rolled back, the lease is as it was. Errors: 22004, 25006.';
 
@@ -399,6 +384,29 @@ END $$;
 COMMENT ON FUNCTION pgedge.purge_events(interval, boolean, int) IS
 'Deletes processed events whose processed_at, and cancelled ones whose created_at, is older than older_than (default: pgedge.event_retention); dead ones only with include_dead; at most max_events of them. Returns how many. Claims are never blocked by it. Errors: 22004, 22003, 22023, 25006.';
 
+-- Among the rows on some pages of the table. What goes wrong there, such as a foreign key that refers to an event, must not keep anyone from
+-- completing events.
+CREATE FUNCTION pgedge._events_retain(seconds bigint, first_page bigint, pages bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    purged bigint;
+BEGIN
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    DELETE FROM @extschema@.claude_events e USING (
+        SELECT o.ctid FROM @extschema@.claude_events o
+        WHERE o.ctid >= format('(%s,0)', $2)::tid AND o.ctid < format('(%s,0)', $2 + $3)::tid
+          AND o.status IN ('processed', 'cancelled') AND coalesce(o.processed_at, o.created_at) <= localtimestamp - make_interval(secs => $1)
+        FOR UPDATE SKIP LOCKED) d
+    WHERE e.ctid = d.ctid;
+    GET DIAGNOSTICS purged = ROW_COUNT;
+    RETURN purged;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'pgedge.event_retention: old events could not be deleted: %', SQLERRM;
+    RETURN -1;
+END $$;
+COMMENT ON FUNCTION pgedge._events_retain(bigint, bigint, bigint) IS 'internal: deletes finished events older than so many seconds on some pages of the table; how many, or -1 after a failure';
+
 CREATE FUNCTION pgedge._queue_stats()
 RETURNS TABLE (event_type text, pending bigint, ready bigint, delayed bigint, processing bigint, expired bigint, dead bigint, oldest_ready_age interval, next_due_at timestamptz)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
@@ -437,9 +445,15 @@ COMMENT ON FUNCTION pgedge._events_wake() IS 'internal: trigger on claude_events
 
 -- An event that becomes ready, or changes what it is ready for, goes to the end of its new lane: claims do not look behind their cursors.
 -- Whoever held it when it was finished, or when it had another id, does not hold it any more; who holds it goes on under its new ordering key.
+-- The trigger's own condition is short, since PostgreSQL parses it anew for each statement: it is false for what a consumer does.
 CREATE FUNCTION pgedge._events_requeue() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF OLD.status = 'pending' AND OLD.id = NEW.id AND OLD.event_type = NEW.event_type AND OLD.priority IS NOT DISTINCT FROM NEW.priority
+        AND OLD.run_at IS NOT DISTINCT FROM NEW.run_at AND OLD.ordering_key IS NOT DISTINCT FROM NEW.ordering_key AND OLD.qx = NEW.qx
+    THEN
+        RETURN NEW;
+    END IF;
     NEW.qx := pg_current_xact_id();
     IF OLD.status IS DISTINCT FROM 'pending' OR OLD.id <> NEW.id THEN
         PERFORM pgedge._events_revoke(TG_RELID, ARRAY[OLD.id::bigint]);

@@ -7,11 +7,11 @@ use crate::session;
 use pgedge_leases::{Condition, Slot};
 
 /// Who holds an event; None for a worker without a name.
-fn worker(slot: &Slot) -> Option<String> {
+pub(super) fn worker(slot: &Slot) -> Option<String> {
     Some(slot.worker()).filter(|w| !w.is_empty()).map(str::to_owned)
 }
 
-fn time(micros: i64) -> TimestampWithTimeZone {
+pub(super) fn time(micros: i64) -> TimestampWithTimeZone {
     TimestampWithTimeZone::try_from(micros).unwrap_or_else(|_| pgrx::datum::clock_timestamp())
 }
 
@@ -33,36 +33,38 @@ fn hold(
         name!(claimed, Vec<TimestampWithTimeZone>),
     ),
 > {
-    check_may_write();
-    let mut wanted: Vec<i64> = ids.into_iter().flatten().collect();
-    wanted.sort_unstable();
-    wanted.dedup();
+    let slots = take(relation, ids.into_iter().flatten().collect(), lease_token, release);
     let (mut held, mut attempts, mut workers, mut claimed) = (vec![], vec![], vec![], vec![]);
-    if let Some(segment) = segment::find(relation) {
-        let mut slots = vec![];
-        {
-            let mut locked = segment.lock();
-            slots.extend(wanted.into_iter().filter_map(|id| locked.queue.hold(id, lease_token)));
-            let epoch = locked.queue.state.epoch;
-            // What waited for these, the next of its key or of its type, may go once they are finished.
-            let limited = |kind| locked.queue.limits().iter().any(|l| l.kind == kind);
-            if slots.iter().any(|s: &Slot| s.key != 0 || limited(s.kind)) {
-                wake::pend(relation);
-            }
-            for slot in &slots {
-                let before = slot.condition();
-                let deed = if release { Deed::Releases(before) } else { Deed::Finishes(before) };
-                ledger::note(segment, epoch, slot.id, lease_token, deed);
-            }
-        }
-        for slot in slots {
-            held.push(slot.id);
-            attempts.push(slot.attempt);
-            workers.push(worker(&slot));
-            claimed.push(time(slot.claimed_at));
-        }
+    for slot in slots {
+        held.push(slot.id);
+        attempts.push(slot.attempt);
+        workers.push(worker(&slot));
+        claimed.push(time(slot.claimed_at));
     }
     TableIterator::once((held, attempts, workers, claimed))
+}
+
+/// As above, as slots.
+pub(super) fn take(relation: pg_sys::Oid, mut wanted: Vec<i64>, lease_token: i64, release: bool) -> Vec<Slot> {
+    check_may_write();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let Some(segment) = segment::find(relation) else { return vec![] };
+    let mut slots = Vec::with_capacity(wanted.len());
+    let mut locked = segment.lock();
+    slots.extend(wanted.into_iter().filter_map(|id| locked.queue.hold(id, lease_token)));
+    let epoch = locked.queue.state.epoch;
+    // What waited for these, the next of its key or of its type, may go once they are finished.
+    let limited = |kind| locked.queue.limits().iter().any(|l| l.kind == kind);
+    if slots.iter().any(|s: &Slot| s.key != 0 || limited(s.kind)) {
+        wake::pend(relation);
+    }
+    for slot in &slots {
+        let before = slot.condition();
+        let deed = if release { Deed::Releases(before) } else { Deed::Finishes(before) };
+        ledger::note(segment, epoch, slot.id, lease_token, deed);
+    }
+    slots
 }
 
 /// Lets live leases end at now + lease; the ids of those that it reached.
