@@ -238,7 +238,7 @@ pub unsafe extern "C-unwind" fn pgedge_complete_events(fcinfo: pg_sys::FunctionC
         return Datum::from(0);
     }
     retain(table);
-    let done = super::as_role(super::owner(table), || mark(table, &held));
+    let done = errors::keeping_sqlstates(|| super::as_role(super::owner(table), || mark(table, &held)));
     for id in done {
         // SAFETY: InitMaterializedSRF made the store and the descriptor, of one bigint.
         unsafe {

@@ -243,7 +243,7 @@ def test_the_schema_of_the_tables_is_renamed(empty_db, names):
         rows = claim(conn, 1)
         conn.execute(f"ALTER SCHEMA {names[0]} RENAME TO {names[1]}")
     with empty_db.connect() as conn:
-        for call in ("enqueue_event('t', '{}')", f"complete_events('{{1}}', {rows[0][2]})", "cancel_events('{2}')"):
+        for call in ("enqueue_event('t', '{}')", f"fail_events('{{1}}', {rows[0][2]})", "cancel_events('{2}')"):
             error = fails(conn, "42P01", f"SELECT pgedge.{call}")
             assert "create_tables()" in error.diag.message_hint
         assert [r for (r,) in conn.execute("SELECT pgedge.create_tables()") if "enqueue_event(" in r]
