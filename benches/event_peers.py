@@ -74,7 +74,7 @@ def procrastinate():
     return System(
         "procrastinate", script + "; SELECT procrastinate_register_worker_v1()",
         lambda n: f"SELECT cardinality(procrastinate_defer_jobs_v1(array_fill({job}, ARRAY[{n}])))",
-        lambda n: "SELECT coalesce(array_agg(f.id)::text, '{}') AS ids FROM generate_series(1, %d), procrastinate_fetch_job_v2(NULL, 1) f WHERE f.id IS NOT NULL" % n,
+        lambda n: f"SELECT coalesce(array_agg(id)::text, '{{}}') AS ids FROM (SELECT (procrastinate_fetch_job_v2(NULL, 1)).id FROM generate_series(1, {n}) OFFSET 0) f WHERE id IS NOT NULL",
         lambda n: "SELECT count(*) FROM (SELECT procrastinate_finish_job_v1(id, 'succeeded', false) FROM unnest(:ids::bigint[]) id) f",
         f"{PYPI.replace('==', ' ')}: its functions defer_jobs, fetch_job and finish_job; the last two know no batches, so they are called n times within one statement",
         "SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo'")
