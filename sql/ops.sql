@@ -154,10 +154,10 @@ BEGIN ATOMIC
     ('log_writer', 'aggregated_logs',      'INSERT, SELECT, UPDATE', '{aggregate_logs,match_log,log_trends,log_anomalies}'),
     ('aggregated_logs', 'aggregated_logs', 'INSERT, SELECT, UPDATE', '{aggregate_logs,match_log,log_trends,log_anomalies}'),
     ('event_producer', 'claude_events',    'INSERT, SELECT',         '{enqueue_event,enqueue_events}'),
-    ('event_consumer', 'claude_events',    'SELECT, UPDATE',         '{claim_events,wait_for_events,_wait_for_events,extend_lease,complete_events,fail_events,release_events}'),
+    ('event_consumer', 'claude_events',    'SELECT, UPDATE',         '{claim_events,wait_for_events,extend_lease,complete_events,fail_events,release_events}'),
     ('event_admin', 'claude_events',       'SELECT, UPDATE, DELETE', '{cancel_events,redrive_events,purge_events,pause_events,resume_events}'),
     ('webhook_dispatcher', 'webhook_deliveries', 'SELECT',           '{dispatch_webhooks,reconcile_webhooks,purge_webhook_deliveries}'),
-    ('claude_events', 'claude_events',     'INSERT, SELECT, UPDATE', '{enqueue_event,enqueue_events,claim_events,wait_for_events,_wait_for_events,extend_lease,complete_events,fail_events,release_events}');
+    ('claude_events', 'claude_events',     'INSERT, SELECT, UPDATE', '{enqueue_event,enqueue_events,claim_events,wait_for_events,extend_lease,complete_events,fail_events,release_events}');
 END;
 COMMENT ON FUNCTION pgedge._service_kinds() IS 'internal: what grant_service() gives for each word it knows';
 

@@ -31,6 +31,7 @@ extension_sql_file!(
         events::lease::hold,
         events::lease::extend,
         events::lease::revoke,
+        events::lease::rekey,
         events::lease::empty,
         events::lease::leases,
         events::limits::limits_changed,

@@ -96,7 +96,7 @@ def expected(kind: dict[str, str], functions: str) -> set[str]:
     return given | {f"function {name} EXECUTE" for name in functions.split()}
 
 
-PRODUCE, CONSUME = "enqueue_event enqueue_events", "claim_events wait_for_events _wait_for_events extend_lease complete_events fail_events release_events"
+PRODUCE, CONSUME = "enqueue_event enqueue_events", "claim_events wait_for_events extend_lease complete_events fail_events release_events"
 KINDS = {
     "embeddings": expected({"vectors": "INSERT SELECT"}, ""),
     "vectors": expected({"vectors": "INSERT SELECT"}, ""),
