@@ -234,8 +234,8 @@ fn wait_for_events(
 /// Takes a place among those that wait; without one the session only looks now and then.
 fn enlist(segment: Segment) {
     super::ledger::register();
-    // SAFETY: a plain read of this session's own state.
-    let me = unsafe { (*pg_sys::MyProc).pgprocno } as u32 + 1;
+    // SAFETY: this session's slot is one of the array of all sessions. The number in the slot has another name in every other version.
+    let me = unsafe { pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) } as u32 + 1;
     let locked = segment.lock();
     if let Some(place) = locked.queue.state.waiters.iter().position(|&n| n == 0) {
         locked.queue.state.waiters[place] = me;
