@@ -98,7 +98,13 @@ pub fn raise(session: &Session<'_>, target: &Target, work: &mut Work<'_>, outcom
 
 /// Those that may still be raised in this hour, and remembers them.
 fn within_limits(session: &Session<'_>, source: &str, mut notices: Vec<Notice>, now: i64) -> Vec<Notice> {
-    session.run("DELETE FROM pgedge._log_notices WHERE noticed_at <= $1", &[spi::time(now - HOUR)]);
+    // What another session deletes just now is skipped: calls for different sources do not wait for each other.
+    session.run(
+        "DELETE FROM pgedge._log_notices n USING
+            (SELECT o.source, o.digest FROM pgedge._log_notices o WHERE o.noticed_at <= $1 FOR UPDATE SKIP LOCKED) gone
+         WHERE n.source = gone.source AND n.digest = gone.digest",
+        &[spi::time(now - HOUR)],
+    );
     let raised = session.planned(
         Planned::Anew,
         "SELECT n.source, n.digest FROM pgedge._log_notices n WHERE n.noticed_at > $1",

@@ -195,6 +195,22 @@ def test_a_row_sent_again_after_it_was_deleted_raises_no_second_event(db):
         assert conn.execute("SELECT count(*) FROM claude_events").fetchone() == (1,)
 
 
+def test_events_of_two_sources_do_not_wait_for_each_other(db):
+    """Nor does either raise more than its share once what was raised an hour ago is forgotten."""
+    with db.connect() as conn:
+        conn.execute("SET pgedge.log_events = on")
+        send(conn, "ERROR: pump 5 failed", level="ERROR", source="old")
+        conn.execute("UPDATE pgedge._log_notices SET noticed_at = noticed_at - interval '61 minutes'")
+    with db.connect(autocommit=False) as one, db.connect(autocommit=False) as two:
+        for conn, source in ((one, "a"), (two, "b")):
+            conn.execute("SET pgedge.log_events = on; SET statement_timeout = '5s'")
+            send(conn, "ERROR: pump 5 failed", level="ERROR", source=source)
+        two.commit()
+        one.commit()
+    assert db.sql("SELECT source FROM pgedge._log_notices ORDER BY 1") == [("a",), ("b",)]
+    assert db.value("SELECT count(*) FROM claude_events") == 3
+
+
 def test_imported_lines_raise_no_event(db):
     with db.connect() as conn:
         conn.execute("SET pgedge.log_events = on")
