@@ -124,11 +124,10 @@ END $$;
 
 -- The columns of the table have no zone: they say what the clock of the session showed that sent the lines. The hours that are kept of its
 -- rows do have one. A time that is within the hour is exact; one less than 27 hours off is that of a session in another zone (they are 26
--- hours apart at most), of which only the hour is known: it counts as its end. What is further off was written by another client.
+-- hours apart at most), of which only the hour is known: it counts as its end. What is earlier was written by another client, what is later by a clock that is ahead.
 CREATE FUNCTION pgedge._log_first_seen(seen timestamptz, hour timestamptz) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN hour IS NULL OR seen >= hour AND seen < hour + interval '1 hour'
-              OR seen < hour - interval '27 hours' OR seen > hour + interval '27 hours' THEN seen
+RETURN CASE WHEN hour IS NULL OR seen >= hour AND seen < hour + interval '1 hour' OR seen < hour - interval '27 hours' THEN seen
             ELSE hour + interval '1 hour' END;
 
 -- The same for the latest hour, but that a client may have seen lines later; a time that is still to come is that of a clock that is ahead.

@@ -126,7 +126,9 @@ def test_lines_of_the_future(db):
         assert conn.execute("SELECT count(*) FROM pgedge._log_hours").fetchone() == (0,)
         assert conn.execute("SELECT pgedge.prune_logs('1 day')").fetchone() == (0,)
         # the row grows old although its last_seen is in the future
-        conn.execute("UPDATE pgedge._log_rows SET open_hour = open_hour - interval '3 days'")
+        conn.execute("UPDATE pgedge._log_rows SET open_hour = open_hour - interval '3 days', first_hour = first_hour - interval '3 days'")
+        conn.execute("UPDATE aggregated_logs SET first_seen = last_seen")
+        assert conn.execute("SELECT * FROM pgedge.log_anomalies('1 hour')").fetchall() == []
         assert conn.execute("SELECT pgedge.prune_logs('1 day')").fetchone() == (1,)
 
 
