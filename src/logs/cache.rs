@@ -18,6 +18,8 @@ pub struct Row {
     pub level: Option<Box<str>>,
     /// Ranks of its samples, lowest first.
     pub ranks: Vec<u64>,
+    /// The first hour that it has lines of, as microseconds since 2000-01-01 UTC; None when other clients may have had some before.
+    pub first_hour: Option<i64>,
     /// The latest hour that it has lines of, as microseconds since 2000-01-01 UTC.
     pub open_hour: i64,
     /// Its count without the lines of that hour.

@@ -207,6 +207,8 @@ impl Plan {
         let Some((_, first, _)) = rows.first() else { return };
         let (id, level) = (first.id, first.level.clone());
         let open_hour = rows.iter().map(|(_, r, _)| r.open_hour).max().unwrap_or(first.open_hour);
+        // None, the least, is a row that other clients may have had lines in before.
+        let first_hour = rows.iter().map(|(_, r, _)| r.first_hour).min().flatten();
         let mut lines_before = 0;
         let mut samples = Samples::default();
         let mut foreign = None;
@@ -245,6 +247,7 @@ impl Plan {
         });
         self.moved.extend(rows.iter().skip(1).map(|(_, r, _)| (r.id, id)));
         let noticed_at = rows.iter().map(|(_, r, _)| r.noticed_at).max().unwrap_or(i64::MIN);
-        learned.put_row(&pattern, Row { id, level, ranks, open_hour, lines_before, noticed_at, alarm: None });
+        learned
+            .put_row(&pattern, Row { id, level, ranks, first_hour, open_hour, lines_before, noticed_at, alarm: None });
     }
 }

@@ -29,7 +29,7 @@ fn find(message: &str, source: Option<&str>, level: Option<&str>) -> Option<(i64
     let shape = miner::shape_of_message(&event.message);
     let of_line = event.level.map(miner::Level::name);
     Spi::connect(|_| {
-        let session = Session { table: &target.name, writes: false };
+        let session = Session { table: &target.name, delta_type: target.delta_type, writes: false };
         let first = in_source(&session, &target, source.unwrap_or(""), &shape, level, of_line);
         if first.is_some() || source.is_some() {
             return first;
