@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::Error;
-use crate::bound::{Margin, QueryTerms, RowTerms};
+use crate::bound::{Margin, QueryTerms};
 use crate::buffer::Aligned;
 use crate::error::{filled, reserve};
 use crate::id::RowId;
@@ -236,6 +236,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         if rows == 0 || self.pass == Pass::Direct {
             return Ok(());
         }
+        self.fill_up(rows);
         let done = match self.pass {
             Pass::Int8 => self.flush_i8(rows),
             _ => self.flush_f32(rows),
@@ -253,9 +254,30 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         if found == expected { Ok(()) } else { Err(Error::Dimension { expected, found }) }
     }
 
+    /// A row has been copied into the tile. What the pass needs to know of it is worked out now, while it is in the first-level cache.
+    #[inline]
     fn pushed(&mut self, id: I) -> Result<(), Error> {
-        self.tile.ids.push(id);
-        if self.tile.ids.len() == self.tile.capacity { self.flush() } else { Ok(()) }
+        let (queries, tile) = (&*self.queries, &mut self.tile);
+        let (dim, padded, kernels) = (queries.dim(), queries.padded(), queries.kernels());
+        let at = tile.ids.len();
+        let row = &tile.rows[at * padded..][..padded];
+        (tile.scale[at], tile.bias[at]) = match (self.pass, queries.i8_panels_if_packed()) {
+            (Pass::Int8, Some(panels)) => {
+                let bytes = &mut tile.bytes[at * padded..][..padded];
+                // SAFETY: a `Simd` exists only for levels of this CPU.
+                let Quantised { scale, residual2, norm2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
+                panels.margin.row_i8(norm2, &row[..dim], scale, residual2)
+            }
+            _ => {
+                let row = &row[..dim];
+                // SAFETY: as above.
+                let (_, norm2) = unsafe { (kernels.dot_norm)(row, row) };
+                queries.margin.row(norm2, || row)
+            }
+        };
+        tile.exact_norms[at] = f64::NAN;
+        tile.ids.push(id);
+        if tile.ids.len() == tile.capacity { self.flush() } else { Ok(()) }
     }
 
     /// All queries against one row where it lies. `dot_norm` gives (x·q, x·x).
@@ -291,29 +313,18 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         }
     }
 
-    /// The terms of the waiting rows; the rows that fill up the last register tile get what never passes.
-    fn prepare(&mut self, rows: usize, mut terms: impl FnMut(&mut Tile<I>, usize) -> RowTerms) {
-        let kernels = self.queries.kernels();
-        for r in 0..rows {
-            self.tile.exact_norms[r] = f64::NAN;
-            (self.tile.scale[r], self.tile.bias[r]) = terms(&mut self.tile, r);
-        }
-        for r in rows..rows.next_multiple_of(kernels.mr) {
+    /// The rows that fill up the last register tile get what never passes.
+    fn fill_up(&mut self, rows: usize) {
+        for r in rows..rows.next_multiple_of(self.queries.kernels().mr) {
             (self.tile.scale[r], self.tile.bias[r]) = (0.0, f32::NEG_INFINITY);
         }
     }
 
     fn flush_f32(&mut self, rows: usize) -> Result<(), Error> {
         let queries = Arc::clone(&self.queries);
-        let (dim, padded, block) = (queries.dim(), queries.padded(), queries.block());
+        let (padded, block) = (queries.padded(), queries.block());
         let kernels = queries.kernels();
         let panels = queries.f32_panels()?;
-        self.prepare(rows, |tile, r| {
-            let row = &tile.rows[r * padded..][..dim];
-            // SAFETY: a `Simd` exists only for levels of this CPU.
-            let (_, norm2) = unsafe { (kernels.dot_norm)(row, row) };
-            queries.margin.row(norm2, || row)
-        });
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {
             for from in (0..padded).step_by(block) {
@@ -342,16 +353,9 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
 
     fn flush_i8(&mut self, rows: usize) -> Result<(), Error> {
         let queries = Arc::clone(&self.queries);
-        let (dim, padded) = (queries.dim(), queries.padded());
+        let padded = queries.padded();
         let kernels = queries.kernels();
         let panels = queries.i8_panels()?;
-        self.prepare(rows, |tile, r| {
-            let row = &tile.rows[r * padded..][..padded];
-            let bytes = &mut tile.bytes[r * padded..][..padded];
-            // SAFETY: a `Simd` exists only for levels of this CPU.
-            let Quantised { scale, residual2, norm2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
-            panels.margin.row_i8(norm2, &row[..dim], scale, residual2)
-        });
         let blocks = panels.block_init.len() / (queries.panels() * kernels.nr).max(1);
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {

@@ -8,7 +8,7 @@ use half::f16;
 use super::intrinsics::*;
 use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_block_tile, i8_finish, i8_tile};
 use super::{
-    EXACT_LANES, Kernels, RANGE_MADDUBS, Range8, TileF32, TileI8, avx2, exact_finish, product, squared_difference,
+    EXACT_LANES, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, avx2, exact_finish, product, squared_difference,
 };
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -39,7 +39,7 @@ pub(super) static KERNELS_VNNI: Kernels = Kernels {
     dot_norm: dot_norm_f32,
     dot_norm_f16,
     widen: avx2::widen,
-    quantise: avx2::quantise,
+    quantise,
     exact_dot,
     exact_l2,
 };
@@ -181,3 +181,44 @@ exact_sum!(
     },
     squared_difference
 );
+
+avx512! {
+    /// For ranges without a bound on lanes, as VNNI's: two looks at a row in the first-level cache.
+    ///
+    /// # Safety
+    /// The CPU has the features.
+    unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
+        assert!(x.len() == out.len() && x.len().is_multiple_of(PAD) && range.lane_norm == f32::INFINITY);
+        let (mut largest, mut squares) = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
+        for x in x.as_chunks::<32>().0 {
+            for v in 0..2 {
+                // SAFETY: v < 2, 32 floats.
+                let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(v * 16)) };
+                largest[v] = _mm512_max_ps(largest[v], _mm512_abs_ps(x));
+                squares[v] = _mm512_fmadd_ps(x, x, squares[v]);
+            }
+        }
+        let largest = _mm512_reduce_max_ps(_mm512_max_ps(largest[0], largest[1]));
+        let norm2 = sum(_mm512_add_ps(squares[0], squares[1]));
+        let steps = range.max as f32;
+        let scale = largest / steps;
+        let inverse = if largest > 0.0 { steps / largest } else { 0.0 };
+        let (vscale, vinverse) = (_mm512_set1_ps(scale), _mm512_set1_ps(inverse));
+        let offset = _mm_set1_epi8(range.offset as i8);
+        let mut residuals = [_mm512_setzero_ps(); 2];
+        for (x, out) in x.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<32>().0) {
+            for (v, residual) in residuals.iter_mut().enumerate() {
+                // SAFETY: v < 2, 32 floats and 32 bytes.
+                unsafe {
+                    let x = _mm512_loadu_ps(x.as_ptr().add(v * 16));
+                    let ints = _mm512_cvtps_epi32(_mm512_mul_ps(x, vinverse));
+                    let r = _mm512_fnmadd_ps(vscale, _mm512_cvtepi32_ps(ints), x);
+                    *residual = _mm512_fmadd_ps(r, r, *residual);
+                    let bytes = _mm_add_epi8(_mm512_cvtepi32_epi8(ints), offset);
+                    _mm_storeu_si128(out.as_mut_ptr().add(v * 16).cast(), bytes);
+                }
+            }
+        }
+        Quantised { scale, residual2: sum(_mm512_add_ps(residuals[0], residuals[1])), norm2 }
+    }
+}

@@ -4,7 +4,8 @@
 //! (Bochs): AVX-512 and VNNI alike passed.
 
 use super::{
-    EXACT_LANES, Kernels, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product, squared_difference, x86_tile,
+    EXACT_LANES, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product,
+    squared_difference, x86_tile,
 };
 
 macro_rules! avx512 {
@@ -34,6 +35,9 @@ mod avx2 {
 mod intrinsics {
     use half::f16;
 
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    pub(crate) struct __m128i(pub(crate) [u8; 16]);
     #[derive(Clone, Copy)]
     #[repr(C)]
     pub(crate) struct __m256(pub(crate) [f32; 8]);
@@ -103,6 +107,7 @@ mod intrinsics {
     store! {
         _mm512_storeu_ps(__m512) -> f32;
         _mm512_storeu_pd(__m512d) -> f64;
+        _mm_storeu_si128(__m128i) -> __m128i;
     }
 
     /// One operation a lane.
@@ -117,6 +122,10 @@ mod intrinsics {
         _mm512_add_ps(a, b) -> __m512, |x, y| x + y;
         _mm512_mul_ps(a, b) -> __m512, |x, y| x * y;
         _mm512_fmadd_ps(a, b, c) -> __m512, |x, y, z| x.mul_add(y, z);
+        _mm512_fnmadd_ps(a, b, c) -> __m512, |x, y, z| (-x).mul_add(y, z);
+        _mm512_abs_ps(a) -> __m512, |x| x.abs();
+        _mm512_max_ps(a, b) -> __m512, |x, y| if x > y { x } else { y };
+        _mm_add_epi8(a, b) -> __m128i, |x, y| x.wrapping_add(y);
         _mm512_add_pd(a, b) -> __m512d, |x, y| x + y;
         _mm512_sub_pd(a, b) -> __m512d, |x, y| x - y;
         _mm512_mul_pd(a, b) -> __m512d, |x, y| x * y;
@@ -164,6 +173,23 @@ mod intrinsics {
     }
     pub(crate) fn _mm512_cvtepi32_ps(a: __m512i) -> __m512 {
         __m512(std::array::from_fn(|i| a.i32(i) as f32))
+    }
+    /// To the nearest, ties to even; what does not fit, and NaN, is the smallest integer.
+    pub(crate) fn _mm512_cvtps_epi32(a: __m512) -> __m512i {
+        __m512i::of_i32(|i| {
+            let v = a.0[i].round_ties_even();
+            if (-2_147_483_648.0..2_147_483_648.0).contains(&v) { v as i32 } else { i32::MIN }
+        })
+    }
+    /// The low byte of each.
+    pub(crate) fn _mm512_cvtepi32_epi8(a: __m512i) -> __m128i {
+        __m128i(std::array::from_fn(|i| a.0[4 * i]))
+    }
+    pub(crate) fn _mm_set1_epi8(a: i8) -> __m128i {
+        __m128i([a as u8; 16])
+    }
+    pub(crate) fn _mm512_reduce_max_ps(a: __m512) -> f32 {
+        a.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
     pub(crate) fn _mm512_cvtps_pd(a: __m256) -> __m512d {
         __m512d(a.0.map(f64::from))

@@ -319,12 +319,14 @@ fn check_int8(simd: Simd, k: usize, x: &[i32], q: &[i32]) {
 fn quantisers_keep_their_promises() {
     for simd in levels() {
         let kernels = simd.kernels();
-        // The AVX-512 levels quantise by AVX2's function: each with the ranges of all levels.
+        // Levels share these functions: each with the ranges of all levels, but that one for VNNI alone knows no bound on lanes.
+        let vnni = simd.level() == Level::Avx512Vnni;
         let ranges = [(127, 0, f32::INFINITY), (90, 90, I8_LANE_NORM), (127, 128, f32::INFINITY)]
             .map(|(max, offset, lane_norm)| Range8 { max, offset, lane_norm });
+        let ranges: Vec<Range8> = ranges.into_iter().filter(|r| !vnni || r.lane_norm == f32::INFINITY).collect();
         assert!(ranges.contains(&kernels.i8_range));
         let lengths = [(PAD, 1), (3 * PAD, 5), (384, 2), (1536, 3), (16000, 4)];
-        for ((n, seed), range) in lengths.into_iter().flat_map(|l| ranges.map(|c| (l, c))) {
+        for ((n, seed), range) in lengths.into_iter().flat_map(|l| ranges.iter().map(move |&c| (l, c))) {
             let mut peaked = noise(n, seed);
             peaked[n / 3] *= 3.0;
             let signs: Vec<f32> = noise(n, seed).iter().map(|v| v.signum()).collect();
