@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::Error;
-use crate::bound::{Margin, QueryTerms};
+use crate::bound::{Margin, QueryTerms, RowTerms};
 use crate::buffer::Aligned;
 use crate::error::{filled, reserve};
 use crate::id::RowId;
@@ -40,7 +40,6 @@ pub enum Pass {
 /// Up to this many queries a row is cheaper to read in place than to copy into a tile.
 const DIRECT_QUERIES: usize = 3;
 /// From here on int8 repays the quantising of each row.
-const INT8_QUERIES: usize = 24;
 const INT8_DIM: usize = 64;
 /// Rows of a tile at most, and its bytes: half of a 512 kB second-level cache.
 const TILE_ROWS: usize = 96;
@@ -105,7 +104,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
     pub fn new(queries: Arc<Queries>, sink: S) -> Result<Self, Error> {
         let pass = match queries.len() {
             0..=DIRECT_QUERIES => Pass::Direct,
-            n if n >= INT8_QUERIES && queries.dim() >= INT8_DIM && queries.kernels().i8_gains => Pass::Int8,
+            n if n >= queries.kernels().i8_from && queries.dim() >= INT8_DIM => Pass::Int8,
             _ => Pass::F32,
         };
         let rows = tile_rows(queries.padded());
@@ -195,10 +194,19 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
                 unsafe { (scanner.queries.kernels().dot_norm)(row, q) }
             });
         }
-        let padded = self.queries.padded();
-        let at = self.tile.ids.len();
-        self.tile.rows[at * padded..][..row.len()].copy_from_slice(row);
-        self.pushed(id)
+        let (queries, tile) = (&*self.queries, &mut self.tile);
+        let (padded, at) = (queries.padded(), tile.ids.len());
+        let place = &mut tile.rows[at * padded..][..padded];
+        if let (Pass::Int8, Some(panels)) = (self.pass, queries.i8_panels_if_packed()) {
+            let (kernels, bytes) = (queries.kernels(), &mut tile.bytes[at * padded..][..padded]);
+            // SAFETY: a `Simd` exists only for levels of this CPU.
+            let quantised = unsafe { (kernels.take)(row, place, bytes, kernels.i8_range) };
+            let terms = panels.margin.row_i8(quantised.norm2, row, quantised.scale, quantised.residual2);
+            return self.pushed(id, terms);
+        }
+        place[..row.len()].copy_from_slice(row);
+        let terms = self.terms_in_place();
+        self.pushed(id, terms)
     }
 
     /// One row in half precision.
@@ -221,7 +229,8 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let at = self.tile.ids.len();
         // SAFETY: as above.
         unsafe { widen(row, &mut self.tile.rows[at * padded..][..row.len()]) };
-        self.pushed(id)
+        let terms = self.terms_in_place();
+        self.pushed(id, terms)
     }
 
     /// Scores the waiting rows and gives back the sink.
@@ -254,27 +263,30 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         if found == expected { Ok(()) } else { Err(Error::Dimension { expected, found }) }
     }
 
-    /// A row has been copied into the tile. What the pass needs to know of it is worked out now, while it is in the first-level cache.
-    #[inline]
-    fn pushed(&mut self, id: I) -> Result<(), Error> {
+    /// What the pass needs to know of the row that was put last into the tile: worked out now, while it is in the first-level cache.
+    fn terms_in_place(&mut self) -> RowTerms {
         let (queries, tile) = (&*self.queries, &mut self.tile);
         let (dim, padded, kernels) = (queries.dim(), queries.padded(), queries.kernels());
+        let at = tile.ids.len() * padded;
+        let row = &tile.rows[at..][..padded];
+        if let (Pass::Int8, Some(panels)) = (self.pass, queries.i8_panels_if_packed()) {
+            let bytes = &mut tile.bytes[at..][..padded];
+            // SAFETY: a `Simd` exists only for levels of this CPU.
+            let Quantised { scale, residual2, norm2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
+            return panels.margin.row_i8(norm2, &row[..dim], scale, residual2);
+        }
+        let row = &row[..dim];
+        // SAFETY: as above.
+        let (_, norm2) = unsafe { (kernels.dot_norm)(row, row) };
+        queries.margin.row(norm2, || row)
+    }
+
+    /// The row in the tile is complete.
+    #[inline]
+    fn pushed(&mut self, id: I, terms: RowTerms) -> Result<(), Error> {
+        let tile = &mut self.tile;
         let at = tile.ids.len();
-        let row = &tile.rows[at * padded..][..padded];
-        (tile.scale[at], tile.bias[at]) = match (self.pass, queries.i8_panels_if_packed()) {
-            (Pass::Int8, Some(panels)) => {
-                let bytes = &mut tile.bytes[at * padded..][..padded];
-                // SAFETY: a `Simd` exists only for levels of this CPU.
-                let Quantised { scale, residual2, norm2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
-                panels.margin.row_i8(norm2, &row[..dim], scale, residual2)
-            }
-            _ => {
-                let row = &row[..dim];
-                // SAFETY: as above.
-                let (_, norm2) = unsafe { (kernels.dot_norm)(row, row) };
-                queries.margin.row(norm2, || row)
-            }
-        };
+        (tile.scale[at], tile.bias[at]) = terms;
         tile.exact_norms[at] = f64::NAN;
         tile.ids.push(id);
         if tile.ids.len() == tile.capacity { self.flush() } else { Ok(()) }

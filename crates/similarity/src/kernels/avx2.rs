@@ -16,13 +16,14 @@ pub(super) static KERNELS: Kernels = Kernels {
     nr: 16,
     i8_range: RANGE_MADDUBS,
     i8_blocks: true,
-    i8_gains: true,
+    i8_from: 16,
     tile_f32,
     tile_i8,
     dot_norm: dot_norm_f32,
     dot_norm_f16,
     widen,
     quantise,
+    take,
     exact_dot,
     exact_l2,
 };
@@ -292,6 +293,15 @@ pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quant
     let residual2 =
         sum(_mm256_add_ps(_mm256_add_ps(residuals[0], residuals[1]), _mm256_add_ps(residuals[2], residuals[3])));
     Quantised { scale, residual2, norm2 }
+}
+
+/// # Safety
+/// The CPU has the features.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn take(from: &[f32], row: &mut [f32], out: &mut [u8], range: Range8) -> Quantised {
+    row[..from.len()].copy_from_slice(from);
+    // SAFETY: the CPU has the features.
+    unsafe { quantise(row, out, range) }
 }
 
 /// The largest magnitude, the largest norm over a 16-bit lane of a block (`scalar::largest_lane`), and the sum of squares, of a multiple of 32 values.

@@ -27,7 +27,7 @@ pub(crate) fn of(level: crate::Level) -> &'static Kernels {
 
 /// What the AVX-512 levels take from AVX2, which has tests of its own.
 mod avx2 {
-    pub(super) use crate::kernels::scalar::{quantise, widen};
+    pub(super) use crate::kernels::scalar::{quantise, take, widen};
 }
 
 /// The instructions that the kernels use, after the operations in Intel's Intrinsics Guide. Names and signatures are those of `std::arch::x86_64`.

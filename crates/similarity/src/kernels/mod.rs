@@ -145,8 +145,8 @@ pub(crate) struct Kernels {
     pub i8_range: Range8,
     /// Whether `tile_i8` sums in 16 bits, in blocks.
     pub i8_blocks: bool,
-    /// Whether the int8 pass is faster than f32 at this level.
-    pub i8_gains: bool,
+    /// From so many queries on the int8 pass is faster than f32 at this level; `usize::MAX` for never.
+    pub i8_from: usize,
     pub tile_f32: unsafe fn(&TileF32) -> bool,
     pub tile_i8: unsafe fn(&TileI8) -> bool,
     /// (x·q, x·x) in f32.
@@ -155,6 +155,8 @@ pub(crate) struct Kernels {
     pub widen: unsafe fn(&[f16], &mut [f32]),
     /// Quantises a row (padded with zeros to `PAD`) into bytes.
     pub quantise: unsafe fn(&[f32], &mut [u8], Range8) -> Quantised,
+    /// As `quantise`, of a row that is copied into its place in a tile (whose rest is zeros) on the way.
+    pub take: unsafe fn(&[f32], &mut [f32], &mut [u8], Range8) -> Quantised,
     pub exact_dot: unsafe fn(&[f32], &[f32]) -> f64,
     pub exact_l2: unsafe fn(&[f32], &[f32]) -> f64,
 }

@@ -16,13 +16,14 @@ pub(crate) static KERNELS: Kernels = Kernels {
     nr: NR,
     i8_range: Range8 { max: 127, offset: 0, lane_norm: f32::INFINITY },
     i8_blocks: false,
-    i8_gains: false,
+    i8_from: usize::MAX,
     tile_f32,
     tile_i8,
     dot_norm,
     dot_norm_f16,
     widen,
     quantise,
+    take,
     exact_dot,
     exact_l2,
 };
@@ -154,6 +155,11 @@ pub(crate) fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
         }
     }
     Quantised { scale, residual2: residuals.iter().sum(), norm2 }
+}
+
+pub(crate) fn take(from: &[f32], row: &mut [f32], out: &mut [u8], range: Range8) -> Quantised {
+    row[..from.len()].copy_from_slice(from);
+    quantise(row, out, range)
 }
 
 /// The largest norm over the dimensions of a block that share a 16-bit lane: those with one value of d/2 modulo 2.
