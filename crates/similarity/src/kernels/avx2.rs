@@ -5,10 +5,10 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_finish};
+use super::x86_tile::{dot_norm, exact_sum, exact_tile, f32_tile, i8_finish};
 use super::{
-    EXACT_LANES, I8_BLOCK, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product,
-    squared_difference,
+    EXACT_LANES, ExactTile, I8_BLOCK, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish,
+    product, squared_difference,
 };
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -26,6 +26,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     take,
     exact_dot,
     exact_l2,
+    exact_rows: 3,
+    exact_columns: 4,
+    exact_dot_tile,
+    exact_l2_tile,
 };
 
 /// Mask of the lanes where `a` is not less than `b`; NaN counts as not less.
@@ -263,6 +267,24 @@ exact_sum!(
     },
     squared_difference
 );
+
+/// The sum of sixteen lanes, in the order of `exact_finish`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn exact_lanes(lanes: [__m256d; 4]) -> f64 {
+    let eight = [_mm256_add_pd(lanes[0], lanes[2]), _mm256_add_pd(lanes[1], lanes[3])];
+    let four = _mm256_add_pd(eight[0], eight[1]);
+    let two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd::<1>(four));
+    _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)))
+}
+
+exact_tile!(exact_dot_tile, avx2, 3, 4, 4, 4, _mm256_setzero_pd, _mm256_loadu_pd, exact_lanes, |acc, a, b| {
+    _mm256_fmadd_pd(a, b, acc)
+});
+exact_tile!(exact_l2_tile, avx2, 3, 4, 4, 4, _mm256_setzero_pd, _mm256_loadu_pd, exact_lanes, |acc, a, b| {
+    let d = _mm256_sub_pd(a, b);
+    _mm256_add_pd(acc, _mm256_mul_pd(d, d))
+});
 
 /// # Safety
 /// The CPU has the features.

@@ -6,9 +6,10 @@
 use half::f16;
 
 use super::intrinsics::*;
-use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_block_tile, i8_finish, i8_tile};
+use super::x86_tile::{dot_norm, exact_sum, exact_tile, f32_tile, i8_block_tile, i8_finish, i8_tile};
 use super::{
-    EXACT_LANES, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, avx2, exact_finish, product, squared_difference,
+    EXACT_LANES, ExactTile, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, avx2, exact_finish,
+    product, squared_difference,
 };
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -26,6 +27,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     take: avx2::take,
     exact_dot,
     exact_l2,
+    exact_rows: 4,
+    exact_columns: 6,
+    exact_dot_tile,
+    exact_l2_tile,
 };
 
 pub(super) static KERNELS_VNNI: Kernels = Kernels {
@@ -44,6 +49,10 @@ pub(super) static KERNELS_VNNI: Kernels = Kernels {
     take,
     exact_dot,
     exact_l2,
+    exact_rows: 4,
+    exact_columns: 6,
+    exact_dot_tile,
+    exact_l2_tile,
 };
 
 avx512! {
@@ -183,6 +192,22 @@ exact_sum!(
     },
     squared_difference
 );
+
+avx512! {
+    /// The sum of sixteen lanes, in the order of `exact_finish`: by halves.
+    #[inline]
+    fn exact_lanes(lanes: [__m512d; 2]) -> f64 {
+        _mm512_reduce_add_pd(_mm512_add_pd(lanes[0], lanes[1]))
+    }
+}
+
+exact_tile!(exact_dot_tile, avx512, 4, 6, 2, 8, _mm512_setzero_pd, _mm512_loadu_pd, exact_lanes, |acc, a, b| {
+    _mm512_fmadd_pd(a, b, acc)
+});
+exact_tile!(exact_l2_tile, avx512, 4, 6, 2, 8, _mm512_setzero_pd, _mm512_loadu_pd, exact_lanes, |acc, a, b| {
+    let d = _mm512_sub_pd(a, b);
+    _mm512_add_pd(acc, _mm512_mul_pd(d, d))
+});
 
 /// The largest magnitude so far in two registers, and the sums of squares in two.
 type Sizes = ([__m512; 2], [__m512; 2]);

@@ -4,7 +4,7 @@
 //! (Bochs): AVX-512 and VNNI alike passed.
 
 use super::{
-    EXACT_LANES, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product,
+    EXACT_LANES, ExactTile, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product,
     squared_difference, x86_tile,
 };
 
@@ -102,6 +102,7 @@ mod intrinsics {
         _mm256_loadu_ps(f32) -> __m256;
         _mm256_loadu_si256(__m256i) -> __m256i;
         _mm512_loadu_ps(f32) -> __m512;
+        _mm512_loadu_pd(f64) -> __m512d;
         _mm512_loadu_si512(__m512i) -> __m512i;
     }
     store! {
@@ -187,6 +188,16 @@ mod intrinsics {
     }
     pub(crate) fn _mm_set1_epi8(a: i8) -> __m128i {
         __m128i([a as u8; 16])
+    }
+    /// By halves, as that for `ps`.
+    pub(crate) fn _mm512_reduce_add_pd(a: __m512d) -> f64 {
+        let mut lanes = a.0;
+        for width in [4, 2, 1] {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        lanes[0]
     }
     pub(crate) fn _mm512_reduce_max_ps(a: __m512) -> f32 {
         a.0.into_iter().fold(f32::NEG_INFINITY, f32::max)

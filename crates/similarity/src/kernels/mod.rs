@@ -101,6 +101,18 @@ pub(crate) struct TileI8 {
     pub test: Test,
 }
 
+/// One call of an exact tile kernel: every one of some rows with every one of some columns.
+pub(crate) struct ExactTile {
+    /// Rows in f64, `k` values each, one after the other.
+    pub rows: *const f64,
+    /// Columns likewise.
+    pub columns: *const f64,
+    /// Dimensions, padded with zeros to a multiple of [`EXACT_LANES`].
+    pub k: usize,
+    /// A value for each pair, by rows: the bits that `exact_dot` or `exact_l2` gives.
+    pub out: *mut f64,
+}
+
 /// What quantising a row gives besides the bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quantised {
@@ -159,7 +171,15 @@ pub(crate) struct Kernels {
     pub take: unsafe fn(&[f32], &mut [f32], &mut [u8], Range8) -> Quantised,
     pub exact_dot: unsafe fn(&[f32], &[f32]) -> f64,
     pub exact_l2: unsafe fn(&[f32], &[f32]) -> f64,
+    /// The same for rows × columns of a tile at a time.
+    pub exact_rows: usize,
+    pub exact_columns: usize,
+    pub exact_dot_tile: unsafe fn(&ExactTile),
+    pub exact_l2_tile: unsafe fn(&ExactTile),
 }
+
+/// No exact tile has more pairs.
+pub(crate) const MAX_EXACT: usize = 24;
 
 /// The table of `level`, which the build must have.
 pub(crate) fn of(level: Level) -> &'static Kernels {

@@ -27,6 +27,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     take: scalar::take,
     exact_dot,
     exact_l2,
+    exact_rows: scalar::EXACT_MR,
+    exact_columns: scalar::EXACT_NR,
+    exact_dot_tile: scalar::exact_dot_tile,
+    exact_l2_tile: scalar::exact_l2_tile,
 };
 
 pub(super) static KERNELS_DOT: Kernels = Kernels {
@@ -44,6 +48,10 @@ pub(super) static KERNELS_DOT: Kernels = Kernels {
     take: scalar::take,
     exact_dot,
     exact_l2,
+    exact_rows: scalar::EXACT_MR,
+    exact_columns: scalar::EXACT_NR,
+    exact_dot_tile: scalar::exact_dot_tile,
+    exact_l2_tile: scalar::exact_l2_tile,
 };
 
 type Sums = [[float32x4_t; NV]; MR];

@@ -381,6 +381,37 @@ fn quantisers_keep_their_promises() {
     }
 }
 
+/// Every score of a matrix is that of the pair alone, for every tail of dimensions, rows and columns.
+#[test]
+fn matrices_are_the_scores_of_their_pairs() {
+    use crate::{Metric, similarity_matrix};
+    let scalar = Simd::new(Level::Scalar).unwrap();
+    for simd in levels() {
+        for dim in (1..=40).chain([383, 384, 1000]) {
+            let (rows, columns) = (1 + dim % 9, 1 + dim * 7 % 75);
+            let (mut a, mut b) = (noise(rows * dim, 21), noise(columns * dim, 22));
+            // A zero vector, and numbers that are none.
+            b[..dim].fill(0.0);
+            if dim % 4 == 0 {
+                (a[dim - 1], b[columns * dim - 1]) = (f32::NAN, f32::INFINITY);
+            }
+            for metric in [Metric::Cosine, Metric::L2, Metric::InnerProduct] {
+                for (a, b) in [(&a, &b), (&b, &b)] {
+                    let mut got = vec![7.0; a.len() / dim * columns];
+                    similarity_matrix(simd, metric, dim, a, b, &mut got, || Ok(())).unwrap();
+                    let pairs = a.chunks(dim).flat_map(|x| b.chunks(dim).map(move |y| (x, y)));
+                    for ((x, y), got) in pairs.zip(&got) {
+                        let want = scalar.score(metric, x, y).unwrap();
+                        assert_eq!(got.to_bits(), want.to_bits(), "{simd:?} {metric:?} {dim}: {got} not {want}");
+                    }
+                }
+            }
+        }
+        assert_eq!(similarity_matrix(simd, Metric::L2, 3, &[], &[1.0; 6], &mut [], || Ok(())), Ok(()));
+        assert_eq!(similarity_matrix(simd, Metric::L2, 3, &[1.0; 6], &[], &mut [], || Ok(())), Ok(()));
+    }
+}
+
 /// The whole engine on the emulated levels: what the tests of `tests/engine.rs` check on the real ones.
 #[test]
 fn the_engine_gives_the_same_with_emulated_instructions() {
