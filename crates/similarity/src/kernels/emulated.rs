@@ -1,7 +1,6 @@
 //! The AVX-512 kernels on any processor, for the tests: `avx512.rs` compiled once more, against the plain Rust of [`intrinsics`] and without the
-//! attributes that ask the processor for anything. Few machines that build this have AVX-512; its tiles, masks, tails and constants are tested by this.
-//! What the compiler makes of them was tried once as well, by these same tests, the longest vectors left out, on an emulated Sapphire Rapids
-//! (Bochs): AVX-512 and VNNI alike passed.
+//! attributes that ask the processor for anything. Not every machine that builds this has AVX-512; its tiles, masks, tails and constants are tested by this.
+//! Where the processor has it (Zen 4 was tried), the same tests run on the real instructions as well.
 
 use super::{
     EXACT_LANES, ExactTile, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product,
