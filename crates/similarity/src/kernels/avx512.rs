@@ -216,10 +216,11 @@ avx512! {
     /// Takes 32 values in.
     #[inline]
     fn add_sizes(sizes: &mut Sizes, x: [__m512; 2]) {
-        for v in 0..2 {
-            sizes.0[v] = _mm512_max_ps(sizes.0[v], _mm512_abs_ps(x[v]));
-            sizes.1[v] = _mm512_fmadd_ps(x[v], x[v], sizes.1[v]);
-        }
+        let (largest, squares) = sizes;
+        largest[0] = _mm512_max_ps(largest[0], _mm512_abs_ps(x[0]));
+        largest[1] = _mm512_max_ps(largest[1], _mm512_abs_ps(x[1]));
+        squares[0] = _mm512_fmadd_ps(x[0], x[0], squares[0]);
+        squares[1] = _mm512_fmadd_ps(x[1], x[1], squares[1]);
     }
 }
 
