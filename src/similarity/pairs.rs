@@ -11,6 +11,7 @@ use super::call::{Call, Rows, sql_function};
 use super::id::IdType;
 use super::relation::{Source, VectorTypes, Wanted};
 use super::sorter::PairSorter;
+use super::state::interrupt;
 use super::{checked, limit_of, metric_named};
 use crate::errors::fail;
 use crate::pgvector::Element;
@@ -25,13 +26,20 @@ struct Pairs {
     sorter: PairSorter,
 }
 
+/// Pairs that wait to be handed on, at most.
+const MOST_WAITING: usize = 1024;
+
 impl Sink<Row> for Pairs {
     fn limit(&self, q: usize) -> u32 {
         self.found.limit(q)
     }
 
     fn offer(&mut self, q: usize, key: u32, row: &Row) -> Result<bool, Error> {
-        if self.rows[q] < *row { self.found.offer(q, key, row) } else { Ok(false) }
+        let taken = self.rows[q] < *row && self.found.offer(q, key, row)?;
+        if self.found.len() == MOST_WAITING {
+            self.give();
+        }
+        Ok(taken)
     }
 
     fn useful(&self, row: &Row, queries: usize) -> usize {
@@ -113,6 +121,7 @@ fn search<T: Value>(
         let in_order = rows.is_sorted();
         let sink = Pairs { rows, in_order, found: checked(Range::new(metric, limit)), ids, sorter };
         let mut scan = checked(Scanner::new(queries, sink));
+        scan.set_interrupt(interrupt);
         // Rows before the block have met it already, as blocks of their own.
         reader.stream_after(&first, |row, vector: &[T]| {
             checked(T::push_to(&mut scan, row, vector));
