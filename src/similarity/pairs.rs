@@ -115,13 +115,12 @@ fn search<T: Value>(
     let mut blocks = Reader::new(source, wanted_source, true).blocks();
     while let Some(Block { rows, values, dim }) = blocks.next(block_rows) {
         ids.enter();
-        let queries = Arc::new(checked(Queries::new(Simd::detect(), metric, dim, &values)));
+        let queries = Arc::new(checked(Queries::with_interrupt(Simd::detect(), metric, dim, &values, interrupt)));
         drop(values);
         let first = rows.iter().min().expect("a block has rows").clone();
         let in_order = rows.is_sorted();
         let sink = Pairs { rows, in_order, found: checked(Range::new(metric, limit)), ids, sorter };
         let mut scan = checked(Scanner::new(queries, sink));
-        scan.set_interrupt(interrupt);
         // Rows before the block have met it already, as blocks of their own.
         reader.stream_after(&first, |row, vector: &[T]| {
             checked(T::push_to(&mut scan, row, vector));

@@ -49,7 +49,8 @@ impl Batch {
         let fingerprint = fingerprint(metric, &flat);
         pgrx::check_for_interrupts!();
         // An array without vectors finds nothing, in any number of dimensions.
-        let queries = checked(Queries::new(Simd::detect(), metric, flat.dim.max(1), &flat.values));
+        let queries =
+            checked(Queries::with_interrupt(Simd::detect(), metric, flat.dim.max(1), &flat.values, interrupt));
         Batch { queries: Arc::new(queries), places: flat.places, fingerprint }
     }
 }
@@ -126,8 +127,7 @@ impl State {
         let (queries, rows) = (&batch.queries, super::positive_k(k));
         let found = checked(TopK::new(queries.metric(), queries.len(), rows, super::limit_of(limit)));
         pgrx::check_for_interrupts!();
-        let mut scan = checked(Scanner::new(Arc::clone(queries), found));
-        scan.set_interrupt(interrupt);
+        let scan = checked(Scanner::new(Arc::clone(queries), found));
         let allowed = allowed_bytes(may_give_up);
         let most = TopK::<Id>::bytes_for(queries.len(), rows);
         State {
@@ -189,6 +189,18 @@ impl State {
         self.keep_first(fits.max(1));
     }
 
+    /// Before and after the last tile is scored.
+    fn look_again(&mut self) {
+        if self.may_give_up && !self.bounded {
+            let bytes = match &mut self.work {
+                Work::Scanning(scan) => scan.sink_mut().bytes(),
+                Work::Found(found) => found.bytes(),
+                Work::Lost => 0,
+            };
+            self.make_room(bytes);
+        }
+    }
+
     fn keep_first(&mut self, queries: usize) {
         if queries >= self.places.len() {
             return;
@@ -238,10 +250,12 @@ impl State {
             self.fetch();
         }
         self.ids.enter();
+        self.look_again();
         if let Work::Scanning(_) = self.work
             && let Work::Scanning(scan) = core::mem::replace(&mut self.work, Work::Lost)
         {
             self.work = Work::Found(checked(scan.finish()));
+            self.look_again();
         }
         if let Work::Lost = self.work {
             self.lost();

@@ -87,7 +87,6 @@ pub struct Scanner<I, S> {
     looked: Stats,
     /// Queries still searched for, from the first.
     kept: usize,
-    interrupt: fn() -> Result<(), Error>,
 }
 
 /// The rows that wait for their turn.
@@ -142,7 +141,6 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         }
         let mut scanner = Scanner {
             kept: queries.len(),
-            interrupt: || Ok(()),
             queries,
             sink,
             pass,
@@ -154,11 +152,6 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         };
         scanner.refresh_thresholds();
         Ok(scanner)
-    }
-
-    /// Has `interrupt` called for each panel of queries in a tile; its error ends the work.
-    pub fn set_interrupt(&mut self, interrupt: fn() -> Result<(), Error>) {
-        self.interrupt = interrupt;
     }
 
     /// Searches for the first `queries` queries alone from now on. The sink must not want pairs of the others any more.
@@ -357,7 +350,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let panels = queries.f32_panels()?;
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {
-            (self.interrupt)()?;
+            (queries.interrupt)()?;
             for from in (0..padded).step_by(block) {
                 let k = block.min(padded - from);
                 for r in (0..rows).step_by(kernels.mr) {
@@ -390,7 +383,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let blocks = panels.block_init.len() / (queries.panels() * kernels.nr).max(1);
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {
-            (self.interrupt)()?;
+            (queries.interrupt)()?;
             let first = panel * kernels.nr;
             for r in (0..rows).step_by(kernels.mr) {
                 let call = TileI8 {
