@@ -13,8 +13,6 @@ use crate::pgvector::{Element, Embedding};
 
 /// Cells of a matrix at most: what PostgreSQL allows in an array.
 const MAX_CELLS: usize = 0x3fff_ffff / 8;
-/// Columns scored between two checks for interrupts: about 10 ms at 384 dimensions.
-const COLUMNS: usize = 1 << 16;
 
 /// query, candidates, metric → real[]
 fn batch_similarity<T: Element + Into<f32>>(call: &mut Call) -> pg_sys::Datum {
@@ -29,12 +27,12 @@ fn batch_similarity<T: Element + Into<f32>>(call: &mut Call) -> pg_sys::Datum {
         let (mut query, mut row) = (Vec::new(), Vec::new());
         widen(Embedding::<T>::from_raw(call.arg(0).expect("strict")).as_slice(), &mut query);
         let candidates = call.need::<Array<'_, Embedding<'_, T>>>(1, "candidates");
-        let simd = Simd::detect();
+        let score = Simd::detect().scores_with(metric, &query);
         let mut scores = Vec::with_capacity(candidates.len());
         for (n, candidate) in candidates.iter().enumerate() {
             scores.push(candidate.map(|vector| {
                 widen(vector.as_slice(), &mut row);
-                checked(simd.score(metric, &query, &row))
+                checked(score(&row))
             }));
             if n % 1024 == 0 {
                 pgrx::check_for_interrupts!();
@@ -71,20 +69,10 @@ fn similarity_matrix<T: Element + Into<f32>>(call: &mut Call) -> pg_sys::Datum {
 }
 
 fn fill(metric: pgedge_similarity::Metric, a: &Flat, b: &Flat, cells: &mut [f32]) {
-    let simd = Simd::detect();
-    if b.count() <= COLUMNS {
-        checked(pgedge_similarity::similarity_matrix(simd, metric, a.dim, &a.values, &b.values, cells, || {
-            pgrx::check_for_interrupts!();
-            Ok(())
-        }));
-        return;
-    }
-    for (x, row) in a.values.chunks_exact(a.dim).zip(cells.chunks_exact_mut(b.count())) {
-        for (columns, out) in b.values.chunks(COLUMNS * b.dim).zip(row.chunks_mut(COLUMNS)) {
-            pgrx::check_for_interrupts!();
-            checked(pgedge_similarity::similarity_matrix(simd, metric, a.dim, x, columns, out, || Ok(())));
-        }
-    }
+    checked(pgedge_similarity::similarity_matrix(Simd::detect(), metric, a.dim, &a.values, &b.values, cells, || {
+        pgrx::check_for_interrupts!();
+        Ok(())
+    }));
 }
 
 /// A `real[]` of a.len × b.len whose rows and columns of NULL vectors are NULL, and the room of its other cells, in order.
@@ -116,6 +104,7 @@ fn new_matrix<'a>(a: &Flat, b: &Flat) -> (pg_sys::Datum, &'a mut [f32]) {
         }
         if nulls {
             for &i in &a.places {
+                pgrx::check_for_interrupts!();
                 for &j in &b.places {
                     let cell = i as usize * b.len + j as usize;
                     *array.add(head + cell / 8) |= 1 << (cell % 8);

@@ -13,6 +13,7 @@ use core::ptr::null_mut;
 use pgrx::pg_sys;
 use pgrx::varlena::{varatt_is_1b_e, vardata_any, varsize_any_exhdr, vartag_external};
 
+use super::prefetch::Prefetch;
 use crate::pgvector::{Element, elements_of_body, with_embedding};
 
 /// A pointer to a value in a TOAST relation, as it stands in a row.
@@ -73,6 +74,10 @@ impl Pointer {
 /// Rows whose embeddings wait to be fetched, each with an `I`.
 pub struct Waiting<I> {
     rows: Vec<(Pointer, Option<I>)>,
+    /// Of the rows, which hold the pointers.
+    pointers: Prefetch,
+    /// Of the TOAST relation's chunks.
+    chunks: Prefetch,
 }
 
 /// Rows that wait at most.
@@ -83,7 +88,7 @@ const SKIPS: u32 = 12;
 impl<I> Waiting<I> {
     /// None waiting.
     pub fn new() -> Self {
-        Waiting { rows: Vec::new() }
+        Waiting { rows: Vec::new(), pointers: Prefetch::default(), chunks: Prefetch::default() }
     }
 
     /// Takes the row when its embedding lies out of line; gives the `id` back when it is to be read at once.
@@ -95,6 +100,7 @@ impl<I> Waiting<I> {
         // SAFETY: the caller's promise.
         match unsafe { Pointer::of(datum) } {
             Some(pointer) => {
+                self.pointers.note(datum.cast_mut_ptr(), BYTES);
                 self.rows.push((pointer, Some(id)));
                 Ok(())
             }
@@ -119,7 +125,7 @@ impl<I> Waiting<I> {
         rows.sort_unstable_by_key(|(pointer, _)| pointer.key());
         for group in rows.chunk_by_mut(|a, b| a.0.key().0 == b.0.key().0) {
             let relation = group[0].0.external.va_toastrelid;
-            Walk::open(relation).fetch(group, &mut each);
+            Walk::open(relation, &mut self.chunks).fetch(group, &mut each);
         }
         rows.clear();
         self.rows = rows;
@@ -127,7 +133,7 @@ impl<I> Waiting<I> {
 }
 
 /// A walk along the index of a TOAST relation.
-struct Walk {
+struct Walk<'a> {
     relation: pg_sys::Relation,
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
@@ -136,6 +142,7 @@ struct Walk {
     snapshot: Box<pg_sys::SnapshotData>,
     /// A value of several chunks, or one that does not lie aligned.
     buffer: Vec<u64>,
+    prefetch: &'a mut Prefetch,
 }
 
 /// A chunk where it lies: until the walk moves on.
@@ -144,8 +151,8 @@ struct Chunk {
     sequence: i32,
 }
 
-impl Walk {
-    fn open(relation: pg_sys::Oid) -> Walk {
+impl Walk<'_> {
+    fn open(relation: pg_sys::Oid, prefetch: &mut Prefetch) -> Walk<'_> {
         // SAFETY: a row that is visible keeps its TOAST relation in being; the relation's one valid index is on (chunk_id, chunk_seq).
         unsafe {
             let relation = pg_sys::table_open(relation, pg_sys::AccessShareLock as i32);
@@ -176,7 +183,7 @@ impl Walk {
                 pg_sys::Datum::from(0),
             );
             let slot = pg_sys::table_slot_create(relation, null_mut());
-            Walk { relation, index, scan, slot, key, snapshot, buffer: Vec::new() }
+            Walk { relation, index, scan, slot, key, snapshot, buffer: Vec::new(), prefetch }
         }
     }
 
@@ -265,7 +272,9 @@ impl Walk {
             if varatt_is_1b_e(data) {
                 return None;
             }
-            Some(core::slice::from_raw_parts(vardata_any(data).cast(), varsize_any_exhdr(data)))
+            let chunk: &[u8] = core::slice::from_raw_parts(vardata_any(data).cast(), varsize_any_exhdr(data));
+            self.prefetch.note(chunk.as_ptr(), chunk.len());
+            Some(chunk)
         }
     }
 

@@ -10,6 +10,7 @@ struct Line([u8; 64]);
 /// A plain number for which all bit patterns are valid.
 pub(crate) trait Plain: Copy {}
 impl Plain for f32 {}
+impl Plain for f64 {}
 impl Plain for i8 {}
 impl Plain for u8 {}
 

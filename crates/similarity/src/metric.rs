@@ -79,13 +79,36 @@ impl Simd {
         Ok(self.score_with_norms(metric, x, norms.0, y, norms.1))
     }
 
+    /// [`Simd::score`] of one vector with many, whose own norm is computed once.
+    pub fn scores_with(self, metric: Metric, x: &[f32]) -> impl Fn(&[f32]) -> Result<f32, Error> {
+        let norm = move |v: &[f32]| if metric == Metric::Cosine { self.exact_dot(v, v) } else { 0.0 };
+        let x2 = norm(x);
+        move |y| {
+            if x.len() != y.len() {
+                return Err(Error::Dimension { expected: x.len(), found: y.len() });
+            }
+            Ok(self.score_with_norms(metric, x, x2, y, norm(y)))
+        }
+    }
+
     /// [`Simd::score`] with the squared norms (used by cosine alone) given.
     pub(crate) fn score_with_norms(self, metric: Metric, x: &[f32], x2: f64, y: &[f32], y2: f64) -> f32 {
-        let score = match metric {
-            Metric::Cosine => cosine(self.exact_dot(x, y), x2, y2),
+        let sum = match metric {
+            Metric::Cosine | Metric::InnerProduct => self.exact_dot(x, y),
             // SAFETY: a `Simd` exists only for levels of this CPU.
-            Metric::L2 => unsafe { (self.kernels().exact_l2)(x, y) }.sqrt(),
-            Metric::InnerProduct => self.exact_dot(x, y),
+            Metric::L2 => unsafe { (self.kernels().exact_l2)(x, y) },
+        };
+        metric.of_sum(sum, x2, y2)
+    }
+}
+
+impl Metric {
+    /// The score of a pair, of whose exact sum (of products, for L2 of squared differences) and squared norms it is made.
+    pub(crate) fn of_sum(self, sum: f64, x2: f64, y2: f64) -> f32 {
+        let score = match self {
+            Metric::Cosine => cosine(sum, x2, y2),
+            Metric::L2 => sum.sqrt(),
+            Metric::InnerProduct => sum,
         } as f32;
         if score.is_nan() { f32::NAN } else { score + 0.0 }
     }

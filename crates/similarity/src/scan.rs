@@ -40,7 +40,6 @@ pub enum Pass {
 /// Up to this many queries a row is cheaper to read in place than to copy into a tile.
 const DIRECT_QUERIES: usize = 3;
 /// From here on int8 repays the quantising of each row.
-const INT8_QUERIES: usize = 24;
 const INT8_DIM: usize = 64;
 /// Rows of a tile at most, and its bytes: half of a 512 kB second-level cache.
 const TILE_ROWS: usize = 96;
@@ -86,6 +85,8 @@ pub struct Scanner<I, S> {
     stats: Stats,
     /// `stats` when the waste of the int8 pass was last looked at.
     looked: Stats,
+    /// Queries still searched for, from the first.
+    kept: usize,
 }
 
 /// The rows that wait for their turn.
@@ -105,7 +106,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
     pub fn new(queries: Arc<Queries>, sink: S) -> Result<Self, Error> {
         let pass = match queries.len() {
             0..=DIRECT_QUERIES => Pass::Direct,
-            n if n >= INT8_QUERIES && queries.dim() >= INT8_DIM && queries.kernels().i8_gains => Pass::Int8,
+            n if n >= queries.kernels().i8_from && queries.dim() >= INT8_DIM => Pass::Int8,
             _ => Pass::F32,
         };
         let rows = tile_rows(queries.padded());
@@ -139,6 +140,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             queries.f32_panels()?;
         }
         let mut scanner = Scanner {
+            kept: queries.len(),
             queries,
             sink,
             pass,
@@ -150,6 +152,14 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         };
         scanner.refresh_thresholds();
         Ok(scanner)
+    }
+
+    /// Searches for the first `queries` queries alone from now on. The sink must not want pairs of the others any more.
+    pub fn keep_first(&mut self, queries: usize) {
+        if queries < self.kept {
+            self.kept = queries;
+            self.thresholds[queries..].fill(f32::INFINITY);
+        }
     }
 
     /// The queries.
@@ -195,10 +205,19 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
                 unsafe { (scanner.queries.kernels().dot_norm)(row, q) }
             });
         }
-        let padded = self.queries.padded();
-        let at = self.tile.ids.len();
-        self.tile.rows[at * padded..][..row.len()].copy_from_slice(row);
-        self.pushed(id)
+        let (queries, tile) = (&*self.queries, &mut self.tile);
+        let (padded, at) = (queries.padded(), tile.ids.len());
+        let place = &mut tile.rows[at * padded..][..padded];
+        if let (Pass::Int8, Some(panels)) = (self.pass, queries.i8_panels_if_packed()) {
+            let (kernels, bytes) = (queries.kernels(), &mut tile.bytes[at * padded..][..padded]);
+            // SAFETY: a `Simd` exists only for levels of this CPU.
+            let quantised = unsafe { (kernels.take)(row, place, bytes, kernels.i8_range) };
+            let terms = panels.margin.row_i8(quantised.norm2, row, quantised.scale, quantised.residual2);
+            return self.pushed(id, terms);
+        }
+        place[..row.len()].copy_from_slice(row);
+        let terms = self.terms_in_place();
+        self.pushed(id, terms)
     }
 
     /// One row in half precision.
@@ -221,7 +240,8 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let at = self.tile.ids.len();
         // SAFETY: as above.
         unsafe { widen(row, &mut self.tile.rows[at * padded..][..row.len()]) };
-        self.pushed(id)
+        let terms = self.terms_in_place();
+        self.pushed(id, terms)
     }
 
     /// Scores the waiting rows and gives back the sink.
@@ -236,6 +256,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         if rows == 0 || self.pass == Pass::Direct {
             return Ok(());
         }
+        self.fill_up(rows);
         let done = match self.pass {
             Pass::Int8 => self.flush_i8(rows),
             _ => self.flush_f32(rows),
@@ -253,15 +274,39 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         if found == expected { Ok(()) } else { Err(Error::Dimension { expected, found }) }
     }
 
-    fn pushed(&mut self, id: I) -> Result<(), Error> {
-        self.tile.ids.push(id);
-        if self.tile.ids.len() == self.tile.capacity { self.flush() } else { Ok(()) }
+    /// What the pass needs to know of the row that was put last into the tile: worked out now, while it is in the first-level cache.
+    fn terms_in_place(&mut self) -> RowTerms {
+        let (queries, tile) = (&*self.queries, &mut self.tile);
+        let (dim, padded, kernels) = (queries.dim(), queries.padded(), queries.kernels());
+        let at = tile.ids.len() * padded;
+        let row = &tile.rows[at..][..padded];
+        if let (Pass::Int8, Some(panels)) = (self.pass, queries.i8_panels_if_packed()) {
+            let bytes = &mut tile.bytes[at..][..padded];
+            // SAFETY: a `Simd` exists only for levels of this CPU.
+            let Quantised { scale, residual2, norm2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
+            return panels.margin.row_i8(norm2, &row[..dim], scale, residual2);
+        }
+        let row = &row[..dim];
+        // SAFETY: as above.
+        let (_, norm2) = unsafe { (kernels.dot_norm)(row, row) };
+        queries.margin.row(norm2, || row)
+    }
+
+    /// The row in the tile is complete.
+    #[inline]
+    fn pushed(&mut self, id: I, terms: RowTerms) -> Result<(), Error> {
+        let tile = &mut self.tile;
+        let at = tile.ids.len();
+        (tile.scale[at], tile.bias[at]) = terms;
+        tile.exact_norms[at] = f64::NAN;
+        tile.ids.push(id);
+        if tile.ids.len() == tile.capacity { self.flush() } else { Ok(()) }
     }
 
     /// All queries against one row where it lies. `dot_norm` gives (x·q, x·x).
     fn direct(&mut self, id: &I, row: &[f32], dot_norm: impl Fn(&Self, &[f32]) -> (f32, f32)) -> Result<(), Error> {
         self.tile.exact_norms[0] = f64::NAN;
-        for q in 0..self.queries.len() {
+        for q in 0..self.kept {
             let (dot, norm2) = dot_norm(self, self.queries.query(q));
             let (scale, bias) = self.queries.margin.row(norm2, || row);
             let value = dot * self.queries.direct_factor(q) * scale + bias;
@@ -285,37 +330,27 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
     }
 
     fn refresh_thresholds(&mut self) {
-        for q in 0..self.queries.len() {
+        for q in 0..self.kept {
             let (margin, terms) = self.terms();
             self.thresholds[q] = margin.threshold(self.sink.limit(q), terms[q]);
         }
     }
 
-    /// The terms of the waiting rows; the rows that fill up the last register tile get what never passes.
-    fn prepare(&mut self, rows: usize, mut terms: impl FnMut(&mut Tile<I>, usize) -> RowTerms) {
-        let kernels = self.queries.kernels();
-        for r in 0..rows {
-            self.tile.exact_norms[r] = f64::NAN;
-            (self.tile.scale[r], self.tile.bias[r]) = terms(&mut self.tile, r);
-        }
-        for r in rows..rows.next_multiple_of(kernels.mr) {
+    /// The rows that fill up the last register tile get what never passes.
+    fn fill_up(&mut self, rows: usize) {
+        for r in rows..rows.next_multiple_of(self.queries.kernels().mr) {
             (self.tile.scale[r], self.tile.bias[r]) = (0.0, f32::NEG_INFINITY);
         }
     }
 
     fn flush_f32(&mut self, rows: usize) -> Result<(), Error> {
         let queries = Arc::clone(&self.queries);
-        let (dim, padded, block) = (queries.dim(), queries.padded(), queries.block());
+        let (padded, block) = (queries.padded(), queries.block());
         let kernels = queries.kernels();
         let panels = queries.f32_panels()?;
-        self.prepare(rows, |tile, r| {
-            let row = &tile.rows[r * padded..][..dim];
-            // SAFETY: a `Simd` exists only for levels of this CPU.
-            let (_, norm2) = unsafe { (kernels.dot_norm)(row, row) };
-            queries.margin.row(norm2, || row)
-        });
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {
+            (queries.interrupt)()?;
             for from in (0..padded).step_by(block) {
                 let k = block.min(padded - from);
                 for r in (0..rows).step_by(kernels.mr) {
@@ -342,19 +377,13 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
 
     fn flush_i8(&mut self, rows: usize) -> Result<(), Error> {
         let queries = Arc::clone(&self.queries);
-        let (dim, padded) = (queries.dim(), queries.padded());
+        let padded = queries.padded();
         let kernels = queries.kernels();
         let panels = queries.i8_panels()?;
-        self.prepare(rows, |tile, r| {
-            let row = &tile.rows[r * padded..][..padded];
-            let bytes = &mut tile.bytes[r * padded..][..padded];
-            // SAFETY: a `Simd` exists only for levels of this CPU.
-            let Quantised { scale, residual2, norm2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
-            panels.margin.row_i8(norm2, &row[..dim], scale, residual2)
-        });
         let blocks = panels.block_init.len() / (queries.panels() * kernels.nr).max(1);
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {
+            (queries.interrupt)()?;
             let first = panel * kernels.nr;
             for r in (0..rows).step_by(kernels.mr) {
                 let call = TileI8 {
@@ -378,7 +407,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
 
     /// Panels that a row of the tile can be of use to.
     fn useful_panels(&self) -> usize {
-        let queries = self.queries.len();
+        let queries = self.kept;
         let useful = self.tile.ids.iter().map(|id| self.sink.useful(id, queries)).max().unwrap_or(0);
         useful.min(queries).div_ceil(self.queries.kernels().nr)
     }
@@ -402,7 +431,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             while mask != 0 {
                 let q = panel * kernels.nr + mask.trailing_zeros() as usize;
                 mask &= mask - 1;
-                if q >= self.queries.len() {
+                if q >= self.kept {
                     break;
                 }
                 let row = &self.tile.rows[r * padded..][..dim];

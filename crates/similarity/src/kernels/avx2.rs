@@ -5,10 +5,10 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_finish};
+use super::x86_tile::{dot_norm, exact_sum, exact_tile, f32_tile, i8_finish};
 use super::{
-    EXACT_LANES, I8_BLOCK, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product,
-    squared_difference,
+    EXACT_LANES, ExactTile, I8_BLOCK, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish,
+    product, squared_difference,
 };
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -16,15 +16,20 @@ pub(super) static KERNELS: Kernels = Kernels {
     nr: 16,
     i8_range: RANGE_MADDUBS,
     i8_blocks: true,
-    i8_gains: true,
+    i8_from: 16,
     tile_f32,
     tile_i8,
     dot_norm: dot_norm_f32,
     dot_norm_f16,
     widen,
     quantise,
+    take,
     exact_dot,
     exact_l2,
+    exact_rows: 3,
+    exact_columns: 4,
+    exact_dot_tile,
+    exact_l2_tile,
 };
 
 /// Mask of the lanes where `a` is not less than `b`; NaN counts as not less.
@@ -263,6 +268,24 @@ exact_sum!(
     squared_difference
 );
 
+/// The sum of sixteen lanes, in the order of `exact_finish`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn exact_lanes(lanes: [__m256d; 4]) -> f64 {
+    let eight = [_mm256_add_pd(lanes[0], lanes[2]), _mm256_add_pd(lanes[1], lanes[3])];
+    let four = _mm256_add_pd(eight[0], eight[1]);
+    let two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd::<1>(four));
+    _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)))
+}
+
+exact_tile!(exact_dot_tile, avx2, 3, 4, 4, 4, _mm256_setzero_pd, _mm256_loadu_pd, exact_lanes, |acc, a, b| {
+    _mm256_fmadd_pd(a, b, acc)
+});
+exact_tile!(exact_l2_tile, avx2, 3, 4, 4, 4, _mm256_setzero_pd, _mm256_loadu_pd, exact_lanes, |acc, a, b| {
+    let d = _mm256_sub_pd(a, b);
+    _mm256_add_pd(acc, _mm256_mul_pd(d, d))
+});
+
 /// # Safety
 /// The CPU has the features.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -292,6 +315,15 @@ pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quant
     let residual2 =
         sum(_mm256_add_ps(_mm256_add_ps(residuals[0], residuals[1]), _mm256_add_ps(residuals[2], residuals[3])));
     Quantised { scale, residual2, norm2 }
+}
+
+/// # Safety
+/// The CPU has the features.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn take(from: &[f32], row: &mut [f32], out: &mut [u8], range: Range8) -> Quantised {
+    row[..from.len()].copy_from_slice(from);
+    // SAFETY: the CPU has the features.
+    unsafe { quantise(row, out, range) }
 }
 
 /// The largest magnitude, the largest norm over a 16-bit lane of a block (`scalar::largest_lane`), and the sum of squares, of a multiple of 32 values.

@@ -6,9 +6,10 @@
 use half::f16;
 
 use super::intrinsics::*;
-use super::x86_tile::{dot_norm, exact_sum, f32_tile, i8_block_tile, i8_finish, i8_tile};
+use super::x86_tile::{dot_norm, exact_sum, exact_tile, f32_tile, i8_block_tile, i8_finish, i8_tile};
 use super::{
-    EXACT_LANES, Kernels, RANGE_MADDUBS, Range8, TileF32, TileI8, avx2, exact_finish, product, squared_difference,
+    EXACT_LANES, ExactTile, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, avx2, exact_finish,
+    product, squared_difference,
 };
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -16,15 +17,20 @@ pub(super) static KERNELS: Kernels = Kernels {
     nr: 32,
     i8_range: RANGE_MADDUBS,
     i8_blocks: true,
-    i8_gains: true,
+    i8_from: 16,
     tile_f32,
     tile_i8,
     dot_norm: dot_norm_f32,
     dot_norm_f16,
     widen: avx2::widen,
     quantise: avx2::quantise,
+    take: avx2::take,
     exact_dot,
     exact_l2,
+    exact_rows: 4,
+    exact_columns: 6,
+    exact_dot_tile,
+    exact_l2_tile,
 };
 
 pub(super) static KERNELS_VNNI: Kernels = Kernels {
@@ -33,15 +39,20 @@ pub(super) static KERNELS_VNNI: Kernels = Kernels {
     // `vpdpbusd` adds four products into 32 bits without saturating: the whole of int8 can be used.
     i8_range: Range8 { max: 127, offset: 128, lane_norm: f32::INFINITY },
     i8_blocks: false,
-    i8_gains: true,
+    i8_from: 4,
     tile_f32,
     tile_i8: tile_i8_vnni,
     dot_norm: dot_norm_f32,
     dot_norm_f16,
     widen: avx2::widen,
-    quantise: avx2::quantise,
+    quantise,
+    take,
     exact_dot,
     exact_l2,
+    exact_rows: 4,
+    exact_columns: 6,
+    exact_dot_tile,
+    exact_l2_tile,
 };
 
 avx512! {
@@ -181,3 +192,110 @@ exact_sum!(
     },
     squared_difference
 );
+
+avx512! {
+    /// The sum of sixteen lanes, in the order of `exact_finish`: by halves.
+    #[inline]
+    fn exact_lanes(lanes: [__m512d; 2]) -> f64 {
+        _mm512_reduce_add_pd(_mm512_add_pd(lanes[0], lanes[1]))
+    }
+}
+
+exact_tile!(exact_dot_tile, avx512, 4, 6, 2, 8, _mm512_setzero_pd, _mm512_loadu_pd, exact_lanes, |acc, a, b| {
+    _mm512_fmadd_pd(a, b, acc)
+});
+exact_tile!(exact_l2_tile, avx512, 4, 6, 2, 8, _mm512_setzero_pd, _mm512_loadu_pd, exact_lanes, |acc, a, b| {
+    let d = _mm512_sub_pd(a, b);
+    _mm512_add_pd(acc, _mm512_mul_pd(d, d))
+});
+
+/// The largest magnitude so far in two registers, and the sums of squares in two.
+type Sizes = ([__m512; 2], [__m512; 2]);
+
+avx512! {
+    /// Takes 32 values in.
+    #[inline]
+    fn add_sizes(sizes: &mut Sizes, x: [__m512; 2]) {
+        let (largest, squares) = sizes;
+        largest[0] = _mm512_max_ps(largest[0], _mm512_abs_ps(x[0]));
+        largest[1] = _mm512_max_ps(largest[1], _mm512_abs_ps(x[1]));
+        squares[0] = _mm512_fmadd_ps(x[0], x[0], squares[0]);
+        squares[1] = _mm512_fmadd_ps(x[1], x[1], squares[1]);
+    }
+}
+
+avx512! {
+    #[inline]
+    fn load_32(x: &[f32; 32]) -> [__m512; 2] {
+        // SAFETY: 32 floats.
+        unsafe { [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))] }
+    }
+}
+
+avx512! {
+    /// For ranges without a bound on lanes, as VNNI's.
+    ///
+    /// # Safety
+    /// The CPU has the features.
+    unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
+        let mut sizes = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
+        for x in x.as_chunks::<32>().0 {
+            add_sizes(&mut sizes, load_32(x));
+        }
+        to_bytes(x, sizes, out, range)
+    }
+}
+
+avx512! {
+    /// As [`quantise`], of a row that is copied on the way.
+    ///
+    /// # Safety
+    /// The CPU has the features.
+    unsafe fn take(from: &[f32], row: &mut [f32], out: &mut [u8], range: Range8) -> Quantised {
+        assert!(from.len() <= row.len());
+        let mut sizes = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
+        let (whole, rest) = from.as_chunks::<32>();
+        let (copies, tail) = row.as_chunks_mut::<32>().0.split_at_mut(whole.len());
+        for (x, copy) in whole.iter().zip(copies) {
+            let x = load_32(x);
+            // SAFETY: 32 floats.
+            unsafe {
+                _mm512_storeu_ps(copy.as_mut_ptr(), x[0]);
+                _mm512_storeu_ps(copy.as_mut_ptr().add(16), x[1]);
+            }
+            add_sizes(&mut sizes, x);
+        }
+        if !rest.is_empty() {
+            tail[0][..rest.len()].copy_from_slice(rest);
+            add_sizes(&mut sizes, load_32(&tail[0]));
+        }
+        to_bytes(row, sizes, out, range)
+    }
+}
+
+avx512! {
+    /// The bytes of a row, whose sizes are known.
+    #[inline]
+    fn to_bytes(x: &[f32], sizes: Sizes, out: &mut [u8], range: Range8) -> Quantised {
+        assert!(x.len() == out.len() && x.len().is_multiple_of(PAD) && range.lane_norm == f32::INFINITY);
+        let largest = _mm512_reduce_max_ps(_mm512_max_ps(sizes.0[0], sizes.0[1]));
+        let norm2 = sum(_mm512_add_ps(sizes.1[0], sizes.1[1]));
+        let steps = range.max as f32;
+        let scale = largest / steps;
+        let inverse = if largest > 0.0 { steps / largest } else { 0.0 };
+        let (vscale, vinverse) = (_mm512_set1_ps(scale), _mm512_set1_ps(inverse));
+        let offset = _mm_set1_epi8(range.offset as i8);
+        let mut residuals = [_mm512_setzero_ps(); 2];
+        for (x, out) in x.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<32>().0) {
+            for (v, x) in load_32(x).into_iter().enumerate() {
+                let ints = _mm512_cvtps_epi32(_mm512_mul_ps(x, vinverse));
+                let r = _mm512_fnmadd_ps(vscale, _mm512_cvtepi32_ps(ints), x);
+                residuals[v] = _mm512_fmadd_ps(r, r, residuals[v]);
+                let bytes = _mm_add_epi8(_mm512_cvtepi32_epi8(ints), offset);
+                // SAFETY: 32 bytes.
+                unsafe { _mm_storeu_si128(out.as_mut_ptr().add(v * 16).cast(), bytes) };
+            }
+        }
+        Quantised { scale, residual2: sum(_mm512_add_ps(residuals[0], residuals[1])), norm2 }
+    }
+}

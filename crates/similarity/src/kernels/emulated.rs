@@ -1,10 +1,10 @@
 //! The AVX-512 kernels on any processor, for the tests: `avx512.rs` compiled once more, against the plain Rust of [`intrinsics`] and without the
-//! attributes that ask the processor for anything. Few machines that build this have AVX-512; its tiles, masks, tails and constants are tested by this.
-//! What the compiler makes of them was tried once as well, by these same tests, the longest vectors left out, on an emulated Sapphire Rapids
-//! (Bochs): AVX-512 and VNNI alike passed.
+//! attributes that ask the processor for anything. Not every machine that builds this has AVX-512; its tiles, masks, tails and constants are tested by this.
+//! Where the processor has it (Zen 4 was tried), the same tests run on the real instructions as well.
 
 use super::{
-    EXACT_LANES, Kernels, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product, squared_difference, x86_tile,
+    EXACT_LANES, ExactTile, Kernels, PAD, Quantised, RANGE_MADDUBS, Range8, TileF32, TileI8, exact_finish, product,
+    squared_difference, x86_tile,
 };
 
 macro_rules! avx512 {
@@ -26,7 +26,7 @@ pub(crate) fn of(level: crate::Level) -> &'static Kernels {
 
 /// What the AVX-512 levels take from AVX2, which has tests of its own.
 mod avx2 {
-    pub(super) use crate::kernels::scalar::{quantise, widen};
+    pub(super) use crate::kernels::scalar::{quantise, take, widen};
 }
 
 /// The instructions that the kernels use, after the operations in Intel's Intrinsics Guide. Names and signatures are those of `std::arch::x86_64`.
@@ -34,6 +34,9 @@ mod avx2 {
 mod intrinsics {
     use half::f16;
 
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    pub(crate) struct __m128i(pub(crate) [u8; 16]);
     #[derive(Clone, Copy)]
     #[repr(C)]
     pub(crate) struct __m256(pub(crate) [f32; 8]);
@@ -98,11 +101,13 @@ mod intrinsics {
         _mm256_loadu_ps(f32) -> __m256;
         _mm256_loadu_si256(__m256i) -> __m256i;
         _mm512_loadu_ps(f32) -> __m512;
+        _mm512_loadu_pd(f64) -> __m512d;
         _mm512_loadu_si512(__m512i) -> __m512i;
     }
     store! {
         _mm512_storeu_ps(__m512) -> f32;
         _mm512_storeu_pd(__m512d) -> f64;
+        _mm_storeu_si128(__m128i) -> __m128i;
     }
 
     /// One operation a lane.
@@ -117,6 +122,10 @@ mod intrinsics {
         _mm512_add_ps(a, b) -> __m512, |x, y| x + y;
         _mm512_mul_ps(a, b) -> __m512, |x, y| x * y;
         _mm512_fmadd_ps(a, b, c) -> __m512, |x, y, z| x.mul_add(y, z);
+        _mm512_fnmadd_ps(a, b, c) -> __m512, |x, y, z| (-x).mul_add(y, z);
+        _mm512_abs_ps(a) -> __m512, |x| x.abs();
+        _mm512_max_ps(a, b) -> __m512, |x, y| if x > y { x } else { y };
+        _mm_add_epi8(a, b) -> __m128i, |x, y| x.wrapping_add(y);
         _mm512_add_pd(a, b) -> __m512d, |x, y| x + y;
         _mm512_sub_pd(a, b) -> __m512d, |x, y| x - y;
         _mm512_mul_pd(a, b) -> __m512d, |x, y| x * y;
@@ -164,6 +173,33 @@ mod intrinsics {
     }
     pub(crate) fn _mm512_cvtepi32_ps(a: __m512i) -> __m512 {
         __m512(std::array::from_fn(|i| a.i32(i) as f32))
+    }
+    /// To the nearest, ties to even; what does not fit, and NaN, is the smallest integer.
+    pub(crate) fn _mm512_cvtps_epi32(a: __m512) -> __m512i {
+        __m512i::of_i32(|i| {
+            let v = a.0[i].round_ties_even();
+            if (-2_147_483_648.0..2_147_483_648.0).contains(&v) { v as i32 } else { i32::MIN }
+        })
+    }
+    /// The low byte of each.
+    pub(crate) fn _mm512_cvtepi32_epi8(a: __m512i) -> __m128i {
+        __m128i(std::array::from_fn(|i| a.0[4 * i]))
+    }
+    pub(crate) fn _mm_set1_epi8(a: i8) -> __m128i {
+        __m128i([a as u8; 16])
+    }
+    /// By halves, as that for `ps`.
+    pub(crate) fn _mm512_reduce_add_pd(a: __m512d) -> f64 {
+        let mut lanes = a.0;
+        for width in [4, 2, 1] {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        lanes[0]
+    }
+    pub(crate) fn _mm512_reduce_max_ps(a: __m512) -> f32 {
+        a.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
     pub(crate) fn _mm512_cvtps_pd(a: __m256) -> __m512d {
         __m512d(a.0.map(f64::from))

@@ -101,6 +101,18 @@ pub(crate) struct TileI8 {
     pub test: Test,
 }
 
+/// One call of an exact tile kernel: every one of some rows with every one of some columns.
+pub(crate) struct ExactTile {
+    /// Rows in f64, `k` values each, one after the other.
+    pub rows: *const f64,
+    /// Columns likewise.
+    pub columns: *const f64,
+    /// Dimensions, padded with zeros to a multiple of [`EXACT_LANES`].
+    pub k: usize,
+    /// A value for each pair, by rows: the bits that `exact_dot` or `exact_l2` gives.
+    pub out: *mut f64,
+}
+
 /// What quantising a row gives besides the bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quantised {
@@ -145,8 +157,8 @@ pub(crate) struct Kernels {
     pub i8_range: Range8,
     /// Whether `tile_i8` sums in 16 bits, in blocks.
     pub i8_blocks: bool,
-    /// Whether the int8 pass is faster than f32 at this level.
-    pub i8_gains: bool,
+    /// From so many queries on the int8 pass is faster than f32 at this level; `usize::MAX` for never.
+    pub i8_from: usize,
     pub tile_f32: unsafe fn(&TileF32) -> bool,
     pub tile_i8: unsafe fn(&TileI8) -> bool,
     /// (x·q, x·x) in f32.
@@ -155,9 +167,19 @@ pub(crate) struct Kernels {
     pub widen: unsafe fn(&[f16], &mut [f32]),
     /// Quantises a row (padded with zeros to `PAD`) into bytes.
     pub quantise: unsafe fn(&[f32], &mut [u8], Range8) -> Quantised,
+    /// As `quantise`, of a row that is copied into its place in a tile (whose rest is zeros) on the way.
+    pub take: unsafe fn(&[f32], &mut [f32], &mut [u8], Range8) -> Quantised,
     pub exact_dot: unsafe fn(&[f32], &[f32]) -> f64,
     pub exact_l2: unsafe fn(&[f32], &[f32]) -> f64,
+    /// The same for rows × columns of a tile at a time.
+    pub exact_rows: usize,
+    pub exact_columns: usize,
+    pub exact_dot_tile: unsafe fn(&ExactTile),
+    pub exact_l2_tile: unsafe fn(&ExactTile),
 }
+
+/// No exact tile has more pairs.
+pub(crate) const MAX_EXACT: usize = 24;
 
 /// The table of `level`, which the build must have.
 pub(crate) fn of(level: Level) -> &'static Kernels {

@@ -17,15 +17,20 @@ pub(super) static KERNELS: Kernels = Kernels {
     nr: NR,
     i8_range: Range8 { max: 127, offset: 0, lane_norm: f32::INFINITY },
     i8_blocks: false,
-    i8_gains: true,
+    i8_from: 24,
     tile_f32,
     tile_i8: tile_i8_mull,
     dot_norm,
     dot_norm_f16,
     widen,
     quantise: scalar::quantise,
+    take: scalar::take,
     exact_dot,
     exact_l2,
+    exact_rows: scalar::EXACT_MR,
+    exact_columns: scalar::EXACT_NR,
+    exact_dot_tile: scalar::exact_dot_tile,
+    exact_l2_tile: scalar::exact_l2_tile,
 };
 
 pub(super) static KERNELS_DOT: Kernels = Kernels {
@@ -33,15 +38,20 @@ pub(super) static KERNELS_DOT: Kernels = Kernels {
     nr: NR,
     i8_range: Range8 { max: 127, offset: 0, lane_norm: f32::INFINITY },
     i8_blocks: false,
-    i8_gains: true,
+    i8_from: 24,
     tile_f32,
     tile_i8: tile_i8_dot,
     dot_norm,
     dot_norm_f16,
     widen,
     quantise: scalar::quantise,
+    take: scalar::take,
     exact_dot,
     exact_l2,
+    exact_rows: scalar::EXACT_MR,
+    exact_columns: scalar::EXACT_NR,
+    exact_dot_tile: scalar::exact_dot_tile,
+    exact_l2_tile: scalar::exact_l2_tile,
 };
 
 type Sums = [[float32x4_t; NV]; MR];

@@ -3,11 +3,17 @@
 use half::f16;
 
 use super::{
-    EXACT_LANES, I8_BLOCK, Kernels, Quantised, Range8, TileF32, TileI8, exact_finish, product, squared_difference,
+    EXACT_LANES, ExactTile, I8_BLOCK, Kernels, Quantised, Range8, TileF32, TileI8, exact_finish, product,
+    squared_difference,
 };
 
 const MR: usize = 4;
 const NR: usize = 8;
+/// Rows and columns of an exact tile, and the lanes that it sums at a time: eight registers of two lanes where that is their width.
+pub(crate) const EXACT_MR: usize = 2;
+pub(crate) const EXACT_NR: usize = 2;
+const EXACT_WIDTH: usize = 4;
+
 /// Lanes of the f32 pair sums; the error bound in `bound.rs` counts on at least sixteen.
 const LANES: usize = 16;
 
@@ -16,15 +22,20 @@ pub(crate) static KERNELS: Kernels = Kernels {
     nr: NR,
     i8_range: Range8 { max: 127, offset: 0, lane_norm: f32::INFINITY },
     i8_blocks: false,
-    i8_gains: false,
+    i8_from: usize::MAX,
     tile_f32,
     tile_i8,
     dot_norm,
     dot_norm_f16,
     widen,
     quantise,
+    take,
     exact_dot,
     exact_l2,
+    exact_rows: EXACT_MR,
+    exact_columns: EXACT_NR,
+    exact_dot_tile,
+    exact_l2_tile,
 };
 
 /// # Safety
@@ -156,6 +167,11 @@ pub(crate) fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
     Quantised { scale, residual2: residuals.iter().sum(), norm2 }
 }
 
+pub(crate) fn take(from: &[f32], row: &mut [f32], out: &mut [u8], range: Range8) -> Quantised {
+    row[..from.len()].copy_from_slice(from);
+    quantise(row, out, range)
+}
+
 /// The largest norm over the dimensions of a block that share a 16-bit lane: those with one value of d/2 modulo 2.
 pub(crate) fn largest_lane(x: &[f32]) -> f32 {
     let lanes = x.chunks(I8_BLOCK).map(|x| {
@@ -185,4 +201,48 @@ fn exact(x: &[f32], y: &[f32], term: impl Fn(f64, f64) -> f64 + Copy) -> f64 {
         }
     }
     exact_finish(lanes, x, y, term)
+}
+
+/// # Safety
+/// The pointers of `t` are valid as [`ExactTile`] says, for two rows and two columns.
+pub(crate) unsafe fn exact_dot_tile(t: &ExactTile) {
+    // SAFETY: by the contract.
+    unsafe { exact_tile(t, product) }
+}
+
+/// # Safety
+/// As [`exact_dot_tile`].
+pub(crate) unsafe fn exact_l2_tile(t: &ExactTile) {
+    // SAFETY: by the contract.
+    unsafe { exact_tile(t, squared_difference) }
+}
+
+/// # Safety
+/// As [`exact_dot_tile`].
+#[inline(always)]
+unsafe fn exact_tile(t: &ExactTile, term: impl Fn(f64, f64) -> f64) {
+    let mut lanes = [[[0f64; EXACT_LANES]; EXACT_NR]; EXACT_MR];
+    for from in (0..EXACT_LANES).step_by(EXACT_WIDTH) {
+        let mut acc = [[[0f64; EXACT_WIDTH]; EXACT_NR]; EXACT_MR];
+        for d in (from..t.k).step_by(EXACT_LANES) {
+            // SAFETY: d + EXACT_WIDTH ≤ k, the values of each row and column.
+            let at = |start: *const f64, i: usize| unsafe { *start.add(i * t.k + d).cast::<[f64; EXACT_WIDTH]>() };
+            let columns: [_; EXACT_NR] = std::array::from_fn(|j| at(t.columns, j));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = at(t.rows, r);
+                for (acc, y) in acc.iter_mut().zip(&columns) {
+                    for i in 0..EXACT_WIDTH {
+                        acc[i] += term(x[i], y[i]);
+                    }
+                }
+            }
+        }
+        for (lanes, acc) in lanes.as_flattened_mut().iter_mut().zip(acc.as_flattened()) {
+            lanes[from..from + EXACT_WIDTH].copy_from_slice(acc);
+        }
+    }
+    for (i, lanes) in lanes.as_flattened().iter().enumerate() {
+        // SAFETY: `out` holds a value for each pair.
+        unsafe { t.out.add(i).write(exact_finish(*lanes, &[], &[], product)) };
+    }
 }

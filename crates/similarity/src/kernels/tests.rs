@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::{I8_BLOCK, I8_LANE_NORM, MAX_MR, PAD, Range8, Test, TileF32, TileI8};
+use super::{I8_BLOCK, I8_LANE_NORM, MAX_MR, PAD, Quantised, Range8, Test, TileF32, TileI8};
 use crate::simd::{Level, Simd};
 
 fn levels() -> Vec<Simd> {
@@ -319,12 +319,14 @@ fn check_int8(simd: Simd, k: usize, x: &[i32], q: &[i32]) {
 fn quantisers_keep_their_promises() {
     for simd in levels() {
         let kernels = simd.kernels();
-        // The AVX-512 levels quantise by AVX2's function: each with the ranges of all levels.
+        // Levels share these functions: each with the ranges of all levels, but that one for VNNI alone knows no bound on lanes.
+        let vnni = simd.level() == Level::Avx512Vnni;
         let ranges = [(127, 0, f32::INFINITY), (90, 90, I8_LANE_NORM), (127, 128, f32::INFINITY)]
             .map(|(max, offset, lane_norm)| Range8 { max, offset, lane_norm });
+        let ranges: Vec<Range8> = ranges.into_iter().filter(|r| !vnni || r.lane_norm == f32::INFINITY).collect();
         assert!(ranges.contains(&kernels.i8_range));
         let lengths = [(PAD, 1), (3 * PAD, 5), (384, 2), (1536, 3), (16000, 4)];
-        for ((n, seed), range) in lengths.into_iter().flat_map(|l| ranges.map(|c| (l, c))) {
+        for ((n, seed), range) in lengths.into_iter().flat_map(|l| ranges.iter().map(move |&c| (l, c))) {
             let mut peaked = noise(n, seed);
             peaked[n / 3] *= 3.0;
             let signs: Vec<f32> = noise(n, seed).iter().map(|v| v.signum()).collect();
@@ -338,6 +340,19 @@ fn quantisers_keep_their_promises() {
                 let mut bytes = vec![0; n];
                 // SAFETY: `levels` gives levels of this CPU.
                 let got = unsafe { (kernels.quantise)(&x, &mut bytes, range) };
+                // A row that is copied on the way comes to the same, whatever its tail.
+                let dim = n - seed as usize;
+                let (mut row, mut taken, mut cut) = (vec![0.0; n], vec![0; n], x.clone());
+                cut[dim..].fill(0.0);
+                let mut want = vec![0; n];
+                // SAFETY: as above.
+                let (a, b) = unsafe {
+                    let a = (kernels.take)(&x[..dim], &mut row, &mut taken, range);
+                    (a, (kernels.quantise)(&cut, &mut want, range))
+                };
+                assert!(row == cut && taken == want, "{simd:?} {n}");
+                let bits = |q: Quantised| [q.scale, q.residual2, q.norm2].map(f32::to_bits);
+                assert_eq!(bits(a), bits(b), "{simd:?} {n}");
                 let signed = |b: u8| if range.offset == 0 { i32::from(b as i8) } else { i32::from(b) - range.offset };
                 let ints: Vec<i32> = bytes.iter().map(|&b| signed(b)).collect();
                 assert!(ints.iter().all(|v| v.abs() <= range.max), "{simd:?}");
@@ -363,6 +378,37 @@ fn quantisers_keep_their_promises() {
                 }
             }
         }
+    }
+}
+
+/// Every score of a matrix is that of the pair alone, for every tail of dimensions, rows and columns.
+#[test]
+fn matrices_are_the_scores_of_their_pairs() {
+    use crate::{Metric, similarity_matrix};
+    let scalar = Simd::new(Level::Scalar).unwrap();
+    for simd in levels() {
+        for dim in (1..=40).chain([383, 384, 1000]) {
+            let (rows, columns) = (1 + dim % 9, 1 + dim * 7 % 75);
+            let (mut a, mut b) = (noise(rows * dim, 21), noise(columns * dim, 22));
+            // A zero vector, and numbers that are none.
+            b[..dim].fill(0.0);
+            if dim % 4 == 0 {
+                (a[dim - 1], b[columns * dim - 1]) = (f32::NAN, f32::INFINITY);
+            }
+            for metric in [Metric::Cosine, Metric::L2, Metric::InnerProduct] {
+                for (a, b) in [(&a, &b), (&b, &b)] {
+                    let mut got = vec![7.0; a.len() / dim * columns];
+                    similarity_matrix(simd, metric, dim, a, b, &mut got, || Ok(())).unwrap();
+                    let pairs = a.chunks(dim).flat_map(|x| b.chunks(dim).map(move |y| (x, y)));
+                    for ((x, y), got) in pairs.zip(&got) {
+                        let want = scalar.score(metric, x, y).unwrap();
+                        assert_eq!(got.to_bits(), want.to_bits(), "{simd:?} {metric:?} {dim}: {got} not {want}");
+                    }
+                }
+            }
+        }
+        assert_eq!(similarity_matrix(simd, Metric::L2, 3, &[], &[1.0; 6], &mut [], || Ok(())), Ok(()));
+        assert_eq!(similarity_matrix(simd, Metric::L2, 3, &[1.0; 6], &[], &mut [], || Ok(())), Ok(()));
     }
 }
 

@@ -257,6 +257,42 @@ macro_rules! exact_sum {
     };
 }
 
+/// Exact sums of `$mr` rows with `$nr` columns in f64: `$nv` sweeps along the dimensions, each for `$lanes` of the sixteen lanes, all sums of a sweep in
+/// registers. `$finish` adds the sweeps' sums of one pair in the order of `exact_finish`.
+macro_rules! exact_tile {
+    ($name:ident, $isa:ident, $mr:literal, $nr:literal, $nv:literal, $lanes:literal, $zero:ident, $load:ident, $finish:ident, |$acc:ident, $a:ident, $b:ident| $step:expr) => {
+        $isa! {
+            /// # Safety
+            /// The CPU has the features, and the pointers of `t` are valid as `ExactTile` says.
+            unsafe fn $name(t: &ExactTile) {
+                let mut sums = [[[$zero(); $nr]; $mr]; $nv];
+                for (v, sums) in sums.iter_mut().enumerate() {
+                    let mut acc = [[$zero(); $nr]; $mr];
+                    for d in (v * $lanes..t.k).step_by(EXACT_LANES) {
+                        // SAFETY: d + lanes ≤ k, the values of each row and column.
+                        let rows: [_; $mr] = std::array::from_fn(|r| unsafe { $load(t.rows.add(r * t.k + d)) });
+                        for j in 0..$nr {
+                            // SAFETY: as above.
+                            let $b = unsafe { $load(t.columns.add(j * t.k + d)) };
+                            for (r, acc) in acc.iter_mut().enumerate() {
+                                let ($a, $acc) = (rows[r], acc[j]);
+                                acc[j] = $step;
+                            }
+                        }
+                    }
+                    *sums = acc;
+                }
+                for r in 0..$mr {
+                    for j in 0..$nr {
+                        // SAFETY: `out` holds a value for each pair.
+                        unsafe { t.out.add(r * $nr + j).write($finish(std::array::from_fn(|v| sums[v][r][j]))) };
+                    }
+                }
+            }
+        }
+    };
+}
+
 /// (x·q, x·x) in f32 with four accumulators each. `$load` reads f32s, or halves as f32s.
 macro_rules! dot_norm {
     ($name:ident, $isa:ident, $element:ty, $lanes:literal, $zero:ident, $load_x:ident, $load:ident, $fma:ident, $add:ident, $sum:ident, $to_f32:expr) => {
@@ -300,4 +336,4 @@ macro_rules! dot_norm {
     };
 }
 
-pub(super) use {dot_norm, exact_sum, f32_tile, i8_block_tile, i8_finish, i8_tile};
+pub(super) use {dot_norm, exact_sum, exact_tile, f32_tile, i8_block_tile, i8_finish, i8_tile};
