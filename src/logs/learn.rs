@@ -35,7 +35,9 @@ pub fn learn(
 ) -> Patterns {
     let set = &work.learned.set;
     let unknown: BTreeSet<&str> = groups.iter().map(|g| g.shape.as_str()).filter(|s| !set.contains(s)).collect();
-    let growth = work.learned.set.insert_all(unknown, || check_for_interrupts!());
+    let growth = work.learned.set.insert_all(unknown, || {
+        check_for_interrupts!();
+    });
     if !growth.added.is_empty() || !growth.forgotten.is_empty() {
         work.change();
         let (added, forgotten): (Vec<&str>, Vec<&str>) =

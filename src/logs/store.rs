@@ -83,7 +83,9 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
             row.get::<String>(1)
         });
     let before = learned.set.len();
-    let growth = learned.set.insert_all(shapes.iter().map(String::as_str), || check_for_interrupts!());
+    let growth = learned.set.insert_all(shapes.iter().map(String::as_str), || {
+        check_for_interrupts!();
+    });
     // Shapes of an earlier version, which kept more of them: their rows are looked at when next something is learned.
     if before == 0 && learned.set.len() < shapes.len() {
         learned.recheck = true;
