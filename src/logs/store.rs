@@ -82,9 +82,27 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
         session.rows("SELECT s.shape FROM pgedge._log_shapes s WHERE s.source_no = $1 AND s.no > $2", &since, |row| {
             row.get::<String>(1)
         });
-    for shape in &shapes {
+    let before = learned.set.len();
+    let growth = learned.set.insert_all(shapes.iter().map(String::as_str), || {
         check_for_interrupts!();
-        learned.set.insert(shape);
+    });
+    // Shapes of an earlier version, which kept more of them: their rows are looked at when next something is learned.
+    if before == 0 && learned.set.len() < shapes.len() {
+        learned.recheck = true;
+        if session.writes {
+            let kept = |shape: &&str| learned.set.pattern(shape).is_none();
+            let gone: Vec<&str> = shapes.iter().map(String::as_str).filter(kept).collect();
+            change_shapes(session, learned, &[], &gone);
+        }
+    }
+    if !growth.forgotten.is_empty() {
+        // The session that forgot them merged rows, maybe very many.
+        let there = session.rows(
+            "SELECT r.row_id FROM pgedge._log_rows r WHERE r.source_no = $1",
+            &[spi::int4(learned.no)],
+            |row| row.get::<i64>(1),
+        );
+        learned.retain_rows(&there.into_iter().collect());
     }
     let rows = session.rows(
         "SELECT r.row_id, r.pattern, r.level, r.sample_ranks, r.open_hour, r.lines_before, r.noticed_at, r.first_hour
