@@ -147,7 +147,10 @@ fn any_value() -> String {
     let path = format!(
         r#"(?:[A-Za-z]:|{piece}*)[/\\]{piece}*{W}{piece}*(?: {piece}+)?(?:\?[^\x01-\x20\x7f"'<>(){{}},;]*)?|[A-Za-z]:[/\\]{piece}*"#
     );
-    format!(r"(?:{mark}*{W}{word}*|{groups}|{placeholder}|{forms}|{path})+{mark}*(?::[0-9]+(?:{mark}{word}*)?)*")
+    let plain = format!("{mark}*{W}{word}*|{placeholder}");
+    let formed = format!("{groups}|{forms}|{path}");
+    // what has a form begins the value or stands behind a mark: the `7:9b` of `popup7:9b` is none
+    format!(r"(?:{plain}|{formed})(?:{plain}|{mark}(?:{formed}))*{mark}*(?::[0-9]+(?:{mark}{word}*)?)*")
 }
 
 /// Length from which on placeholders get an expression that is small rather than exact, in bytes. PostgreSQL takes seconds for, and at last

@@ -89,13 +89,34 @@ impl Scan {
 
     fn load(&mut self, s: &[u8], at: usize) {
         self.at = at;
-        let rest = &s[at.min(s.len())..];
+        match s.get(at..).and_then(<[u8]>::first_chunk) {
+            Some(window) => self.read(window),
+            None => self.load_end(s, at),
+        }
+    }
+
+    /// [`Self::load`] where the line ends before the window does: blanks stand behind it.
+    fn load_end(&mut self, s: &[u8], at: usize) {
+        let rest = s.get(at..).unwrap_or_default();
+        // Most lines are longer than a window: its last bytes, moved down, cost no copy of so many as there are.
+        if let Some(last) = s.last_chunk() {
+            self.read(last);
+            let gone = (WINDOW - rest.len()) as u32;
+            let moved = |mask: u64| mask.checked_shr(gone).unwrap_or(0);
+            self.stops = !moved(!self.stops);
+            let m = &mut self.masks;
+            for mask in [&mut m.forms, &mut m.digits, &mut m.dashes, &mut m.underscores] {
+                *mask = moved(*mask);
+            }
+            return;
+        }
         let mut padded = [b' '; WINDOW];
-        let window = rest.first_chunk().unwrap_or_else(|| {
-            // blanks behind the line's end
-            padded[..rest.len()].copy_from_slice(rest);
-            &padded
-        });
+        padded[..rest.len()].copy_from_slice(rest);
+        self.read(&padded);
+    }
+
+    #[inline(always)]
+    fn read(&mut self, window: &[u8; WINDOW]) {
         #[cfg(target_arch = "x86_64")]
         if self.wide {
             // SAFETY: `wide` says that the processor has AVX2.
