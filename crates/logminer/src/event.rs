@@ -269,7 +269,8 @@ fn begins_with_key(line: &str) -> bool {
     n > 0 && s.get(n) == Some(&b'=')
 }
 
-/// `key=value key="quoted value" …` with a message among the keys and nothing else on the line.
+/// `key=value key="quoted value" …` with a message among the keys and nothing else on the line; a bare message that ends in a colon
+/// announces what follows and is none.
 fn parse_logfmt<'a>(line: &str) -> Option<Event<'a>> {
     if !begins_with_key(line) || !line.contains("msg=") && !line.contains("message=") {
         return None;
@@ -301,6 +302,10 @@ fn parse_logfmt<'a>(line: &str) -> Option<Event<'a>> {
             (quoted[..end].replace("\\\"", "\""), end + 2)
         } else {
             let end = after.find(' ').unwrap_or(after.len());
+            // auditd's `msg=audit(1700000000.123:55): arch=…`: what the colon announces is the message
+            if matches!(key, "msg" | "message") && after[..end].ends_with(':') && end < after.len() {
+                return None;
+            }
             (after[..end].to_owned(), end)
         };
         match key {
@@ -332,7 +337,7 @@ fn level_at_start(message: &str) -> Option<Level> {
     if marked || shouted { Level::parse(word) } else { None }
 }
 
-/// Whether a line of a message is a frame of a stack trace or something of the kind.
+/// Whether a line of a message, other than its first, is a frame of a stack trace or something of the kind.
 fn is_frame(line: &str) -> bool {
     let t = line.trim_start();
     let indented = t.len() < line.len();
@@ -342,21 +347,34 @@ fn is_frame(line: &str) -> bool {
         || t.starts_with("... ") && t.ends_with(" more")
         || t.starts_with("File \"") && indented
         || t.starts_with("goroutine ") && t.ends_with(':')
-        || indented && (t.starts_with("from ") || t.contains(".go:") || t.contains(".rs:"))
+        || indented && t.starts_with("from ")
+        || indented && [".go:", ".rs:", ".ex:", ".exs:", ".erl:"].iter().any(|name| t.contains(name))
+        || is_numbered_frame(t)
+        // what stands above the frames
+        || matches!(t.trim_end(), "Traceback (most recent call last):" | "Stack trace:" | "stack backtrace:")
 }
 
-/// The line that says what happened before the frames of a stack trace, and for traces that say it at the end (Python) that line as well;
-/// `None` when the message has no frames.
+/// `#0 /srv/x.php(7): f()` and `#1 {main}` of PHP, `#0  0x00007f in main () at x.c:3` of gdb.
+fn is_numbered_frame(line: &str) -> bool {
+    let Some(rest) = line.strip_prefix('#') else {
+        return false;
+    };
+    let name = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    name.len() < rest.len() && name.starts_with(' ') && (name.contains('(') || name.trim() == "{main}")
+}
+
+/// What a message says before the frames of its stack trace, and for traces that say it at the end (Python) that line as well; `None` when
+/// the message has no frames. Node, Rust and ASP.NET name the place on the first line and say what happened on the next ones.
 fn stack_head(message: &str) -> Option<(&str, &str)> {
     if !message.contains('\n') {
         return None;
     }
     let mut lines = message.lines().filter(|l| !l.trim().is_empty());
-    let head = lines.next()?;
+    let first = lines.next()?;
     let rest: Vec<&str> = lines.collect();
-    if !rest.iter().any(|l| is_frame(l)) {
-        return None;
-    }
+    let frame = rest.iter().copied().find(|l| is_frame(l))?;
+    let offset = |part: &str| part.as_ptr() as usize - message.as_ptr() as usize;
+    let head = message[offset(first)..offset(frame)].trim_end();
     let last = rest.last().copied().unwrap_or("");
     let python =
         rest.iter().any(|l| l.trim_start().starts_with("File \"")) && !last.starts_with([' ', '\t']) && !is_frame(last);

@@ -466,11 +466,19 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run, seen & DIGIT != 0) }
     }
 
+    /// Whether a colon and nothing else stands between a path and `a`: two numbers there are the line and column of a source file.
+    fn behind_path(&self, a: usize) -> bool {
+        self.list.kind == Kind::Path
+            && self.list.end == self.out.len()
+            && self.pending + 1 == a
+            && self.s[self.pending] == b':'
+    }
+
     /// A token that begins with a digit (at `a + signed`).
     fn number(&mut self, a: usize, signed: usize, run: usize, b: usize) -> usize {
         let s = self.s;
         let d = a + signed;
-        if let Some(e) = dates::clock(s, d) {
+        if let Some(e) = dates::clock(s, d).filter(|e| e - d > 5 || !self.behind_path(a)) {
             self.emit(Kind::Time, a, e);
             return e;
         }

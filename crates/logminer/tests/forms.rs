@@ -73,6 +73,66 @@ fn envelopes() {
     assert_eq!(parse("all is well").level, None);
 }
 
+/// Traces that say what happened on the lines between the place and the frames, and frames of more languages.
+#[test]
+fn traces() {
+    let cases = [
+        (
+            "/app/server.js:12\n    throw new Error('no pool');\n    ^\n\nError: no pool 5\n    at Object.<anonymous> (/app/server.js:12:9)\n\nNode.js v20.1.0",
+            "{PATH}:{NUM} throw new Error('no pool'); ^ Error: no pool {NUM} {STACK}",
+        ),
+        (
+            "thread 'main' panicked at src/main.rs:5:10:\nlost 3 of 7\nstack backtrace:\n   0: rust_begin_unwind\n             at /rustc/x/library/std/src/panicking.rs:1:5",
+            "thread 'main' panicked at {PATH}:{NUM}:{NUM}: lost {NUM} of {NUM} {STACK}",
+        ),
+        (
+            "thread 'main' panicked at src/main.rs:7:1:\nlost 3 of 7\nstack backtrace:\n   0: rust_begin_unwind\n             at /rustc/x/library/std/src/panicking.rs:1:5",
+            "thread 'main' panicked at {PATH}:{NUM}:{NUM}: lost {NUM} of {NUM} {STACK}",
+        ),
+        (
+            "fail: a.b.Server[13]\n      Request was lost.\r\n      System.InvalidOperationException: no 5\r\n         at X.Y() in /src/x.cs:line 5",
+            "fail: {NAME}[{NUM}] Request was lost. System.InvalidOperationException: no {NUM} {STACK}",
+        ),
+        (
+            "Uncaught Exception: no 5 in /x.php:7\nStack trace:\n#0 /x.php(7): f()\n#1 {main}\n  thrown in /x.php on line 7",
+            "Uncaught Exception: no {NUM} in {PATH}:{NUM} {STACK}",
+        ),
+        ("Uncaught no 5\n#0 /x.php(7): f()\n#1 /x.php(9): g()\n#2 {main}", "Uncaught no {NUM} {STACK}"),
+        ("crashed 5\n#0  0x00007f12 in raise () from /lib/c.so\n#1  main () at x.c:3", "crashed {NUM} {STACK}"),
+        (
+            "** (RuntimeError) no 5\n    (app 0.1.0) lib/x.ex:5: X.f/1\n    (stdlib 5.0) gen_server.erl:1077: :gen_server.try/3",
+            "** (RuntimeError) no {NUM} {STACK}",
+        ),
+        (
+            "failed 5\nTraceback (most recent call last):\n  File \"x.py\", line 3\nValueError: bad 42",
+            "failed {NUM} {STACK} ValueError: bad {NUM}",
+        ),
+        // no frames: several lines of prose
+        ("two lines\n#5 is odd", "two lines #{NUM} is odd"),
+    ];
+    for (message, pattern) in cases {
+        assert_eq!(log_pattern(message), pattern, "{message}");
+        let expression = regex::RegexBuilder::new(&pattern_regex(pattern)).dot_matches_new_line(true).build().unwrap();
+        assert!(expression.is_match(message), "{message}\n{expression}");
+        let found = parameters(message, pattern).unwrap();
+        assert_eq!(found.len(), parameter_kinds(pattern).len(), "{message}");
+    }
+}
+
+/// The records of auditd are not logfmt with a message of a few numbers.
+#[test]
+fn audit_records() {
+    let line = "type=SYSCALL msg=audit(1700000000.123:55): arch=c000003e syscall=59 success=yes";
+    let pattern = log_pattern(line);
+    assert!(pattern.starts_with("type=SYSCALL msg=audit(") && pattern.contains(" syscall={NUM} success="), "{pattern}");
+    assert!(regex::Regex::new(&pattern_regex(&pattern)).unwrap().is_match(line));
+    assert!(log_pattern("type=LOGIN msg=audit(1700000000.123:56): pid=7 uid=0").starts_with("type=LOGIN msg=audit("));
+    assert!(parse(line).metadata.is_empty());
+    // a message that ends the line may end in a colon
+    assert_eq!(log_pattern("level=info msg=done:"), "done:");
+    assert_eq!(log_pattern("level=info msg=\"done 5:\" x=1"), "done {NUM}:");
+}
+
 /// What many systems put before their messages: the message is found, the level is read, and the expression of the pattern finds the line.
 #[test]
 fn prefixes() {
