@@ -1,6 +1,6 @@
 # The commands of this house; each sets up what it needs first (scripts/setup.sh) and is safe to repeat.
 SHELL := /bin/bash
-.PHONY: help demo test lint test-unit test-pgrx test-regress test-sessions test-versions test-arm test-arm-extension test-package test-image test-upgrade \
+.PHONY: help demo test lint deny test-unit test-pgrx test-regress test-sessions test-versions test-arm test-arm-extension test-package test-image test-upgrade \
         bench bench-arm bench-logs bench-events bench-similarity setup install all package clean
 
 help:            ## this list
@@ -14,6 +14,9 @@ test:            ## set everything up and run all tests
 
 lint test-unit test-pgrx test-regress test-sessions test-versions:  ## one part of the tests
 	@scripts/test.sh $@
+
+deny:            ## check the licences and sources of all dependencies (deny.toml; a part of lint)
+	@scripts/setup.sh && scripts/deny.sh
 
 test-arm:        ## build the crates' tests for aarch64 and run them under qemu as the cores of a Raspberry Pi 4 and 5 (no PostgreSQL)
 	@scripts/test-arm.sh

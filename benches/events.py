@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""The event queue beside a naive FOR UPDATE SKIP LOCKED queue over the specified table, and pgmq where its SQL is at hand; pgbench drives all.
+"""The event queue beside a naive FOR UPDATE SKIP LOCKED queue over the specified table and the queues of event_peers.py; pgbench drives all.
 
-    benches/events.py                    every part, then docs/benchmarks/events.md and events.svg
-    benches/events.py PART …             parts: held-backlog held-small million load-1 load-10 load-100 wal small report
-    PGMQ_SQL=path/to/pgmq.sql            the script of pgmq, to have it beside
+    benches/events.py                      every part, then docs/benchmarks/events.md and events.svg
+    benches/events.py PART …               only these, e.g. load-10 report; the figures of the others are kept from before
+    benches/events.py PART:NAME,NAME …     with these systems only, e.g. held-small:pgedge,pgmq; the others' figures are kept
 
-Each part runs the systems in turn on one server of its own and keeps its figures in .build/bench-events.json, of which `report` writes the page.
+Each part runs the systems in turn on one server of its own (a server each for `held-…`) and keeps its figures in .build/bench-events.json, of
+which `report` writes the page. SECONDS_EACH (2) and REPEATS (3) say how long and how often each cell of the tables runs.
 """
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -28,66 +30,55 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from cluster import Cluster  # noqa: E402
+from event_peers import PAYLOAD, System, peers  # noqa: E402
 
 BUILD = Path(os.environ.get("PGEDGE_BUILD", ROOT / ".build"))
 RESULTS, OUT = BUILD / "bench-events.json", ROOT / "docs" / "benchmarks"
-SECONDS = float(os.environ.get("SECONDS_EACH", "3"))
-REPEATS = int(os.environ.get("REPEATS", "5"))
+SECONDS = float(os.environ.get("SECONDS_EACH", "2"))
+REPEATS = int(os.environ.get("REPEATS", "3"))
 
 COLUMNS = """(id serial PRIMARY KEY, event_type varchar(50) NOT NULL, payload jsonb NOT NULL, priority int DEFAULT 5, status varchar(20) DEFAULT 'pending',
               created_at timestamp DEFAULT now(), processed_at timestamp)"""
 SPECIFIED = "CREATE INDEX ON {0} (status); CREATE INDEX ON {0} (event_type); CREATE INDEX ON {0} (created_at)"
-PAYLOAD = '{{"text_id": 17, "similarity": 0.97}}'  # braces doubled for format
 
 
-class System:
-    """How to set a queue up, fill it, and the pgbench scripts for claiming and finishing n events, and for a whole life."""
-
-    def __init__(self, name, setup, fill, claim, finish):
-        self.name, self.setup, self.fill, self.claim, self.finish = name, setup, fill, claim, finish
-
-    def script(self, n, whole_life):
-        enqueue = self.fill.format(n=n).rstrip(";") + ";\n" if whole_life else ""
-        return f"{enqueue}{self.claim.format(n=n)} \\gset\n{self.finish.format(n=n)};\n"
-
-
-def naive(name, index, order):
+def naive(name, index, order, note):
     return System(
         name, f"CREATE TABLE {name} {COLUMNS}; {SPECIFIED.format(name)}; {index}",
-        f"INSERT INTO {name} (event_type, payload, priority) SELECT 'load', '{PAYLOAD}', 1 + g % 10 FROM generate_series(1, {{n}}) g",
-        f"WITH c AS (UPDATE {name} SET status = 'processing' WHERE id IN (SELECT id FROM {name} WHERE status = 'pending' ORDER BY {order} LIMIT {{n}} FOR UPDATE SKIP LOCKED) RETURNING id)"
-        " SELECT coalesce(array_agg(id)::text, '{{}}') AS ids FROM c",
-        f"UPDATE {name} SET status = 'processed', processed_at = now() WHERE id = ANY (:ids::int[])")
+        lambda n: f"INSERT INTO {name} (event_type, payload, priority) SELECT 'load', '{PAYLOAD}', 1 + g % 10 FROM generate_series(1, {n}) g",
+        lambda n: f"WITH c AS (UPDATE {name} SET status = 'processing' WHERE id IN (SELECT id FROM {name} WHERE status = 'pending' ORDER BY {order} LIMIT {n} FOR UPDATE SKIP LOCKED) RETURNING id)"
+                  " SELECT coalesce(array_agg(id)::text, '{}') AS ids FROM c",
+        lambda n: f"UPDATE {name} SET status = 'processed', processed_at = now() WHERE id = ANY (:ids::int[])",
+        note, f"SELECT count(*) FROM {name} WHERE status = 'pending'")
 
 
 OURS = System(
     "pgedge", "CREATE EXTENSION pgedge CASCADE",
-    f"INSERT INTO claude_events (event_type, payload, priority) SELECT 'load', '{PAYLOAD}', 1 + g % 10 FROM generate_series(1, {{n}}) g",
-    "SELECT coalesce(array_agg(id)::text, '{{}}') AS ids, coalesce(min(lease_token), 0) AS token FROM pgedge.claim_events({n})",
-    "SELECT count(*) FROM pgedge.complete_events(:ids::bigint[], :token)")
-PARTIAL = naive("naive_partial", "CREATE INDEX ON naive_partial (priority, id) WHERE status = 'pending'", "priority, id")
+    lambda n: f"INSERT INTO claude_events (event_type, payload, priority) SELECT 'load', '{PAYLOAD}', 1 + g % 10 FROM generate_series(1, {n}) g",
+    lambda n: f"SELECT coalesce(array_agg(id)::text, '{{}}') AS ids, coalesce(min(lease_token), 0) AS token FROM pgedge.claim_events({n})",
+    lambda n: "SELECT count(*) FROM pgedge.complete_events(:ids::bigint[], :token)",
+    "plain INSERT, claim_events, complete_events", "SELECT count(*) FROM claude_events WHERE status = 'pending'")
+NAIVE = naive("naive", "", "id", "claims by `FOR UPDATE SKIP LOCKED`, the oldest first, over a table with the specified columns and indexes")
+PARTIAL = naive("naive_partial", "CREATE INDEX ON naive_partial (priority, id) WHERE status = 'pending'", "priority, id",
+                "the same with a partial index `(priority, id) WHERE status = 'pending'`, by priority")
+CHOSEN = []
 
 
-def pgmq():
-    path = os.environ.get("PGMQ_SQL")
-    if not path:
-        return None
-    return System(
-        "pgmq", "CREATE SCHEMA IF NOT EXISTS pgmq; " + Path(path).read_text() + "; SELECT pgmq.create('q')",
-        f"SELECT count(*) FROM pgmq.send_batch('q', array_fill('{PAYLOAD}'::jsonb, ARRAY[{{n}}]))",
-        "SELECT coalesce(array_agg(msg_id)::text, '{{}}') AS ids FROM pgmq.read('q', 300, {n})",
-        "SELECT count(*) FROM pgmq.archive('q', :ids::bigint[])")
+@functools.cache
+def everyone():
+    found, missing = peers()
+    return [OURS, NAIVE, PARTIAL, *found], missing
 
 
-def systems(*wanted):
-    return [s for s in (wanted or (OURS, PARTIAL, pgmq())) if s]
+def systems():
+    return [s for s in everyone()[0] if not CHOSEN or s.name in CHOSEN]
 
 
 def server(these, **settings):
     cluster = Cluster({"max_wal_size": "8GB", "shared_buffers": "1GB", "checkpoint_timeout": "30min", "autovacuum": "on", **settings})
     cluster.__enter__()
     for s in these:
-        cluster.tool("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-f", "-", input=s.setup + ";", text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        s.install(cluster)
     return cluster
 
 
@@ -108,8 +99,8 @@ def connect(cluster, **kwargs):
 
 
 def fill(cluster, s, n):
-    for start in range(0, n, 200_000):
-        cluster.psql(s.fill.format(n=min(200_000, n - start)))
+    for start in range(0, n, 100_000):
+        cluster.psql(s.fill(min(100_000, n - start)))
     cluster.psql("CHECKPOINT")
 
 
@@ -138,12 +129,14 @@ def held(whole_life, backlog):
             with psycopg.connect(cluster.dsn()) as holder:
                 holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 holder.execute("SELECT txid_current_snapshot(), count(*) FROM pg_class")
+                start = cluster.psql("SELECT pg_current_wal_insert_lsn()")
                 buckets = [10 * tps for tps in pgbench(cluster, s.script(10, whole_life), 8, 80, every=10)]
+                wal_bytes = float(cluster.psql(f"SELECT pg_current_wal_insert_lsn() - '{start}'"))
             with connect(cluster) as conn:
                 conn.execute("SELECT pg_stat_force_next_flush()")
                 dead, size, index = conn.execute("SELECT sum(n_dead_tup)::bigint, sum(pg_table_size(relid))::bigint, sum(pg_indexes_size(relid))::bigint FROM pg_stat_user_tables WHERE n_tup_ins > 0").fetchone()
-                left = conn.execute("SELECT count(*) FROM claude_events WHERE status = 'pending'").fetchone()[0] if s is OURS else None
-            found[s.name] = {"buckets": buckets, "dead": dead, "table": size, "index": index, "left": left}
+                left = conn.execute(s.count).fetchone()[0]
+            found[s.name] = {"buckets": buckets, "dead": dead, "table": size, "index": index, "left": left, "wal": wal_bytes / max(1, 10 * sum(buckets))}
             print(s.name, [round(b) for b in buckets], dead, left, flush=True)
         finally:
             cluster.destroy()
@@ -151,51 +144,41 @@ def held(whole_life, backlog):
 
 
 def million():
+    """Claim + complete with a thousand and with a million waiting (as many come in as go out)."""
     found = {}
-    cluster = server(systems())
-    try:
-        for s in systems():
+    for s in systems():
+        cluster = server([s])
+        try:
             found[s.name] = {}
             for waiting in (1_000, 1_000_000):
-                # Filled up again before each turn, so that it is really so many.
+                fill(cluster, s, waiting)
+                cluster.psql("VACUUM ANALYZE")
                 rates = {}
                 for clients, batch in ((8, 10), (8, 100)):
-                    tries = []
-                    for _ in range(3):
-                        need = waiting + (0 if waiting > 1000 else 30_000)
-                        have = {"pgedge": "claude_events", "pgmq": "pgmq.q_q"}.get(s.name, s.name)
-                        now = int(cluster.psql(f"SELECT count(*) FROM {have}" + ("" if s.name == "pgmq" else " WHERE status = 'pending'")))
-                        if now < need and waiting > 1000:
-                            fill(cluster, s, need - now)
-                        whole = waiting == 1000
-                        if whole and now < waiting:
-                            fill(cluster, s, waiting - now)
-                        # A thousand waiting stay a thousand only when as many come in: so both are measured over whole lives.
-                        tries.append(batch * pgbench(cluster, s.script(batch, True), clients, SECONDS))
-                    rates[f"{clients}x{batch}"] = statistics.median(tries)
+                    rates[f"{clients}x{batch}"] = statistics.median(batch * pgbench(cluster, s.script(batch, True), clients, SECONDS) for _ in range(REPEATS))
                 found[s.name][str(waiting)] = rates
-                print(s.name, waiting, rates, flush=True)
+                print(s.name, waiting, rates, "left", cluster.psql(s.count), flush=True)
             if s is OURS:
                 with connect(cluster) as conn:
                     found[s.name]["claim_ms"] = median_ms(conn, CLAIM, (10,))
                     print("claim of 10 by priority from a million:", found[s.name]["claim_ms"], "ms", flush=True)
-            cluster.psql("TRUNCATE " + {"pgedge": "claude_events", "pgmq": "pgmq.q_q"}.get(s.name, s.name))
-    finally:
-        cluster.destroy()
+        finally:
+            cluster.destroy()
     return found
 
 
-def load(batch):
-    """Whole lives in a nearly empty queue."""
+def load(batch, clients_each=(1, 4, 8, 16), whole_life=True, **settings):
+    """Whole lives in a nearly empty queue, the systems in turn; or only enqueueing."""
     these = systems()
-    cluster = server(these)
+    cluster = server(these, **settings)
     rates = {s.name: {} for s in these}
     try:
-        for clients in (1, 4, 8, 16):
+        for clients in clients_each:
             tries = {s.name: [] for s in these}
             for turn in range(REPEATS):
                 for s in these[turn % len(these):] + these[:turn % len(these)]:
-                    tries[s.name].append(batch * pgbench(cluster, s.script(batch, True), clients, SECONDS))
+                    script = s.script(batch, True) if whole_life else s.fill(batch) + ";\n"
+                    tries[s.name].append(batch * pgbench(cluster, script, clients, SECONDS))
             for name, values in tries.items():
                 rates[name][str(clients)] = statistics.median(values)
             print(batch, clients, {k: round(v[str(clients)]) for k, v in rates.items()}, flush=True)
@@ -278,7 +261,7 @@ def small():
         found["wake_ms"] = statistics.median(took)
         steady = OURS.script(10, True)
         base = statistics.median(pgbench(cluster, steady, 8, SECONDS) for _ in range(3))
-        for name, isolation, begin in (("open_claim", "", f"SELECT count(*) FROM pgedge.claim_events(10)"), ("open_writer", "", OURS.fill.format(n=1000))):
+        for name, isolation, begin in (("open_claim", "", f"SELECT count(*) FROM pgedge.claim_events(10)"), ("open_writer", "", OURS.fill(1000))):
             with psycopg.connect(cluster.dsn()) as other:
                 other.execute(begin)
                 during = statistics.median(pgbench(cluster, steady, 8, SECONDS) for _ in range(3))
@@ -305,9 +288,13 @@ def small():
     return found
 
 
+BATCHES = (1, 10, 100)
 PARTS = {
     "held-backlog": lambda: held(False, 1_000_000), "held-small": lambda: held(True, 0), "million": million,
-    "load-1": lambda: load(1), "load-10": lambda: load(10), "load-100": lambda: load(100), "wal": wal, "small": small,
+    **{f"load-{b}": lambda b=b: load(b) for b in BATCHES},
+    **{f"off-{b}": lambda b=b: load(b, (1, 8), synchronous_commit="off") for b in BATCHES},
+    **{f"enqueue-{b}": lambda b=b: load(b, (1, 8), whole_life=False) for b in BATCHES},
+    "wal": wal, "small": small,
 }
 
 
@@ -328,41 +315,52 @@ def plot(found, path):
 
 
 def held_table(found):
-    lines = ["| | " + " | ".join(f"{10 * (n + 1)} s" for n in range(8)) + " | last three / first three | dead rows | table + indexes |", "| --- |" + " --- |" * 11]
+    lines = ["| | " + " | ".join(f"{10 * (n + 1)} s" for n in range(8)) + " | last three / first three | pgedge / it, last three | dead rows | table + indexes | WAL an event |", "| --- |" + " --- |" * 13]
+    ours = sum(found["pgedge"]["buckets"][-3:])
     for name, f in found.items():
-        b = f["buckets"]
-        lines.append(f"| {name} | " + " | ".join(f"{x:,.0f}" for x in b[:8]) + f" | {sum(b[-3:]) / sum(b[:3]):.2f} | {f['dead']:,} | {f['table'] / 1e6:,.0f} + {f['index'] / 1e6:,.0f} MB |")
+        b = f["buckets"][:8]
+        lines.append(f"| {name} | " + " | ".join(f"{x:,.0f}" for x in b[:8]) + f" | {sum(b[-3:]) / sum(b[:3]):.2f} | {ours / sum(b[-3:]):.1f} | {f['dead']:,} | {f['table'] / 1e6:,.0f} + {f['index'] / 1e6:,.0f} MB | {f['wal']:,.0f} B |")
+    return lines
+
+
+def cells(found, kind, clients):
+    """A table of medians for each batch, and ours beside the best peer (the naive queues over the same table are no peers)."""
+    lines = ["| batch | system | " + " | ".join(f"{c} clients" if c > 1 else "1 client" for c in clients) + " |", "| --- | --- |" + " --- |" * len(clients)]
+    for batch in BATCHES:
+        rates = found.get(f"{kind}-{batch}", {})
+        if not rates:
+            continue
+        lines += [f"| {batch} | {name} | " + " | ".join(f"{r[str(c)]:,.0f}" for c in clients) + " |" for name, r in rates.items()]
+        for title, others in (("naive", [n for n in rates if n.startswith("naive")]), ("peer", [n for n in rates if n != "pgedge" and not n.startswith("naive")])):
+            if others and "pgedge" in rates:
+                lines.append(f"| {batch} | **pgedge / best {title}** | " + " | ".join(f"**{rates['pgedge'][str(c)] / max(rates[n][str(c)] for n in others):.2f}**" for c in clients) + " |")
     return lines
 
 
 def report(found):
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    lines = ["# Benchmark: the event queue", "", "Written by `make bench-events` (benches/events.py); pgbench with prepared statements drives all; each part runs the systems in turn on one machine.", "",
-             f"- {date.today()}, {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; much other work went on beside it (a load average of 4 to 8), so only ratios within a table mean something",
-             "- `naive_partial`: claims by `FOR UPDATE SKIP LOCKED` over a table with the specified columns and indexes and a partial index `(priority, id) WHERE status = 'pending'`; pgmq 1.11 from its crate: read, then archive",
-             "- a whole life: enqueue, claim, complete; `synchronous_commit = on`"]
-    for part, title in (("held-backlog", "A snapshot is held, a backlog waits: claim + complete, 8 clients, batches of 10"), ("held-small", "A snapshot is held, a small queue: whole lives, 8 clients, batches of 10")):
+    lines = ["# Benchmark: the event queue", "", "Written by `make bench-events` (benches/events.py); pgbench with prepared statements drives all, each part the systems in turn on one machine.", "",
+             f"- {date.today()}, {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, which pgbench and the server share; only ratios within a table mean something",
+             f"- a whole life: enqueue, claim, complete; medians of {REPEATS} interleaved runs of {SECONDS:.0f} s; `synchronous_commit = on` unless said otherwise"]
+    lines += [f"- {name}: {note}" for name, note in found.get("notes", {}).items()]
+    lines += [f"- not here: {name} ({why})" for name, why in found.get("missing", {}).items()]
+    for part, title in (("held-backlog", "A snapshot is held, a million wait: claim + complete, 8 clients, batches of 10"), ("held-small", "A snapshot is held, a small queue: whole lives, 8 clients, batches of 10")):
         if part in found:
-            left = found[part]["pgedge"].get("left")
             lines += ["", f"## {title}", "", *held_table(found[part])]
-            if left and part == "held-backlog":
-                lines += ["", f"{left:,} events still waited for pgedge at the end."]
+            if part == "held-backlog":
+                lines += ["", f"{found[part]['pgedge']['left']:,} events still waited for pgedge at the end."]
     held_part = next((p for p in ("held-backlog", "held-small") if p in found), None)
     if held_part:
         lines += ["", "![throughput while a snapshot is held](events.svg)"]
         plot(found[held_part], OUT / "events.svg")
     if "million" in found:
         m = found["million"]
-        lines += ["", "## A thousand and a million waiting: whole lives, events/s", "", "| | 8 × 10, thousand | million | 8 × 100, thousand | million |", "| --- | --- | --- | --- | --- |"]
+        lines += ["", "## A thousand and a million waiting: whole lives, events/s, 8 clients", "", "| | batch 10, thousand | million | batch 100, thousand | million |", "| --- | --- | --- | --- | --- |"]
         lines += [f"| {name} | " + " | ".join(f"{m[name][w][c]:,.0f}" for c in ("8x10", "8x100") for w in ("1000", "1000000")) + " |" for name in m]
         lines += ["", f"A claim of 10 by priority from a million: {m['pgedge']['claim_ms']:.2f} ms (client's time with BEGIN and ROLLBACK, median)."]
-    cells = {b: found[f"load-{b}"] for b in (1, 10, 100) if f"load-{b}" in found}
-    if cells:
-        lines += ["", "## Ordinary load: whole lives, events/s, medians of interleaved runs", "", "| batch | system | 1 client | 4 | 8 | 16 |", "| --- | --- | --- | --- | --- | --- |"]
-        for batch, rates in cells.items():
-            lines += [f"| {batch} | {name} | " + " | ".join(f"{rates[name][str(c)]:,.0f}" for c in (1, 4, 8, 16)) + " |" for name in rates]
-            best = {c: max(rates[n][str(c)] for n in rates if n != "pgedge") for c in (1, 4, 8, 16)}
-            lines.append(f"| {batch} | pgedge / best other | " + " | ".join(f"{rates['pgedge'][str(c)] / best[c]:.2f}" for c in (1, 4, 8, 16)) + " |")
+    for kind, title, clients in (("load", "Ordinary load: whole lives, events/s", (1, 4, 8, 16)), ("off", "The same with `synchronous_commit = off`", (1, 8)), ("enqueue", "Enqueue only, events/s", (1, 8))):
+        if any(f"{kind}-{b}" in found for b in BATCHES):
+            lines += ["", f"## {title}", "", *cells(found, kind, clients)]
     if "wal" in found:
         lines += ["", "## WAL bytes of an event's whole life, one client", "", "| | batch 10 | 100 |", "| --- | --- | --- |"]
         lines += [f"| {name} | {w['10']:,.0f} | {w['100']:,.0f} |" for name, w in found["wal"].items()]
@@ -380,17 +378,20 @@ def report(found):
 
 
 def main():
-    wanted = sys.argv[1:] or [*PARTS, "report"]
-    unknown = [w for w in wanted if w not in {*PARTS, "report"}]
+    wanted = [w.partition(":") for w in sys.argv[1:] or [*PARTS, "report"]]
+    unknown = [w for w, _, _ in wanted if w not in {*PARTS, "report"}]
     if unknown:
         sys.exit(f"no such part: {', '.join(unknown)}; there are: {' '.join(PARTS)} report")
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for part in wanted:
+    for part, _, names in wanted:
         if part == "report":
             report(found)
             continue
-        print(f"-- {part}", flush=True)
-        found[part] = PARTS[part]()
+        CHOSEN[:] = names.split(",") if names else []
+        print(f"-- {part} {names}", flush=True)
+        figures = PARTS[part]()
+        found[part] = {**found.get(part, {}), **figures} if names else figures
+        found["notes"], found["missing"] = {s.name: s.note for s in everyone()[0]}, everyone()[1]
         RESULTS.write_text(json.dumps(found, indent=1))
 
 

@@ -17,6 +17,7 @@ lint() {
     say "format and lint"
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --features pg16 -- -D warnings
+    "$ROOT/scripts/deny.sh"
 }
 
 test-unit() {

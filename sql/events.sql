@@ -81,6 +81,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgedge._events_check_ids(bigint[], bigint) IS 'internal: refuses nulls among ids';
 
+CREATE FUNCTION pgedge._events_key_is_lost(event_type text, dedup_key text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgedge._events_reject(format('an event of type "%s" and dedup_key "%s" can neither be added nor found', event_type, left(dedup_key, 60)),
+        'A trigger on claude_events changes its event_type or dedup_key, or drops the row: see to the triggers.', '27000');
+END $$;
+COMMENT ON FUNCTION pgedge._events_key_is_lost(text, text) IS 'internal: refuses to go on looking for an event that triggers put elsewhere';
+
 -- Enqueue -------------------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION pgedge.enqueue_event(event_type text, payload jsonb, priority int DEFAULT 5, delay interval DEFAULT '0', max_attempts int DEFAULT 5,
@@ -102,8 +110,9 @@ BEGIN
         VALUES ($1, $2, $3, CASE WHEN $4 > '0' THEN clock_timestamp() + $4 END, $5, $7) RETURNING id INTO new_id;
         RETURN new_id;
     END IF;
-    -- The loop ends: each turn either inserts, or finds the unfinished event that was in the way, or that one was finished in between.
-    LOOP
+    -- Each turn either inserts, or finds the unfinished event that was in the way, or that one was finished in between. Or a trigger of the
+    -- table's owner gives the row another key, or no place: then it would never end.
+    FOR turn IN 1..100 LOOP
         INSERT INTO @extschema@.claude_events (event_type, payload, priority, run_at, max_attempts, dedup_key, ordering_key)
         VALUES ($1, $2, $3, CASE WHEN $4 > '0' THEN clock_timestamp() + $4 END, $5, $6, $7)
         ON CONFLICT (event_type, dedup_key) WHERE dedup_key IS NOT NULL AND status IN ('pending', 'processing') DO NOTHING RETURNING id INTO new_id;
@@ -113,9 +122,10 @@ BEGIN
         END IF;
         IF new_id IS NOT NULL THEN RETURN new_id; END IF;
     END LOOP;
+    PERFORM pgedge._events_key_is_lost($1, $6);
 END $$;
 COMMENT ON FUNCTION pgedge.enqueue_event(text, jsonb, int, interval, int, text, text) IS
-'Adds an event and returns its id; it can be claimed once this transaction commits and the delay has passed. Priority 1 is the most urgent, 10 the least. With a dedup_key there is at most one unfinished event of that type and key: a second call returns the first''s id and changes nothing. Events of one ordering_key, whatever their type, are handed out one at a time, in order of their ids. Keys have at most 2000 bytes. Errors: 22004 (null), 22023, 22001 (type or key too long), 22003 (priority, attempts), 25006 (read-only).';
+'Adds an event and returns its id; it can be claimed once this transaction commits and the delay has passed. Priority 1 is the most urgent, 10 the least. With a dedup_key there is at most one unfinished event of that type and key: a second call returns the first''s id and changes nothing. Events of one ordering_key, whatever their type, are handed out one at a time, in order of their ids. Keys have at most 2000 bytes. Errors: 22004 (null), 22023, 22001 (type or key too long), 22003 (priority, attempts), 25006 (read-only), 27000 (a trigger changes the dedup_key).';
 
 CREATE FUNCTION pgedge.enqueue_events(event_type text, payloads jsonb[], priority int DEFAULT 5, delay interval DEFAULT '0', max_attempts int DEFAULT 5,
                                       dedup_keys text[] DEFAULT NULL, ordering_keys text[] DEFAULT NULL) RETURNS SETOF bigint
@@ -126,6 +136,7 @@ DECLARE
     due timestamptz;
     ids bigint[]; open_ids bigint[];
     id_sequence regclass;
+    turns int := 0;
 BEGIN
     PERFORM pgedge._events_check_new($1, $3, $4, $5);
     PERFORM pgedge._events_check_keys('dedup_key', $6);
@@ -172,6 +183,10 @@ BEGIN
             END IF;
             EXIT WHEN array_position(open_ids, NULL) IS NULL;
             -- One that was there has been finished in between. Adding it now would break the order of keys, so all is done again.
+            turns := turns + 1;
+            IF turns >= 100 THEN
+                PERFORM pgedge._events_key_is_lost($1, ($6)[array_position(open_ids, NULL)]);
+            END IF;
             RAISE EXCEPTION USING ERRCODE = 'PE001';
         EXCEPTION WHEN SQLSTATE 'PE001' THEN
             NULL;
@@ -212,7 +227,7 @@ COMMENT ON VIEW pgedge.event_leases IS
 'Who holds which event, of this database, until when; leases that have expired and were not claimed since included. Readers need SELECT on it and EXECUTE on pgedge._event_leases().';
 
 CREATE FUNCTION pgedge.wait_for_events(timeout interval DEFAULT '30 seconds', event_types text[] DEFAULT NULL) RETURNS boolean
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'SELECT pgedge._wait_for_events($1, $2)';
 COMMENT ON FUNCTION pgedge.wait_for_events(interval, text[]) IS
 'Waits until an event (of these types) can be claimed, at most for timeout (positive, up to a year), and says whether there is one; for clients that cannot LISTEN. It claims nothing: another consumer may be faster. The session''s snapshot stays open while it waits, so wait for seconds rather than hours. Errors: 22004, 22023, 25006.';
@@ -239,22 +254,7 @@ COMMENT ON FUNCTION pgedge.extend_lease(bigint[], bigint, interval) IS
 'Lets the leases of these events end at now + lease; returns the ids really extended. A lease that has expired, or a stale token, extends nothing. Takes effect at once, and is not undone by a rollback. Errors: 22004, 22023 (lease not positive), 25006.';
 
 CREATE FUNCTION pgedge.complete_events(ids bigint[], lease_token bigint) RETURNS SETOF bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
-#variable_conflict use_column
-DECLARE
-    held record;
-BEGIN
-    PERFORM pgedge._events_check_ids($1, $2);
-    SELECT * INTO held FROM pgedge._events_hold(pgedge._events_table(), $1, $2, false);
-    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
-    IF cardinality(held.ids) = 0 THEN RETURN; END IF;
-    RETURN QUERY
-    UPDATE @extschema@.claude_events e
-    SET status = 'processed', processed_at = now(), attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed
-    FROM unnest(held.ids, held.attempts, held.workers, held.claimed) h(id, attempt, worker, claimed)
-    WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint;
-END $$;
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pgedge_complete_events';
 COMMENT ON FUNCTION pgedge.complete_events(bigint[], bigint) IS
 'Marks leased events processed, with attempts, claimed_by and claimed_at of the lease; returns the ids really completed. A stale token, an event cancelled, deleted or marked by someone else completes nothing and returns no row. A lease that expired still completes as long as nobody has claimed the event since. If the transaction is rolled back, the lease is as it was. Errors: 22004, 25006.';
 
@@ -384,6 +384,29 @@ END $$;
 COMMENT ON FUNCTION pgedge.purge_events(interval, boolean, int) IS
 'Deletes processed events whose processed_at, and cancelled ones whose created_at, is older than older_than (default: pgedge.event_retention); dead ones only with include_dead; at most max_events of them. Returns how many. Claims are never blocked by it. Errors: 22004, 22003, 22023, 25006.';
 
+-- Among the rows on some pages of the table. What goes wrong there, such as a foreign key that refers to an event, must not keep anyone from
+-- completing events.
+CREATE FUNCTION pgedge._events_retain(seconds bigint, first_page bigint, pages bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    purged bigint;
+BEGIN
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    DELETE FROM @extschema@.claude_events e USING (
+        SELECT o.ctid FROM @extschema@.claude_events o
+        WHERE o.ctid >= format('(%s,0)', $2)::tid AND o.ctid < format('(%s,0)', $2 + $3)::tid
+          AND o.status IN ('processed', 'cancelled') AND coalesce(o.processed_at, o.created_at) <= localtimestamp - make_interval(secs => $1)
+        FOR UPDATE SKIP LOCKED) d
+    WHERE e.ctid = d.ctid;
+    GET DIAGNOSTICS purged = ROW_COUNT;
+    RETURN purged;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'pgedge.event_retention: old events could not be deleted: %', SQLERRM;
+    RETURN -1;
+END $$;
+COMMENT ON FUNCTION pgedge._events_retain(bigint, bigint, bigint) IS 'internal: deletes finished events older than so many seconds on some pages of the table; how many, or -1 after a failure';
+
 CREATE FUNCTION pgedge._queue_stats()
 RETURNS TABLE (event_type text, pending bigint, ready bigint, delayed bigint, processing bigint, expired bigint, dead bigint, oldest_ready_age interval, next_due_at timestamptz)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
@@ -421,18 +444,29 @@ CREATE FUNCTION pgedge._events_wake() RETURNS trigger LANGUAGE c AS 'MODULE_PATH
 COMMENT ON FUNCTION pgedge._events_wake() IS 'internal: trigger on claude_events, once a statement: consumers are to be woken when the transaction commits (see src/events/wake.rs)';
 
 -- An event that becomes ready, or changes what it is ready for, goes to the end of its new lane: claims do not look behind their cursors.
--- Whoever held it when it was finished does not hold it any more.
+-- Whoever held it when it was finished, or when it had another id, does not hold it any more; who holds it goes on under its new ordering key.
+-- The trigger's own condition is short, since PostgreSQL parses it anew for each statement: it is false for what a consumer does.
 CREATE FUNCTION pgedge._events_requeue() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF OLD.status = 'pending' AND OLD.id = NEW.id AND OLD.event_type = NEW.event_type AND OLD.priority IS NOT DISTINCT FROM NEW.priority
+        AND OLD.run_at IS NOT DISTINCT FROM NEW.run_at AND OLD.ordering_key IS NOT DISTINCT FROM NEW.ordering_key AND OLD.qx = NEW.qx
+    THEN
+        RETURN NEW;
+    END IF;
     NEW.qx := pg_current_xact_id();
-    IF OLD.status IS DISTINCT FROM 'pending' THEN
+    IF OLD.status IS DISTINCT FROM 'pending' OR OLD.id <> NEW.id THEN
         PERFORM pgedge._events_revoke(TG_RELID, ARRAY[OLD.id::bigint]);
+    ELSIF OLD.ordering_key IS DISTINCT FROM NEW.ordering_key THEN
+        PERFORM pgedge._events_rekey(TG_RELID, OLD.id::bigint, NEW.ordering_key);
     END IF;
     PERFORM pgedge._events_made_ready(TG_RELID);
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgedge._events_requeue() IS 'internal: trigger on claude_events; the new place of an updated event';
+
+CREATE FUNCTION pgedge._events_deleted() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'pgedge_events_deleted';
+COMMENT ON FUNCTION pgedge._events_deleted() IS 'internal: trigger on claude_events; ends the lease of a deleted event when the transaction commits';
 
 -- Rows that come with a place of another time or server: data-only restores, logical replication, hand-written COPY.
 CREATE FUNCTION pgedge._events_place() RETURNS trigger
@@ -518,6 +552,7 @@ COMMENT ON FUNCTION pgedge._events_table() IS 'internal: the table claude_events
 COMMENT ON FUNCTION pgedge._events_hold(oid, bigint[], bigint, boolean) IS 'internal: begins to finish, or to give back, what a token holds';
 COMMENT ON FUNCTION pgedge._events_extend(oid, bigint[], bigint, interval) IS 'internal: lets leases end later';
 COMMENT ON FUNCTION pgedge._events_revoke(oid, bigint[]) IS 'internal: ends leases when the transaction commits';
+COMMENT ON FUNCTION pgedge._events_rekey(oid, bigint, text) IS 'internal: a leased event has another ordering key when the transaction commits';
 COMMENT ON FUNCTION pgedge._events_empty(oid) IS 'internal: ends all leases when the transaction commits';
 COMMENT ON FUNCTION pgedge._events_leases(oid) IS 'internal: the leases in memory';
 COMMENT ON FUNCTION pgedge._events_limits_changed(oid) IS 'internal: claims read event_limits anew once the transaction commits';

@@ -30,6 +30,12 @@ CREATE TABLE pgedge.backups (
 );
 COMMENT ON TABLE pgedge.backups IS 'The last 100 backups that record_backup() was told of (not dumped: they are those of another server)';
 
+CREATE FUNCTION pgedge._listed(items text[], separator text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN pg_catalog.array_to_string(items[1:20], separator)
+       || CASE WHEN pg_catalog.cardinality(items) > 20 THEN pg_catalog.format('%sand %s more', separator, pg_catalog.cardinality(items) - 20) ELSE '' END;
+COMMENT ON FUNCTION pgedge._listed(text[], text) IS 'internal: the first 20 of a list, and how many more there are; NULL for NULL';
+
 CREATE FUNCTION pgedge.record_backup(kind text, location text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -38,7 +44,9 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Use ''dump'' for pg_dump and ''base'' for pg_basebackup.';
     END IF;
     INSERT INTO pgedge.backups (kind, location) VALUES (record_backup.kind, pg_catalog.left(record_backup.location, 1000));
-    DELETE FROM pgedge.backups b WHERE b.finished_at < (SELECT o.finished_at FROM pgedge.backups o ORDER BY o.finished_at DESC OFFSET 99 LIMIT 1);
+    -- Those that a wrong clock put into the future do not push out the others.
+    DELETE FROM pgedge.backups b WHERE b.finished_at < (SELECT o.finished_at FROM pgedge.backups o WHERE o.finished_at < clock_timestamp() + interval '1 hour'
+                                                        ORDER BY o.finished_at DESC OFFSET 99 LIMIT 1);
 END $$;
 COMMENT ON FUNCTION pgedge.record_backup(text, text) IS
 'Tells health() that a backup was finished: kind dump or base, location for people. Errors: 22023 for another kind';
@@ -81,15 +89,22 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM pgedge.index_builds k WHERE k.index_oid = i.index_oid AND k.filenode = i.filenode)
     ON CONFLICT (index_oid) DO UPDATE SET filenode = excluded.filenode, rows = excluded.rows, seen_at = excluded.seen_at;
     DELETE FROM pgedge.index_builds b WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = b.index_oid);
+END $$;
+COMMENT ON FUNCTION pgedge._observe() IS 'internal: notes new index files; writes only what changed';
 
+CREATE FUNCTION pgedge._observe_sequences() RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock('pgedge.sequence_positions'::regclass::oid::integer, 0) THEN RETURN; END IF;
     INSERT INTO pgedge.sequence_positions AS p (sequence_oid, reached)
     SELECT s.sequence_oid, s.reached FROM pgedge._sequences() s
     WHERE s.reached IS NOT NULL
-      AND NOT EXISTS (SELECT FROM pgedge.sequence_positions k WHERE k.sequence_oid = s.sequence_oid AND k.reached <= s.reached AND k.seen_at > now() - interval '30 days')
+      AND NOT EXISTS (SELECT FROM pgedge.sequence_positions k WHERE k.sequence_oid = s.sequence_oid AND k.reached <= s.reached
+                        AND k.seen_at > now() - interval '30 days' AND k.seen_at < now() + interval '1 hour' /* a clock that was wrong */)
     ON CONFLICT (sequence_oid) DO UPDATE SET reached = excluded.reached, seen_at = excluded.seen_at;
     DELETE FROM pgedge.sequence_positions p WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.sequence_oid);
 END $$;
-COMMENT ON FUNCTION pgedge._observe() IS 'internal: notes new index files and sequence positions; writes only what changed';
+COMMENT ON FUNCTION pgedge._observe_sequences() IS 'internal: notes positions of sequences; writes only what changed';
 
 -- The checks, in groups ------------------------------------------------------------------------------------------------------
 
@@ -169,10 +184,12 @@ COMMENT ON FUNCTION pgedge._health_04_hnsw() IS 'internal: a missing or unused H
 
 CREATE FUNCTION pgedge._health_05_indexes() RETURNS SETOF pgedge._health_line
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- What REINDEX CONCURRENTLY left behind is a double: the index itself is still there.
     SELECT 'invalid_indexes', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warning' END,
-           coalesce('left behind by a build that failed: ' || string_agg(i.indexrelid::regclass::text, ', '), 'none'),
-           string_agg(format('REINDEX INDEX CONCURRENTLY %s;', i.indexrelid::regclass), ' ')
-    FROM pg_index i
+           coalesce('left behind by a build that failed: ' || pgedge._listed(array_agg(c.oid::regclass::text ORDER BY c.oid), ', '), 'none'),
+           pgedge._listed(array_agg(format(CASE WHEN c.relname ~ '_cc(new|old)[0-9]*$' THEN 'DROP INDEX CONCURRENTLY %s;' ELSE 'REINDEX INDEX CONCURRENTLY %s;' END, c.oid::regclass) ORDER BY c.oid), ' ')
+    -- A partitioned table's index is invalid until each partition has one, and has no build of its own.
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'
     -- A build that is under way is invalid as well.
     WHERE NOT i.indisvalid AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid OR p.relid = i.indrelid)
 $$;
@@ -182,9 +199,9 @@ CREATE FUNCTION pgedge._health_06_toast() RETURNS SETOF pgedge._health_line
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     -- When the heap has fewer bytes a row than a vector takes, the vectors cannot be in it.
     SELECT 'toasted_vectors', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warning' END,
-           coalesce(string_agg(format('%s.%s: %s bytes a row in the table, but %s a vector: most vectors are out of line, and each distance fetches them', relation, attname, per_row, vector_bytes), '; '),
-                    'vectors stand in their rows'),
-           string_agg(format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE PLAIN; VACUUM FULL %s; (locks the table)', relation, attname, relation), ' ')
+           coalesce(pgedge._listed(array_agg(format('%s.%I: %s bytes a row in the table, but %s a vector: most vectors are out of line, and each distance fetches them', relation, attname, per_row, vector_bytes)
+                                             ORDER BY relation::text, attname), '; '), 'vectors stand in their rows'),
+           pgedge._listed(array_agg(format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE PLAIN; VACUUM FULL %s; (locks the table)', relation, attname, relation) ORDER BY relation::text, attname), ' ')
     FROM (SELECT c.oid::regclass AS relation, a.attname, pg_relation_size(c.oid) / c.reltuples::bigint AS per_row,
                  8 + a.atttypmod * CASE t.typname WHEN 'vector' THEN 4 ELSE 2 END AS vector_bytes
           FROM pg_attribute a
@@ -195,45 +212,30 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pgedge._health_06_toast() IS 'internal: tables whose vectors were moved to TOAST';
 
-CREATE FUNCTION pgedge._health_07_sequences() RETURNS SETOF pgedge._health_line
+CREATE FUNCTION pgedge._health_08_statistics() RETURNS SETOF pgedge._health_line
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH s AS (
-        SELECT s.*, coalesce(s.reached, 0)::numeric / s.maximum AS used,
-               -- Rows a second since the first look; a rate from less than an hour says nothing.
-               CASE WHEN now() - p.seen_at > interval '1 hour' AND s.reached > p.reached
-                    THEN (s.reached - p.reached) / extract(epoch FROM now() - p.seen_at) END AS rate
-        FROM pgedge._sequences() s LEFT JOIN pgedge.sequence_positions p ON p.sequence_oid = s.sequence_oid
-    ), near AS (
-        SELECT s.*, (s.maximum - s.reached) / s.rate AS seconds_left FROM s
-    ), judged AS (
-        SELECT n.*, CASE WHEN used >= 0.9 OR seconds_left < 30 * 86400 THEN 2 WHEN used >= 0.5 OR seconds_left < 365 * 86400 AND used >= 0.1 THEN 1 ELSE 0 END AS level FROM near n
-    )
-    SELECT 'sequences', CASE level WHEN 2 THEN 'critical' ELSE 'warning' END,
-           format('%s stands at %s of %s (%s %%)%s', name, reached, maximum, round(100 * used, 1),
-                  CASE WHEN seconds_left < 100 * 365 * 86400::numeric
-                       THEN format(', at its present pace it ends about %s', to_char(now() + make_interval(secs => seconds_left::double precision), 'YYYY-MM-DD')) ELSE '' END),
-           CASE WHEN column_type IN ('integer', 'smallint')
-                THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE bigint; ALTER SEQUENCE %s AS bigint; (rewrites the table under a lock)', table_oid::regclass, column_name, name)
-                ELSE format('ALTER SEQUENCE %s AS bigint;', name) END
-    FROM judged WHERE level > 0
-    UNION ALL
-    SELECT 'sequences', 'ok', coalesce(format('%s sequences, the furthest at %s %% of its range', count(*), round(100 * max(used), 1)), 'no sequence'), NULL
-    FROM judged HAVING coalesce(max(level), 0) = 0
+    SELECT 'statistics', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warning' END,
+           coalesce(pgedge._listed(array_agg(format('%s: %s', s.relid::regclass, CASE WHEN s.never THEN 'never analyzed' ELSE format('%s rows changed since it was analyzed', s.changed) END)
+                                             ORDER BY s.changed DESC, s.relid), '; '), 'statistics are current'),
+           pgedge._listed(array_agg(format('ANALYZE %s;', s.relid::regclass) ORDER BY s.changed DESC, s.relid), ' ')
+    FROM (SELECT t.relid, t.n_mod_since_analyze AS changed, coalesce(t.last_analyze, t.last_autoanalyze) IS NULL AS never
+          FROM pg_stat_user_tables t JOIN pg_class c ON c.oid = t.relid
+          WHERE t.n_mod_since_analyze > 10000 AND t.n_mod_since_analyze > 0.3 * t.n_live_tup
+             -- After pg_upgrade, and after a crash that came before the first ANALYZE, the counters know of no change.
+             OR c.reltuples < 0 AND c.relkind IN ('r', 'm')
+                AND CASE WHEN c.oid = ANY (ARRAY(SELECT l.relation FROM pg_locks l WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation IS NOT NULL)) THEN false
+                         ELSE pg_relation_size(c.oid) >= 8388608 END) s
 $$;
-COMMENT ON FUNCTION pgedge._health_07_sequences() IS 'internal: sequences that run towards the end of their column''s type';
+COMMENT ON FUNCTION pgedge._health_08_statistics() IS 'internal: tables that the planner knows too little of';
 
 CREATE FUNCTION pgedge._health_08_vacuum() RETURNS SETOF pgedge._health_line
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'dead_tuples', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warning' END,
-           coalesce(string_agg(format('%s: %s dead beside %s live', s.relid::regclass, s.n_dead_tup, s.n_live_tup), '; '), 'no table with more dead rows than autovacuum should leave'),
-           string_agg(format('VACUUM ANALYZE %s;', s.relid::regclass), ' ') || ' If they come back, look for a long transaction or raise autovacuum_vacuum_cost_limit.'
+           coalesce(pgedge._listed(array_agg(format('%s: %s dead beside %s live', s.relid::regclass, s.n_dead_tup, s.n_live_tup) ORDER BY s.n_dead_tup DESC, s.relid), '; '),
+                    'no table with more dead rows than autovacuum should leave'),
+           pgedge._listed(array_agg(format('VACUUM ANALYZE %s;', s.relid::regclass) ORDER BY s.n_dead_tup DESC, s.relid), ' ')
+               || ' If they come back, look for a long transaction or raise autovacuum_vacuum_cost_limit.'
     FROM pg_stat_user_tables s WHERE s.n_dead_tup > 10000 AND s.n_dead_tup > 0.4 * s.n_live_tup
-    UNION ALL
-    SELECT 'statistics', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warning' END,
-           coalesce(string_agg(format('%s: %s', s.relid::regclass, CASE WHEN coalesce(s.last_analyze, s.last_autoanalyze) IS NULL THEN 'never analyzed'
-                ELSE format('%s rows changed since it was analyzed', s.n_mod_since_analyze) END), '; '), 'statistics are current'),
-           string_agg(format('ANALYZE %s;', s.relid::regclass), ' ')
-    FROM pg_stat_user_tables s WHERE s.n_mod_since_analyze > 10000 AND s.n_mod_since_analyze > 0.3 * s.n_live_tup
     UNION ALL
     SELECT 'transaction_ids', CASE WHEN x.age > 1500000000 THEN 'critical' WHEN x.age > 2 * x.limit THEN 'warning' ELSE 'ok' END,
            format('the oldest transaction id is %s transactions old (database %I), the oldest multixact %s; the server stops at 2 billion', x.xid_age, x.datname, x.mxid_age),
@@ -243,13 +245,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  current_setting('autovacuum_freeze_max_age')::bigint AS limit
           FROM pg_database d ORDER BY age DESC LIMIT 1) x
 $$;
-COMMENT ON FUNCTION pgedge._health_08_vacuum() IS 'internal: dead rows, stale statistics, transaction id age';
+COMMENT ON FUNCTION pgedge._health_08_vacuum() IS 'internal: dead rows, transaction id age';
 
 CREATE FUNCTION pgedge._health_09_sessions() RETURNS SETOF pgedge._health_line
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'long_transactions', CASE WHEN max(age) > interval '4 hours' THEN 'critical' WHEN count(*) > 0 THEN 'warning' ELSE 'ok' END,
-           coalesce('vacuum cannot remove what changed since they began: ' || string_agg(format('%s for %s', who, date_trunc('second', age)), '; ' ORDER BY age DESC), 'none longer than 15 minutes'),
-           string_agg(remedy, ' ' ORDER BY age DESC)
+           coalesce('vacuum cannot remove what changed since they began: ' || pgedge._listed(array_agg(format('%s for %s', who, date_trunc('second', age)) ORDER BY age DESC), '; '), 'none longer than 15 minutes'),
+           pgedge._listed(array_agg(remedy ORDER BY age DESC), ' ')
     FROM (SELECT format('process %s (%s, %s)', a.pid, a.usename, a.state), clock_timestamp() - a.xact_start, format('SELECT pg_terminate_backend(%s);', a.pid)
           FROM pg_stat_activity a
           WHERE a.pid <> pg_backend_pid() AND a.backend_type <> 'autovacuum worker' AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
@@ -304,40 +306,57 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT s.slot_name, s.active, s.wal_status, greatest(pg_wal_lsn_diff(place.lsn, s.restart_lsn), 0) AS held, place.max_wal FROM pg_replication_slots s, place
     ), bad AS (SELECT * FROM slots WHERE held > max_wal OR wal_status IN ('unreserved', 'lost'))
     SELECT 'replication_slots', CASE WHEN bool_or(bad.wal_status = 'lost' OR bad.held > 4 * bad.max_wal) THEN 'critical' WHEN count(bad) > 0 THEN 'warning' ELSE 'ok' END,
-           coalesce(string_agg(format('slot %I (%s, %s) ', bad.slot_name, CASE WHEN bad.active THEN 'active' ELSE 'inactive' END, bad.wal_status)
-                               || CASE bad.wal_status WHEN 'lost' THEN 'has lost WAL that its consumer needs' ELSE format('holds %s of WAL', pg_size_pretty(bad.held)) END, '; '),
+           coalesce(pgedge._listed(array_agg(format('slot %I (%s, %s) ', bad.slot_name, CASE WHEN bad.active THEN 'active' ELSE 'inactive' END, bad.wal_status)
+                               || CASE bad.wal_status WHEN 'lost' THEN 'has lost WAL that its consumer needs' ELSE format('holds %s of WAL', pg_size_pretty(bad.held)) END ORDER BY bad.slot_name), '; '),
                     format('%s slots, none holds much WAL', (SELECT count(*) FROM slots))),
-           string_agg(CASE WHEN bad.wal_status = 'lost' THEN format('SELECT pg_drop_replication_slot(%L); its consumer must begin anew.', bad.slot_name)
+           pgedge._listed(array_agg(CASE WHEN bad.wal_status = 'lost' THEN format('SELECT pg_drop_replication_slot(%L); its consumer must begin anew.', bad.slot_name)
                            WHEN bad.active THEN format('The consumer of slot %I falls behind.', bad.slot_name)
-                           ELSE format('SELECT pg_drop_replication_slot(%L); if nobody needs it.', bad.slot_name) END, ' ')
+                           ELSE format('SELECT pg_drop_replication_slot(%L); if nobody needs it.', bad.slot_name) END ORDER BY bad.slot_name), ' ')
     FROM bad
     UNION ALL
     SELECT 'wal_archiving',
-           CASE WHEN current_setting('archive_mode') = 'off' THEN 'ok' WHEN failing THEN 'critical' ELSE 'ok' END,
-           CASE WHEN current_setting('archive_mode') = 'off' THEN 'off: recovery to a point in time is not possible, dumps are the only backup'
-                WHEN failing THEN format('%s failed %s, %s failures in all; pg_wal grows until it works again', a.last_failed_wal, date_trunc('second', a.last_failed_time), a.failed_count)
-                WHEN a.last_archived_time IS NULL THEN 'on; no segment archived yet'
-                ELSE format('%s archived %s', a.last_archived_wal, date_trunc('second', a.last_archived_time)) END,
-           CASE WHEN current_setting('archive_mode') <> 'off' AND failing THEN 'The server log has the output of archive_command: see that its target is mounted, writable and not full.' END
+           CASE WHEN state IN ('failing', 'unset') OR state <> 'off' AND w.bytes > 4 * place.max_wal THEN 'critical' WHEN state = 'behind' THEN 'warning' ELSE 'ok' END,
+           CASE state WHEN 'off' THEN 'off: recovery to a point in time is not possible, dumps are the only backup'
+                      WHEN 'failing' THEN format('%s failed %s, %s failures in all; pg_wal grows until it works again', a.last_failed_wal, date_trunc('second', a.last_failed_time), a.failed_count)
+                      WHEN 'unset' THEN 'archive_mode is on, but neither archive_command nor archive_library is set: pg_wal grows without end'
+                      WHEN 'behind' THEN format('%s segments (%s) wait to be archived, the oldest for %s', w.segments, pg_size_pretty(w.bytes), date_trunc('second', greatest(now() - w.since, interval '0')))
+                      ELSE coalesce(format('%s archived %s', a.last_archived_wal, date_trunc('second', a.last_archived_time)), 'on; no segment archived yet') END,
+           CASE state WHEN 'failing' THEN 'The server log has the output of archive_command: see that its target is mounted, writable and not full.'
+                      WHEN 'unset' THEN 'ALTER SYSTEM SET archive_command = ''pgedge-backup archive /backup/wal %p %f''; SELECT pg_reload_conf();'
+                      WHEN 'behind' THEN 'The archive is too slow, or archive_command hangs: see what it does and whether its target answers.' END
     FROM pg_stat_archiver a
-    CROSS JOIN LATERAL (SELECT coalesce(a.last_failed_time > coalesce(a.last_archived_time, '-infinity'), false)) f(failing)
+    CROSS JOIN place
+    CROSS JOIN LATERAL (SELECT count(*) AS segments, count(*) * pg_size_bytes(current_setting('wal_segment_size')) AS bytes, min(f.modification) AS since
+                        FROM pg_ls_archive_statusdir() f WHERE f.name LIKE '%.ready') w
+    CROSS JOIN LATERAL (SELECT CASE WHEN current_setting('archive_mode') = 'off' THEN 'off'
+                                    WHEN pg_is_in_recovery() AND current_setting('archive_mode') = 'on' THEN 'standby'
+                                    WHEN current_setting('archive_command') IN ('', '(disabled)') AND current_setting('archive_library') = '' THEN 'unset'
+                                    WHEN a.last_failed_time > coalesce(a.last_archived_time, '-infinity') THEN 'failing'
+                                    WHEN w.since < now() - interval '15 minutes' OR w.bytes > place.max_wal THEN 'behind' ELSE 'on' END) s(state)
 $$;
 COMMENT ON FUNCTION pgedge._health_11_wal() IS 'internal: replication slots that hold WAL, archiving that fails';
 
 CREATE FUNCTION pgedge._health_12_backup() RETURNS SETOF pgedge._health_line
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    last timestamptz := (SELECT max(b.finished_at) FROM pgedge.backups b);
+    -- A clock that was wrong once must not make an old backup look new for years.
+    soon timestamptz := now() + interval '1 hour';
+    last timestamptz := (SELECT max(b.finished_at) FROM pgedge.backups b WHERE b.finished_at < soon);
+    ahead bigint := (SELECT count(*) FROM pgedge.backups b WHERE b.finished_at >= soon);
     -- With archiving that works a base backup may be older.
     allowed interval := CASE WHEN current_setting('archive_mode') <> 'off' THEN interval '8 days' ELSE interval '36 hours' END;
+    late boolean;
 BEGIN
     -- pg_basebackup leaves a history file in pg_wal.
     IF has_function_privilege('pg_catalog.pg_ls_waldir()', 'EXECUTE') THEN
-        last := greatest(last, (SELECT max(w.modification) FROM pg_ls_waldir() w WHERE w.name LIKE '%.backup'));
+        last := greatest(last, (SELECT max(w.modification) FROM pg_ls_waldir() w WHERE w.name LIKE '%.backup' AND w.modification < soon));
     END IF;
-    RETURN QUERY SELECT 'backup_age', CASE WHEN last IS NULL OR now() - last > allowed THEN CASE WHEN now() - last > 4 * allowed THEN 'critical' ELSE 'warning' END ELSE 'ok' END,
-        CASE WHEN last IS NULL THEN 'no backup known' ELSE format('the last backup known is %s old', date_trunc('minute', now() - last)) END,
-        CASE WHEN last IS NULL OR now() - last > allowed THEN 'Make one, keep it on another machine, and after each: SELECT pgedge.record_backup(''dump'');' END;
+    late := last IS NULL OR now() - last > allowed;
+    RETURN QUERY SELECT 'backup_age', CASE WHEN now() - last > 4 * allowed THEN 'critical' WHEN late OR ahead > 0 THEN 'warning' ELSE 'ok' END,
+        CASE WHEN last IS NULL THEN 'no backup known' ELSE format('the last backup known is %s old', date_trunc('minute', greatest(now() - last, interval '0'))) END
+            || CASE WHEN ahead > 0 THEN format('; %s are recorded in the future, so the clock was wrong then or is now', ahead) ELSE '' END,
+        nullif(concat_ws(' ', CASE WHEN late THEN 'Make one, keep it on another machine, and after each: SELECT pgedge.record_backup(''dump'');' END,
+                              CASE WHEN ahead > 0 THEN 'Set the clock; if it is right: DELETE FROM pgedge.backups WHERE finished_at > CURRENT_TIMESTAMP;' END), '');
 END $$;
 COMMENT ON FUNCTION pgedge._health_12_backup() IS 'internal: the age of the last backup known';
 
@@ -380,7 +399,8 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
         FROM (VALUES ('fsync', 'on', 'a power cut can destroy the database'), ('full_page_writes', 'on', 'a power cut can destroy pages'),
                      ('synchronous_commit', 'on', 'a power cut loses the last commits; safe only where that is accepted'),
                      ('autovacuum', 'on', 'tables bloat and transaction ids run out'), ('track_counts', 'on', 'autovacuum does not work without'),
-                     ('zero_damaged_pages', 'off', 'damaged pages are emptied without a word')) v(name, good, why)
+                     ('zero_damaged_pages', 'off', 'damaged pages are emptied without a word'),
+                     ('ignore_checksum_failure', 'off', 'damaged pages are read as if they were whole')) v(name, good, why)
         WHERE current_setting(v.name) <> v.good AND NOT (v.name = 'synchronous_commit' AND current_setting(v.name) IN ('local', 'remote_write', 'remote_apply'))
         UNION ALL
         SELECT 2, format('shared_buffers = %s is more than half of the memory (%s)', pg_size_pretty(buffers), pg_size_pretty(ram)), 'SELECT * FROM pgedge.recommended_settings();' FROM s WHERE buffers > ram / 2
@@ -428,34 +448,114 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pgedge._health_15_companions() IS 'internal: pg_net and pg_stat_statements';
 
-CREATE FUNCTION pgedge.health() RETURNS TABLE (check_name text, status text, detail text, hint text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgedge._health_16_webhooks() RETURNS SETOF pgedge._health_line
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    f name;
+    f record;
+    created boolean := EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_net');
+    running boolean := EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_type ~ '^pg_net' AND a.datname = current_database());
+    revoke_all text := 'REVOKE ALL ON net.http_request_queue, net._http_response FROM PUBLIC;';
+    state text := 'ok'; detail text; hint text;
 BEGIN
-    IF NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' THEN
-        BEGIN
-            PERFORM pgedge._observe();
-        EXCEPTION WHEN OTHERS THEN
-            RETURN QUERY SELECT 'observations', 'warning', format('could not be written: %s (%s)', SQLERRM, SQLSTATE), 'The next call tries again.';
-        END;
+    SELECT * INTO f FROM pgedge._webhook_figures();
+    detail := format('%s enabled; %s requests at pg_net, %s to be sent, %s given up', f.enabled, f.in_flight, f.waiting, f.dead);
+    IF f.enabled = 0 AND f.in_flight = 0 AND f.gone IS NULL THEN
+        detail := 'none';
+    ELSIF NOT created THEN
+        state := 'critical'; detail := detail || '; the extension pg_net is not in this database, so nothing is sent';
+        hint := 'See the line pg_net.';
+    ELSIF NOT running AND NOT pg_is_in_recovery() THEN
+        state := 'critical'; detail := detail || '; pg_net''s worker does not run for this database, so nothing is sent';
+        hint := 'Add pg_net to shared_preload_libraries, set pg_net.database_name to this database, restart.';
+    ELSIF f.confidential > 0 AND pgedge._webhook_net_is_public('SELECT') THEN
+        state := 'critical'; detail := detail || '; every role may read pg_net''s queue, so webhooks with headers are not sent';
+        hint := revoke_all;
+    ELSIF f.overdue > interval '5 minutes' THEN
+        state := 'critical'; detail := format('%s; the oldest is overdue by %s', detail, date_trunc('second', f.overdue));
+        hint := 'Call dispatch_webhooks() and reconcile_webhooks() every few seconds, by a scheduler or the background worker (docs/webhooks.md).';
+    ELSIF f.gone IS NOT NULL THEN
+        state := 'warning'; detail := format('%s; disabled since the receiver answered 410: webhook %s', detail, f.gone);
+        hint := 'DELETE FROM pgedge.webhooks, or give it another url and set enabled.';
+    ELSIF f.dead > 0 THEN
+        state := 'warning'; hint := 'SELECT * FROM pgedge.webhook_deliveries WHERE state IN (''failed'', ''dead''); then SELECT pgedge.redrive_events(event_type);';
+    ELSIF pgedge._webhook_net_is_public('SELECT,INSERT,UPDATE,DELETE,TRUNCATE,TRIGGER') THEN
+        state := 'warning'; detail := detail || '; every role may read and change pg_net''s requests and answers';
+        hint := revoke_all || ' Roles that call net.http_post themselves then need rights on them.';
     END IF;
-    FOR f IN SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'pgedge'::regnamespace AND p.proname ~ '^_health_' AND p.pronargs = 0 ORDER BY p.proname LOOP
-        BEGIN
-            RETURN QUERY EXECUTE format('SELECT h.check_name, h.status, h.detail, h.hint FROM pgedge.%I() h', f);
-        EXCEPTION WHEN OTHERS THEN
-            RETURN QUERY SELECT regexp_replace(f, '^_health_[0-9]*_*', ''), 'warning', format('could not be checked: %s (%s)', SQLERRM, SQLSTATE),
-                                'Call it as a member of pg_monitor; if it fails there as well it is a defect.';
-        END;
+    RETURN NEXT ('webhooks', state, detail, hint)::pgedge._health_line;
+END $$;
+COMMENT ON FUNCTION pgedge._health_16_webhooks() IS 'internal: requests that are stuck, webhooks that are not served, pg_net''s tables open to all';
+
+-- Last, since a sequence that was read stays locked until the transaction ends, against DROP and TRUNCATE: no check may wait for another lock then.
+CREATE FUNCTION pgedge._health_90_sequences() RETURNS SETOF pgedge._health_line
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH s AS (
+        SELECT s.*, coalesce(s.reached, 0)::numeric / s.maximum AS used,
+               -- Rows a second since the first look; a rate from less than an hour says nothing.
+               CASE WHEN now() - p.seen_at > interval '1 hour' AND s.reached > p.reached
+                    THEN (s.reached - p.reached) / extract(epoch FROM now() - p.seen_at) END AS rate
+        FROM pgedge._sequences() s LEFT JOIN pgedge.sequence_positions p ON p.sequence_oid = s.sequence_oid
+    ), near AS (
+        SELECT s.*, (s.maximum - s.reached) / s.rate AS seconds_left FROM s
+    ), judged AS (
+        SELECT n.*, CASE WHEN used >= 0.9 OR seconds_left < 30 * 86400 THEN 2 WHEN used >= 0.5 OR seconds_left < 365 * 86400 AND used >= 0.1 THEN 1 ELSE 0 END AS level FROM near n
+    )
+    SELECT 'sequences', CASE level WHEN 2 THEN 'critical' ELSE 'warning' END,
+           format('%s stands at %s of %s (%s %%)%s', name, reached, maximum, round(100 * used, 1),
+                  CASE WHEN seconds_left < 100 * 365 * 86400::numeric
+                       THEN format(', at its present pace it ends about %s', to_char(now() + make_interval(secs => seconds_left::double precision), 'YYYY-MM-DD')) ELSE '' END),
+           CASE WHEN column_type IN ('integer', 'smallint')
+                THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE bigint; ALTER SEQUENCE %s AS bigint; (rewrites the table under a lock)', table_oid::regclass, column_name, name)
+                ELSE format('ALTER SEQUENCE %s AS bigint;', name) END
+    FROM judged WHERE level > 0
+    UNION ALL
+    SELECT 'sequences', 'ok', coalesce(format('%s sequences, the furthest at %s %% of its range', count(*), round(100 * max(used), 1)), 'no sequence'), NULL
+    FROM judged HAVING coalesce(max(level), 0) = 0
+$$;
+COMMENT ON FUNCTION pgedge._health_90_sequences() IS 'internal: sequences that run towards the end of their column''s type';
+
+-- Sizes and counts ask for a table's lock. Who rewrites one for an hour delays each check that looks at it for half a second, no more; and since
+-- that is shorter than deadlock_timeout, it is this function that gives way in a deadlock.
+CREATE FUNCTION pgedge.health() RETURNS TABLE (check_name text, status text, detail text, hint text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+DECLARE
+    writable boolean := NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off';
+    f name;
+    label text;
+BEGIN
+    FOR f IN SELECT p.proname FROM pg_proc p
+        WHERE p.pronamespace = 'pgedge'::regnamespace AND p.pronargs = 0 AND (p.proname ~ '^_health_' OR p.proname IN ('_observe', '_observe_sequences') AND writable)
+        ORDER BY CASE p.proname WHEN '_observe' THEN '' WHEN '_observe_sequences' THEN '_health_90' ELSE p.proname END COLLATE "C"
+    LOOP
+        label := CASE WHEN f ~ '^_observe' THEN 'observations' ELSE regexp_replace(f, '^_health_[0-9]*_*', '') END;
+        -- Twice, since a table or sequence may be dropped while it is looked at.
+        FOR attempt IN 1..2 LOOP
+            BEGIN
+                IF label = 'observations' THEN
+                    EXECUTE format('SELECT pgedge.%I()', f);
+                ELSE
+                    RETURN QUERY EXECUTE format('SELECT h.check_name, h.status, h.detail, h.hint FROM pgedge.%I() h', f);
+                END IF;
+                EXIT;
+            EXCEPTION WHEN lock_not_available THEN
+                RETURN QUERY SELECT label, 'warning', 'could not be checked: a table that it looks at is locked',
+                                    'SELECT pid, relation::regclass FROM pg_locks WHERE mode = ''AccessExclusiveLock'' AND granted; shows by whom.';
+                EXIT;
+            WHEN OTHERS THEN
+                CONTINUE WHEN attempt = 1;
+                RETURN QUERY SELECT label, 'warning', format('could not be %s: %s (%s)', CASE label WHEN 'observations' THEN 'written' ELSE 'checked' END, SQLERRM, SQLSTATE),
+                                    'Call it as a member of pg_monitor; if it fails there as well it is a defect.';
+            END;
+        END LOOP;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION pgedge.health() IS
-'What is wrong or soon will be: check_name, status (ok, warning, critical), what was seen, and what to do (NULL when nothing). For members of pg_monitor, on a standby as well. On a primary it notes new index files and sequence positions for later calls';
+'What is wrong or soon will be: check_name, status (ok, warning, critical), what was seen, and what to do (NULL when nothing). For members of pg_monitor, on a standby as well. On a primary it notes new index files and sequence positions for later calls. Waits for a lock at most half a second in each check';
 
 DO $$
 DECLARE f regprocedure;
 BEGIN
-    FOR f IN SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgedge'::regnamespace AND (p.proname ~ '^_health_' OR p.proname IN ('health', '_observe', '_sequences', '_ivfflat_indexes', '_throttling')) LOOP
+    FOR f IN SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgedge'::regnamespace AND (p.proname ~ '^_health_' OR p.proname IN ('health', '_observe', '_observe_sequences', '_sequences', '_ivfflat_indexes', '_throttling')) LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO pg_monitor', f);
     END LOOP;

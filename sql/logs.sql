@@ -24,10 +24,11 @@ CREATE TABLE pgedge._log_rows (
     sample_ranks bigint[] NOT NULL,
     open_hour timestamptz NOT NULL,
     lines_before bigint NOT NULL,
-    noticed_at timestamptz
+    noticed_at timestamptz,
+    first_hour timestamptz
 );
 CREATE INDEX _log_rows_no ON pgedge._log_rows (source_no, no);
-COMMENT ON TABLE pgedge._log_rows IS 'internal: which row of aggregated_logs belongs to a source, level and pattern; the latest hour that it has lines of, and its count before that hour';
+COMMENT ON TABLE pgedge._log_rows IS 'internal: which row of aggregated_logs belongs to a source, level and pattern; the latest hour that it has lines of, and its count before that hour; the first hour, unless others wrote lines before';
 
 CREATE TABLE pgedge._log_hours (
     row_id bigint NOT NULL,
@@ -51,6 +52,14 @@ CREATE TABLE pgedge._log_lineage (
 );
 CREATE INDEX _log_lineage_source ON pgedge._log_lineage (source_no, step_no);
 COMMENT ON TABLE pgedge._log_lineage IS 'internal: patterns that became more general ones; see the view log_pattern_lineage';
+
+CREATE TABLE pgedge._log_notices (
+    source text NOT NULL,
+    digest bigint NOT NULL,
+    noticed_at timestamptz NOT NULL,
+    PRIMARY KEY (source, digest)
+);
+COMMENT ON TABLE pgedge._log_notices IS 'internal: patterns and levels, as hashes, of which an event was raised in the last hour (not dumped: they are worth nothing an hour later)';
 
 CREATE TYPE pgedge._log_delta AS (
     id bigint, pattern text, level text, source text, n bigint, first_seen timestamptz, last_seen timestamptz, metadata text, samples text
@@ -113,10 +122,25 @@ BEGIN
         FROM %s a', relation);
 END $$;
 
+-- The columns of the table have no zone: they say what the clock of the session showed that sent the lines. The hours that are kept of its
+-- rows do have one. A time that is within the hour is exact; one less than 27 hours off is that of a session in another zone (they are 26
+-- hours apart at most), of which only the hour is known: it counts as its end. What is earlier was written by another client, what is later by a clock that is ahead.
+CREATE FUNCTION pgedge._log_first_seen(seen timestamptz, hour timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN hour IS NULL OR seen >= hour AND seen < hour + interval '1 hour' OR seen < hour - interval '27 hours' THEN seen
+            ELSE hour + interval '1 hour' END;
+
+-- The same for the latest hour, but that a client may have seen lines later; a time that is still to come is that of a clock that is ahead.
+CREATE FUNCTION pgedge._log_last_seen(seen timestamptz, hour timestamptz) RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN hour IS NULL OR seen < hour - interval '27 hours' OR seen >= hour AND seen < hour + interval '1 hour' THEN seen
+            WHEN seen > pg_catalog.now() THEN hour + interval '1 hour'
+            ELSE greatest(seen, hour + interval '1 hour') END;
+
 CREATE FUNCTION pgedge._log_hours_of(from_hour timestamptz)
 RETURNS TABLE (id bigint, message_pattern text, level text, source text, first_seen timestamptz, last_seen timestamptz, lines bigint, hour timestamptz)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.id, a.message_pattern, a.level, a.source, a.first_seen, a.last_seen, h.lines, h.hour
+    SELECT a.id, a.message_pattern, a.level, a.source, pgedge._log_first_seen(a.first_seen, r.first_hour), pgedge._log_last_seen(a.last_seen, r.open_hour), h.lines, h.hour
     FROM pgedge._log_table() a
     JOIN pgedge._log_rows r ON r.row_id = a.id
     CROSS JOIN LATERAL (
@@ -169,14 +193,14 @@ BEGIN
         FROM pgedge._log_hours_of(first_hour - interval '168 hours') h
         GROUP BY 1, 2, 3, 4, 5, 6
     ), judged AS (
-        SELECT p.*, b.b[1] AS median, b.b[2] AS scale
+        SELECT p.*, b.b[1] AS median, b.b[2] AS scale, least((p.peak - b.b[1]) / b.b[2], (p.peak - b.b[3]) / sqrt(greatest(b.b[3], 1))) AS excess
         FROM patterns p CROSS JOIN LATERAL (SELECT pgedge._log_baseline(p.usual, p.usual_hours)) b(b)
     ), found AS (
         SELECT j.*, 'new' AS what, j.recent AS seen, 0::double precision AS awaited, j.recent::double precision AS deviation
         FROM judged j WHERE j.first_seen >= began
         UNION ALL
-        SELECT j.*, 'spike', j.peak, j.median, (j.peak - j.median) / j.scale
-        FROM judged j WHERE j.first_seen < began AND j.usual_hours >= 3 AND j.peak >= min_lines AND (j.peak - j.median) / j.scale >= min_score
+        SELECT j.*, 'spike', j.peak, j.median, j.excess
+        FROM judged j WHERE j.first_seen < began AND j.usual_hours >= 3 AND j.peak >= min_lines AND j.excess >= min_score
         UNION ALL
         SELECT j.*, 'silence', 0, j.median * hours, j.median * sqrt(hours) / j.scale
         FROM judged j WHERE j.last_seen < began AND j.usual_hours >= 3 AND j.median > 0 AND j.median * sqrt(hours) / j.scale >= min_score
@@ -211,8 +235,10 @@ COMMENT ON FUNCTION pgedge._log_began(interval) IS 'internal: when the time to l
 COMMENT ON FUNCTION pgedge.log_trends(interval) IS
 'Lines by pattern and hour (of UTC) as far back as given; pgedge.log_trend_hours says how long they are kept. Only hours with lines; no rows for NULL. 22023 unless the time is positive.';
 COMMENT ON FUNCTION pgedge.log_anomalies(interval, double precision, bigint) IS
-'Patterns that behave unusually in the time given: new (first seen in it), spike (an hour of it has at least min_lines lines and exceeds the usual by min_score standard deviations), silence (no line in it where the usual rate makes that as unlikely). observed lines, expected lines, score in standard deviations. Usual is the median of the hours of the week before, at least three; the standard deviation is 1.4826 times the median absolute deviation, at least the square root of the median: a Shewhart control chart for counts with robust estimates. No rows for a NULL time; NULL for the others is their default. 22023 unless the time is positive and min_score a number from zero on.';
-COMMENT ON FUNCTION pgedge._log_baseline(bigint[], bigint) IS 'internal: median and scale of the lines of some hours; hours not given had no lines';
+'Patterns that behave unusually in the time given: new (first seen in it), spike (an hour of it has at least min_lines lines and exceeds the usual by min_score standard deviations), silence (no line in it where the usual rate makes that as unlikely). observed lines, expected lines, score in standard deviations. Usual is the median of the hours of the week before, at least three; the standard deviation is 1.4826 times the median absolute deviation, at least the square root of the median: a Shewhart control chart for counts with robust estimates. A spike also exceeds the largest hour of that week, by min_score times its square root; its score is the lesser one. No rows for a NULL time; NULL for the others is their default. 22023 unless the time is positive and min_score a number from zero on.';
+COMMENT ON FUNCTION pgedge._log_baseline(bigint[], bigint) IS 'internal: median, scale and largest of the lines of some hours; hours not given had no lines';
+COMMENT ON FUNCTION pgedge._log_first_seen(timestamptz, timestamptz) IS 'internal: when a row was first seen, whatever the time zone of the session that wrote it, from its first hour';
+COMMENT ON FUNCTION pgedge._log_last_seen(timestamptz, timestamptz) IS 'internal: when a row was last seen, whatever the time zone of the session that wrote it, from its latest hour';
 COMMENT ON FUNCTION pgedge.prune_logs(interval) IS
 'Deletes the rows of aggregated_logs last seen longer ago than given, whoever wrote them, and forgets their shapes, hours and lineage. Returns the number of rows. Waits for, and holds up, writers until its transaction ends. NULL deletes nothing and answers NULL; an interval longer than all of history deletes nothing and answers 0. 22023 for a negative interval.';
 

@@ -72,7 +72,7 @@ COMMENT ON FUNCTION pgedge.device_temperature() IS
 'The temperature of each thermal zone of the machine in degrees Celsius, from /sys/class/thermal; no row where the kernel shows none';
 COMMENT ON FUNCTION pgedge._device_temperature(text) IS 'internal: device_temperature() below another root, for tests';
 COMMENT ON FUNCTION pgedge._throttling(text) IS 'internal: what a Raspberry Pi''s firmware holds back, now and since boot';
-COMMENT ON FUNCTION pgedge._disk_space() IS 'internal: room in the filesystems of the data directory, pg_wal and shared memory';
+COMMENT ON FUNCTION pgedge._disk_space() IS 'internal: room in the filesystems of the data directory, pg_wal, shared memory and the tablespaces';
 COMMENT ON FUNCTION pgedge._host() IS 'internal: memory, processors and storage as detected';
 COMMENT ON FUNCTION pgedge._recommended_settings(text, integer, text) IS 'internal: settings that follow from memory, processors and storage';
 
@@ -133,7 +133,7 @@ BEGIN
         (SELECT format('GRANT SELECT ON %s TO %s', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), grantee)
          FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_'
            AND c.relname <> 'event_leases' /* which shows tokens */),
-        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
+        format('GRANT EXECUTE ON FUNCTION %s TO %s', pgedge._function_list('{match_log,log_trends,log_anomalies,_slow_queries,_queue_stats}'), grantee)]
     LOOP
         EXECUTE statement;
         RETURN NEXT statement;
@@ -151,12 +151,13 @@ BEGIN ATOMIC
     ('vectors', 'vectors',                 'INSERT, SELECT',         '{}'),
     ('analytics', 'analytics_results',     'INSERT, SELECT',         '{}'),
     ('analytics_results', 'analytics_results', 'INSERT, SELECT',     '{}'),
-    ('log_writer', 'aggregated_logs',      'INSERT, SELECT, UPDATE', '{aggregate_logs,match_log,log_anomalies}'),
-    ('aggregated_logs', 'aggregated_logs', 'INSERT, SELECT, UPDATE', '{aggregate_logs,match_log,log_anomalies}'),
+    ('log_writer', 'aggregated_logs',      'INSERT, SELECT, UPDATE', '{aggregate_logs,match_log,log_trends,log_anomalies}'),
+    ('aggregated_logs', 'aggregated_logs', 'INSERT, SELECT, UPDATE', '{aggregate_logs,match_log,log_trends,log_anomalies}'),
     ('event_producer', 'claude_events',    'INSERT, SELECT',         '{enqueue_event,enqueue_events}'),
-    ('event_consumer', 'claude_events',    'SELECT, UPDATE',         '{claim_events,extend_lease,complete_events,fail_events,release_events}'),
-    ('event_admin', 'claude_events',       'SELECT, UPDATE, DELETE', '{cancel_events,redrive_events,purge_events}'),
-    ('claude_events', 'claude_events',     'INSERT, SELECT, UPDATE', '{enqueue_event,enqueue_events,claim_events,extend_lease,complete_events,fail_events,release_events}');
+    ('event_consumer', 'claude_events',    'SELECT, UPDATE',         '{claim_events,wait_for_events,extend_lease,complete_events,fail_events,release_events}'),
+    ('event_admin', 'claude_events',       'SELECT, UPDATE, DELETE', '{cancel_events,redrive_events,purge_events,pause_events,resume_events}'),
+    ('webhook_dispatcher', 'webhook_deliveries', 'SELECT',           '{dispatch_webhooks,reconcile_webhooks,purge_webhook_deliveries}'),
+    ('claude_events', 'claude_events',     'INSERT, SELECT, UPDATE', '{enqueue_event,enqueue_events,claim_events,wait_for_events,extend_lease,complete_events,fail_events,release_events}');
 END;
 COMMENT ON FUNCTION pgedge._service_kinds() IS 'internal: what grant_service() gives for each word it knows';
 
@@ -171,12 +172,14 @@ DECLARE
 BEGIN
     SELECT * INTO kind FROM pgedge._service_kinds() k WHERE k.kind = item;
     IF FOUND THEN
-        relation := to_regclass(format('%I.%I', schema, kind.table_name));
+        -- Of pgedge's own there are views only.
+        relation := coalesce((SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'pgedge'::regnamespace AND c.relkind = 'v' AND c.relname = kind.table_name)::regclass,
+                             to_regclass(format('%I.%I', schema, kind.table_name)));
         privileges := kind.privileges;
     ELSE
         relation := coalesce(to_regclass(format('%I.%I', schema, item)), CASE WHEN item ~ '^[^.]+[.][^.]+$' THEN to_regclass(item) END);
     END IF;
-    IF relation IS NULL OR (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
+    IF relation IS NULL OR (SELECT c.relkind NOT IN ('r', 'p') AND c.relnamespace <> 'pgedge'::regnamespace FROM pg_class c WHERE c.oid = relation) THEN
         RAISE EXCEPTION 'table or kind of service "%" does not exist', item
             USING ERRCODE = 'undefined_table',
                   HINT = format('Known words: %s; or name a table of your own, with its schema when that is not %I. SELECT pgedge.create_tables() makes missing tables.',

@@ -115,7 +115,8 @@ BEGIN ATOMIC
     ('claude_events'::name, 'pgedge_events_wake'::name, 'AFTER INSERT ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_wake()'),
     -- The conditions are false for what a consumer does, which so pays for no call.
     ('claude_events', 'pgedge_events_place', 'AFTER INSERT ON %1$s FOR EACH ROW WHEN (NEW.qx IS DISTINCT FROM pg_catalog.pg_current_xact_id()) EXECUTE FUNCTION pgedge._events_place()'),
-    ('claude_events', 'pgedge_events_requeue', 'BEFORE UPDATE ON %1$s FOR EACH ROW WHEN (NEW.status = ''pending'' AND (OLD.status IS DISTINCT FROM NEW.status OR OLD.priority IS DISTINCT FROM NEW.priority OR OLD.run_at IS DISTINCT FROM NEW.run_at OR OLD.event_type IS DISTINCT FROM NEW.event_type OR OLD.ordering_key IS DISTINCT FROM NEW.ordering_key OR OLD.qx IS DISTINCT FROM NEW.qx)) EXECUTE FUNCTION pgedge._events_requeue()'),
+    ('claude_events', 'pgedge_events_requeue', 'BEFORE UPDATE ON %1$s FOR EACH ROW WHEN (NEW.status = ''pending'') EXECUTE FUNCTION pgedge._events_requeue()'),
+    ('claude_events', 'pgedge_events_deleted', 'AFTER DELETE ON %1$s FOR EACH ROW WHEN (OLD.status = ''pending'') EXECUTE FUNCTION pgedge._events_deleted()'),
     ('claude_events', 'pgedge_events_truncated', 'AFTER TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_truncated()');
 END;
 COMMENT ON FUNCTION pgedge._triggers() IS 'internal: the triggers of the data tables';

@@ -14,6 +14,7 @@ mod ops;
 mod pgvector;
 mod session;
 mod similarity;
+mod webhooks;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.
 #[pg_schema]
@@ -30,6 +31,7 @@ extension_sql_file!(
         events::lease::hold,
         events::lease::extend,
         events::lease::revoke,
+        events::lease::rekey,
         events::lease::empty,
         events::lease::leases,
         events::limits::limits_changed,
@@ -50,7 +52,9 @@ extension_sql_file!(
         ops::recommended
     ]
 );
-extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops", "events"]);
+extension_sql_file!("../sql/webhooks.sql", name = "webhooks", requires = ["events"]);
+extension_sql_file!("../sql/webhook_delivery.sql", name = "webhook_delivery", requires = ["webhooks"]);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["ops", "events", "webhook_delivery"]);
 extension_sql_file!(
     "../sql/logs.sql",
     name = "logs",
@@ -77,6 +81,8 @@ extension_sql_file!("../sql/install.sql", name = "install", finalize);
 pub extern "C-unwind" fn _PG_init() {
     events::define_settings();
     logs::define_settings();
+    webhooks::define_settings();
+    webhooks::register_worker();
 }
 
 /// Required by `cargo pgrx test`.

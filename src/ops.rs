@@ -1,6 +1,6 @@
 //! What SQL cannot see: the machine's memory, processors, storage, temperature and room on disk. The checks and views that
 //! use it are in `sql/ops.sql` and `sql/health.sql`.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pgedge_hostinfo::{self as hostinfo, Host, StorageKind};
 use pgrx::prelude::*;
@@ -36,18 +36,21 @@ fn throttling(
     TableIterator::new(Host::at(root).throttling().map(|t| (words(t.now), words(t.since_boot))))
 }
 
-/// Room in the filesystems of the data directory, of pg_wal and of shared memory.
+/// Room in the filesystems of the data directory, of pg_wal, of shared memory and of each tablespace.
 #[pg_extern(schema = "pgedge", name = "_disk_space", volatile)]
 fn disk_space() -> TableIterator<
     'static,
     (name!(place, String), name!(total_bytes, i64), name!(free_bytes, i64), name!(filesystem, i64)),
 > {
     // A server process works in its data directory.
-    let places = [("data directory", "."), ("pg_wal", "pg_wal"), ("/dev/shm", "/dev/shm")];
+    let fixed = [("data directory", "."), ("pg_wal", "pg_wal"), ("/dev/shm", "/dev/shm")];
+    let mut places: Vec<_> = fixed.map(|(place, path)| (place.to_owned(), PathBuf::from(path))).into();
+    let tablespaces = hostinfo::links(Path::new("pg_tblspc")).into_iter();
+    places.extend(tablespaces.map(|(link, target)| (format!("tablespace {}", target.display()), link)));
     let clamp = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     TableIterator::new(places.into_iter().filter_map(move |(place, path)| {
-        let s = hostinfo::space(Path::new(path))?;
-        Some((place.to_owned(), clamp(s.total), clamp(s.free), s.filesystem as i64))
+        let s = hostinfo::space(&path)?;
+        Some((place, clamp(s.total), clamp(s.free), s.filesystem as i64))
     }))
 }
 

@@ -2,7 +2,8 @@
 # First start of the container, run by the base image's entrypoint while the server listens on its socket only: the extensions in
 # POSTGRES_DB, the settings for this machine, and a certificate when none is mounted.
 #   PGEDGE_TUNE=off      keeps docker/postgresql.conf as it is
-#   PGEDGE_RAM=1700MB    the server's share of the memory, when the container has no limit
+#   PGEDGE_RAM=1700MB    the server's share of the memory, when that is not the container's limit
+#   PGEDGE_MEMORY=2g     the limit that the container was given, for a kernel that does not enforce it
 #   PGEDGE_STORAGE=sd    ssd, sd or hdd, when it cannot be seen
 #   PGEDGE_TLS=off       no certificate; connections are not encrypted
 #   PGEDGE_TLS_DIR=/…    where server.crt and server.key are mounted, /etc/postgresql/tls
@@ -27,7 +28,11 @@ settings() {
 	SQL
     [ "${PGEDGE_TUNE:-on}" != off ] || return 0
     # Lists are not quoted: shared_preload_libraries would become one library with a comma in its name.
-    sql -v ram="${PGEDGE_RAM:-}" -v storage="${PGEDGE_STORAGE:-}" <<-'SQL'
+    # A Raspberry Pi's kernel starts without memory control groups, and the engine then drops the limit: all of the machine would seem to be ours.
+    sql -v ram="${PGEDGE_RAM:-}" -v memory="${PGEDGE_MEMORY:-}" -v storage="${PGEDGE_STORAGE:-}" <<-'SQL'
+	SELECT coalesce(nullif(:'ram', ''), (
+	    SELECT pg_size_bytes(m[1] || m[2] || 'B')::text FROM regexp_match(:'memory', '^([0-9.]*[1-9][0-9.]*) *([kmgt]?)i?b?$', 'i') m, pgedge._host() h
+	    WHERE pg_size_bytes(m[1] || m[2] || 'B') < h.ram_bytes), '') AS ram \gset
 	SELECT format('ALTER SYSTEM SET %I = %s', name, CASE name WHEN 'shared_preload_libraries' THEN recommended ELSE quote_literal(recommended) END)
 	FROM pgedge.recommended_settings(nullif(:'ram', ''), NULL, nullif(:'storage', ''))
 	WHERE recommended IS DISTINCT FROM current \gexec

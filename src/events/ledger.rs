@@ -19,6 +19,8 @@ pub enum Deed {
     Releases(Condition),
     /// Took an event out of the hands of the token's holder: at commit that one holds it no more.
     Revokes,
+    /// Gave an event that the token's holder has another ordering key, of this hash.
+    Rekeys(u64),
     /// Emptied the table: at commit nothing is remembered.
     Empties,
     /// Changed the limits: at commit they are to be read anew.
@@ -51,6 +53,11 @@ pub fn register() {
     }
 }
 
+/// Whether this transaction did something there.
+pub fn mentions(segment: Segment) -> bool {
+    ENTRIES.with_borrow(|entries| entries.iter().any(|e| e.segment.is(segment)))
+}
+
 /// Notes what this transaction did to an event; `epoch` is the segment's at that time.
 pub fn note(segment: Segment, epoch: u64, id: i64, token: i64, deed: Deed) {
     register();
@@ -67,18 +74,22 @@ fn commit(entries: &[Entry]) {
         let mut locked = run[0].segment.lock();
         let q = &mut locked.queue;
         let epoch = q.state.epoch;
+        // What was done before the table was emptied is void with it, what was done since is not.
+        let emptied = run.iter().rposition(|e| e.epoch == epoch && matches!(e.deed, Deed::Empties));
+        let run = emptied.map_or(run, |at| &run[at + 1..]);
+        if emptied.is_some() {
+            let since = run.iter().filter(|e| e.epoch == epoch && matches!(e.deed, Deed::Claimed));
+            q.reset_keeping(&since.map(|e| (e.id, e.token)).collect::<Vec<_>>());
+        }
         for e in run.iter().filter(|e| e.epoch == epoch) {
             match e.deed {
-                Deed::Claimed => {}
+                Deed::Claimed | Deed::Empties => {}
                 Deed::Finishes(_) => q.finish(e.id, e.token),
                 Deed::Releases(_) => q.release(e.id, e.token),
                 Deed::Revokes => q.revoke(e.id, e.token),
-                Deed::Empties => {}
+                Deed::Rekeys(key) => q.change_key(e.id, e.token, key),
                 Deed::Limits => q.state.limits_wanted = q.state.limits_wanted.wrapping_add(1),
             }
-        }
-        if run.iter().any(|e| matches!(e.deed, Deed::Empties)) {
-            q.reset();
         }
     }
 }

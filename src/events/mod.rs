@@ -9,6 +9,7 @@ use crate::errors;
 
 pub mod claim;
 mod feed;
+mod finish;
 pub mod lease;
 mod ledger;
 mod limits;
@@ -25,37 +26,50 @@ fn hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)).max(1)
 }
 
-/// 64 random bits.
+/// 64 random bits. They are fetched by the page, since a system call each would be a tenth of a claim.
 fn random_bits() -> u64 {
-    let mut bits = 0_u64;
-    // SAFETY: writes the eight bytes of `bits`.
-    if !unsafe { pg_sys::pg_strong_random((&raw mut bits).cast(), size_of::<u64>()) } {
-        errors::fail(
-            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-            "the system gives no random numbers",
-            "See the server's log.",
-        );
+    thread_local! {
+        static STORE: core::cell::RefCell<Vec<u64>> = const { core::cell::RefCell::new(Vec::new()) };
     }
-    bits
+    STORE.with_borrow_mut(|store| {
+        if store.is_empty() {
+            let mut bits = [0_u64; 64];
+            // SAFETY: writes the bytes of `bits`.
+            if !unsafe { pg_sys::pg_strong_random(bits.as_mut_ptr().cast(), size_of_val(&bits)) } {
+                errors::fail(
+                    PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                    "the system gives no random numbers",
+                    "See the server's log.",
+                );
+            }
+            store.extend(bits);
+        }
+        store.pop().unwrap_or_default()
+    })
 }
 
 /// The length of a lease in microseconds. Errors: 22004, 22023.
 fn lease_micros(lease: Option<pgrx::datum::Interval>) -> i64 {
-    let Some(lease) = lease else {
+    micros("lease", "Say for how long the events are yours", "5 minutes", lease)
+}
+
+/// The length of the interval `name` in microseconds, positive and up to a year. Errors: 22004, 22023.
+fn micros(name: &str, advice: &str, example: &str, interval: Option<pgrx::datum::Interval>) -> i64 {
+    let Some(interval) = interval else {
         errors::fail(
             PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            "lease must not be null",
-            "Say for how long the events are yours, e.g. '5 minutes'.",
+            format!("{name} must not be null"),
+            format!("{advice}, e.g. '{example}'."),
         )
     };
     // As PostgreSQL compares intervals: a month has 30 days.
-    let days = i128::from(lease.months()) * 30 + i128::from(lease.days());
-    let micros = days * 86_400_000_000 + i128::from(lease.micros());
+    let days = i128::from(interval.months()) * 30 + i128::from(interval.days());
+    let micros = days * 86_400_000_000 + i128::from(interval.micros());
     if micros <= 0 || micros > 366 * 86_400_000_000 {
         errors::fail(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("lease \"{}\" is out of range", shown(&lease)),
-            "Give a lease longer than 0 and of at most a year, e.g. '5 minutes'.",
+            format!("{name} \"{}\" is out of range", shown(&interval)),
+            format!("Give a {name} longer than 0 and of at most a year, e.g. '{example}'."),
         );
     }
     micros as i64
@@ -131,19 +145,27 @@ fn events_table(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Oid {
     table_oid(unsafe { (*(*fcinfo).flinfo).fn_oid })
 }
 
-/// Runs a statement, schema-qualified throughout, as another role; %t in it stands for the table. How many rows it changed.
-fn run_as(role: pg_sys::Oid, table: pg_sys::Oid, sql: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> u64 {
+/// Does something as another role.
+fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: the user is put back here, or by the transaction's abort.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
     }
-    let done = Spi::connect_mut(|client| {
-        client.update(&sql.replace("%t", &qualified_name(table)), None, args).map(|rows| rows.len() as u64)
-    });
+    let done = work();
     // SAFETY: as above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    done
+}
+
+/// Runs a statement, schema-qualified throughout, as another role; %t in it stands for the table. How many rows it changed.
+fn run_as(role: pg_sys::Oid, table: pg_sys::Oid, sql: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> u64 {
+    let done = as_role(role, || {
+        Spi::connect_mut(|client| {
+            client.update(&sql.replace("%t", &qualified_name(table)), None, args).map(|rows| rows.len() as u64)
+        })
+    });
     done.unwrap_or_else(|error| {
         errors::fail(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use crate::errors;
 
 const MAGIC: u64 = 0x7067_6564_6765_5131;
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 const FOLDER: &str = "pg_stat_tmp";
 
 /// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow.
@@ -46,11 +46,13 @@ fn layout(slots: usize, buckets: usize) -> Layout {
     Layout { state, slots: first, by_id, by_key, size: by_key + buckets * size_of::<u32>() }
 }
 
-/// A segment that this session has mapped; it stays so until the session ends.
+/// A segment that this session has mapped. It stays so until the session ends, or has to do with the segment of another table
+/// while this one's is gone.
 #[derive(Clone, Copy)]
 pub struct Segment {
     root: *mut Root,
     relation: pg_sys::Oid,
+    mapping: *mut pg_sys::dsm_segment,
 }
 
 thread_local! {
@@ -152,10 +154,10 @@ fn path(database: pg_sys::Oid, relation: pg_sys::Oid) -> String {
     format!("{FOLDER}/pgedge.{}.{}", database.to_u32(), relation.to_u32())
 }
 
-fn keep(root: *mut Root, relation: pg_sys::Oid) -> Segment {
+fn keep(root: *mut Root, relation: pg_sys::Oid, mapping: *mut pg_sys::dsm_segment) -> Segment {
     // SAFETY: the segment is mapped and initialized; the name is static.
     unsafe { pg_sys::LWLockRegisterTranche((*root).tranche, c"pgedge_events".as_ptr()) };
-    let segment = Segment { root, relation };
+    let segment = Segment { root, relation, mapping };
     ATTACHED.with_borrow_mut(|a| a.push(segment));
     segment
 }
@@ -185,12 +187,14 @@ fn attach(relation: pg_sys::Oid, handle: pg_sys::dsm_handle, nonce: u64) -> Opti
             return None;
         }
         pg_sys::dsm_pin_mapping(mapping);
-        Some(keep(root, relation))
+        detach_dropped();
+        Some(keep(root, relation, mapping))
     }
 }
 
 fn create(relation: pg_sys::Oid, slots: usize) -> Segment {
-    forget_dropped_databases();
+    detach_dropped();
+    forget_dropped();
     let buckets = slots.next_power_of_two();
     let parts = layout(slots, buckets);
     let nonce = super::random_bits();
@@ -218,7 +222,7 @@ fn create(relation: pg_sys::Oid, slots: usize) -> Segment {
         let handle = pg_sys::dsm_segment_handle(mapping);
         pg_sys::dsm_pin_segment(mapping);
         pg_sys::dsm_pin_mapping(mapping);
-        (keep(root, relation), handle)
+        (keep(root, relation, mapping), handle)
     };
     segment.lock().queue.reset();
     let (file, draft) = (path(database(), relation), format!("{}.new", path(database(), relation)));
@@ -235,47 +239,95 @@ fn create(relation: pg_sys::Oid, slots: usize) -> Segment {
     segment
 }
 
-/// Gives back the segments of databases that were dropped.
-fn forget_dropped_databases() {
+/// Whether a table of this database is gone for good: no transaction that is not over, this one included, has dropped or made it.
+fn is_gone(relation: pg_sys::Oid) -> bool {
+    let exists = |id: pg_sys::SysCacheIdentifier::Type, oid: pg_sys::Oid| {
+        // SAFETY: a lookup in a system cache.
+        unsafe { pg_sys::SearchSysCacheExists(id as i32, oid.into(), 0.into(), 0.into(), 0.into()) }
+    };
+    // SAFETY: locks and releases an oid, which need not be one of a table. Who drops or makes a table has it locked until it is over.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: database().to_u32(),
+            locktag_field2: relation.to_u32(),
+            locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+            ..Default::default()
+        };
+        let exclusive = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        let mine = pg_sys::LockHeldByMe(&raw const tag, exclusive);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        let mine = pg_sys::LockHeldByMe(&raw const tag, exclusive, false);
+        if mine || !pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) {
+            return false;
+        }
+        let gone = !exists(pg_sys::SysCacheIdentifier::RELOID, relation);
+        pg_sys::UnlockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        gone
+    }
+}
+
+/// Lets go of segments of tables that were dropped, which so go once no session has them mapped.
+fn detach_dropped() {
+    let attached = ATTACHED.with_borrow(Clone::clone);
+    for s in attached.into_iter().filter(|s| !super::ledger::mentions(*s) && !super::wake::mentions(*s)) {
+        if is_gone(s.relation) {
+            ATTACHED.with_borrow_mut(|a| a.retain(|other| !other.is(s)));
+            // SAFETY: mapped by this session, which from here on knows nothing of it.
+            unsafe { pg_sys::dsm_detach(s.mapping) };
+        }
+    }
+}
+
+/// Gives back the segments of databases, and of tables of this database, that were dropped.
+fn forget_dropped() {
     let Ok(entries) = fs::read_dir(FOLDER) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(oid) = name.to_str().and_then(|n| n.strip_prefix("pgedge.")?.split('.').next()?.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        // SAFETY: a lookup in a system cache.
-        let gone = unsafe {
-            let id = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
-            let tuple = pg_sys::SearchSysCache1(id, pg_sys::Datum::from(pg_sys::Oid::from(oid)));
-            if !tuple.is_null() {
-                pg_sys::ReleaseSysCache(tuple);
+        let numbers = name.to_str().and_then(|n| {
+            let (of, relation) = n.strip_prefix("pgedge.")?.split_once('.')?;
+            Some((pg_sys::Oid::from(of.parse::<u32>().ok()?), pg_sys::Oid::from(relation.parse::<u32>().ok()?)))
+        });
+        let Some((of, relation)) = numbers else { continue };
+        let gone = if of == database() {
+            is_gone(relation)
+        } else {
+            // SAFETY: a lookup in a system cache.
+            unsafe {
+                let id = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
+                !pg_sys::SearchSysCacheExists(id, of.into(), 0.into(), 0.into(), 0.into())
             }
-            tuple.is_null()
         };
         if !gone {
             continue;
         }
         let handle =
             fs::read_to_string(entry.path()).ok().and_then(|t| t.split(' ').next()?.parse::<pg_sys::dsm_handle>().ok());
-        let _ = fs::remove_file(entry.path());
-        if let Some(handle) = handle {
-            unpin(handle);
+        // Of two that come to this, the one that removes the file lets go of the segment.
+        if let (Ok(()), Some(handle)) = (fs::remove_file(entry.path()), handle) {
+            unpin(handle, of, relation);
         }
     }
 }
 
-/// Lets go of a segment of this server, if the handle is that of one of ours.
-fn unpin(handle: pg_sys::dsm_handle) {
-    // SAFETY: as in attach(); nobody can be in a dropped database, so nobody uses the segment.
+/// Lets go of a segment of this server, if the handle is that of the one of this table.
+fn unpin(handle: pg_sys::dsm_handle, database: pg_sys::Oid, relation: pg_sys::Oid) {
+    // SAFETY: as in attach(); nobody can be in a dropped database or open a dropped table, so nobody uses the segment.
     unsafe {
-        let mapping = pg_sys::dsm_attach(handle);
+        let mapped = pg_sys::dsm_find_mapping(handle);
+        let mapping = if mapped.is_null() { pg_sys::dsm_attach(handle) } else { mapped };
         if mapping.is_null() {
             return;
         }
         let root = pg_sys::dsm_segment_address(mapping).cast::<Root>();
-        let ours = pg_sys::dsm_segment_map_length(mapping) >= size_of::<Root>() && (*root).magic == MAGIC;
-        pg_sys::dsm_detach(mapping);
+        let ours = pg_sys::dsm_segment_map_length(mapping) >= size_of::<Root>()
+            && (*root).magic == MAGIC
+            && (*root).database == database.to_u32()
+            && (*root).relation == relation.to_u32();
+        if mapped.is_null() {
+            pg_sys::dsm_detach(mapping);
+        }
         if ours {
             pg_sys::dsm_unpin_segment(handle);
         }

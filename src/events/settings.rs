@@ -14,7 +14,7 @@ static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(true);
 static MAX_LEASES: GucSetting<i32> = GucSetting::<i32>::new(32_768);
 /// `pgedge.priority_aging`: in milliseconds, how long an event waits before it may go ahead of more urgent ones; 0 for always.
 static PRIORITY_AGING: GucSetting<i32> = GucSetting::<i32>::new(600_000);
-/// `pgedge.event_retention`: in seconds, how long finished events are kept by purge_events(); -1 for ever.
+/// `pgedge.event_retention`: in seconds, how long finished events are kept; -1 for ever.
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(-1);
 
 /// `pgedge.queue_check_interval`: in milliseconds, how often claims look for events that were put where they do not look.
@@ -23,6 +23,11 @@ static CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 /// In microseconds.
 pub fn check_interval() -> i64 {
     i64::from(CHECK_INTERVAL.get()) * 1_000
+}
+
+/// In seconds; negative for ever.
+pub fn retention() -> i32 {
+    RETENTION.get()
 }
 
 /// Whether inserts notify.
@@ -101,8 +106,8 @@ pub fn define() {
     );
     int(
         c"pgedge.event_retention",
-        c"Age from which purge_events() without an age deletes finished events; -1 for never.",
-        c"Call purge_events() from a scheduler.",
+        c"Age from which finished events are deleted; -1 for never.",
+        c"complete_events() deletes some now and then, with a fifth of one session's time at most; purge_events() without an age deletes all.",
         &RETENTION,
         (-1, i32::MAX),
         GucFlags::UNIT_S,

@@ -126,7 +126,14 @@ impl Table {
                 );
             }
             let desc = (*rel).rd_att;
+            #[cfg(not(feature = "pg18"))]
             let attributes = (*desc).attrs.as_slice((*desc).natts as usize);
+            // From 18 on they stand behind an array of what is needed most.
+            #[cfg(feature = "pg18")]
+            let attributes = core::slice::from_raw_parts(
+                (*desc).compact_attrs.as_ptr().add((*desc).natts as usize).cast::<pg_sys::FormData_pg_attribute>(),
+                (*desc).natts as usize,
+            );
             let (mut cols, mut id_type, mut priority_type) =
                 (Columns::default(), pg_sys::InvalidOid, pg_sys::InvalidOid);
             const NUMBERS: &[pg_sys::Oid] = &[pg_sys::INT4OID, pg_sys::INT2OID, pg_sys::INT8OID];
@@ -273,7 +280,10 @@ impl Scan {
     fn begin(table: &Table, index: pg_sys::Relation, keys: i32, snapshot: pg_sys::Snapshot) -> Self {
         // SAFETY: the table is open and the index is one of its own; the snapshot is active while the scan goes on.
         unsafe {
+            #[cfg(not(feature = "pg18"))]
             let desc = pg_sys::index_beginscan(table.rel, index, snapshot, keys, 0);
+            #[cfg(feature = "pg18")]
+            let desc = pg_sys::index_beginscan(table.rel, index, snapshot, std::ptr::null_mut(), keys, 0);
             let slot = pg_sys::table_slot_create(table.rel, std::ptr::null_mut());
             Self {
                 desc,

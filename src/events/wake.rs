@@ -44,6 +44,12 @@ pub fn pend(table: pg_sys::Oid) {
     PENDING.set(Some(table));
 }
 
+/// Whether this session still has to do with a segment.
+pub fn mentions(segment: Segment) -> bool {
+    let there = |s: Option<Segment>| s.is_some_and(|s| s.is(segment));
+    there(QUIET.get()) || there(NOTIFIES.get()) || there(WAKES.get()) || WAITS.get().is_some_and(|w| w.0.is(segment))
+}
+
 /// Just before a transaction commits.
 pub fn before_commit() {
     let Some(table) = PENDING.take() else { return };
@@ -155,24 +161,26 @@ pub extern "C" fn pg_finfo_pgedge_events_wake() -> &'static pg_sys::Pg_finfo_rec
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn pgedge_events_wake(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: a trigger's context says what it was fired for; checked by its node tag.
-    let table = unsafe {
-        let context = (*fcinfo).context;
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            None
-        } else {
-            Some((*(*context.cast::<pg_sys::TriggerData>()).tg_relation).rd_id)
-        }
-    };
-    match table {
-        Some(table) => pend(table),
-        None => crate::errors::fail(
-            PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-            "pgedge._events_wake can only be called as a trigger",
-            "It is the trigger pgedge_events_wake on claude_events.",
-        ),
-    }
+    let data = trigger_data(fcinfo, "pgedge_events_wake");
+    // SAFETY: the relation is open while the trigger runs.
+    pend(unsafe { (*(*data).tg_relation).rd_id });
     pg_sys::Datum::from(0)
+}
+
+/// What a trigger was fired for. Error 39P01 when the function was not called as one.
+pub fn trigger_data(fcinfo: pg_sys::FunctionCallInfo, name: &str) -> *mut pg_sys::TriggerData {
+    // SAFETY: the function manager's call information; a trigger's context is checked by its node tag.
+    unsafe {
+        let context = (*fcinfo).context;
+        if !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData {
+            return context.cast();
+        }
+    }
+    crate::errors::fail(
+        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        format!("the function of {name} can only be called as a trigger"),
+        format!("It is the trigger {name} on claude_events."),
+    )
 }
 
 /// Likewise, for functions.
@@ -189,7 +197,7 @@ fn wait_for_events(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> bool {
     check_may_write();
-    let limit = super::lease_micros(timeout) / 1_000;
+    let limit = super::micros("timeout", "Say how long to wait", "30 seconds", timeout) / 1_000;
     // SAFETY: flinfo is that of this call.
     let table = table_oid(unsafe { (*(*fcinfo).flinfo).fn_oid });
     let segment = segment::get(table, settings::max_leases());
@@ -226,8 +234,8 @@ fn wait_for_events(
 /// Takes a place among those that wait; without one the session only looks now and then.
 fn enlist(segment: Segment) {
     super::ledger::register();
-    // SAFETY: a plain read of this session's own state.
-    let me = unsafe { (*pg_sys::MyProc).pgprocno } as u32 + 1;
+    // SAFETY: this session's slot is one of the array of all sessions. The number in the slot has another name in every other version.
+    let me = unsafe { pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) } as u32 + 1;
     let locked = segment.lock();
     if let Some(place) = locked.queue.state.waiters.iter().position(|&n| n == 0) {
         locked.queue.state.waiters[place] = me;

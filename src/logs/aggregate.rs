@@ -170,7 +170,7 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     sources.sort_by_key(|s| s.source);
     store::lock(sources.iter().map(|s| store::lock_number(s.source)));
     let mut answer: Vec<_> = Spi::connect_mut(|_| {
-        let session = Session { table: &target.name, writes: true };
+        let session = Session { table: &target.name, delta_type: target.delta_type, writes: true };
         sources.into_iter().flat_map(|source| one_source(&session, &target, &limits, source)).collect()
     });
     debug_assert_eq!(answer.iter().map(|row| row.4).sum::<i64>(), lines);
@@ -336,7 +336,7 @@ fn adopt(
         let Some(i) = adopted.iter().position(|id| *id == Some(stored.id)) else { continue };
         let delta = &work.deltas[i];
         let ranks = Samples::stored(stored.samples.as_deref(), &[]).map_or_else(Vec::new, |s| s.ranks().collect());
-        let row = Row { lines_before: stored.count, ..new_row(stored.id, delta, ranks) };
+        let row = Row { lines_before: stored.count, first_hour: None, ..new_row(stored.id, delta, ranks) };
         let pattern = delta.pattern.clone();
         work.learned.put_row(&pattern, row);
         work.touched.insert(stored.id);
@@ -351,6 +351,7 @@ fn new_row(id: i64, delta: &Delta<'_>, ranks: Vec<u64>) -> Row {
         id,
         level: delta.level.map(Into::into),
         ranks,
+        first_hour: delta.tally.hours.first_key_value().map(|(hour, _)| *hour * HOUR),
         open_hour: delta.tally.hours.last_key_value().map_or(0, |(hour, _)| *hour) * HOUR,
         lines_before: 0,
         noticed_at: i64::MIN,
@@ -400,6 +401,8 @@ fn track_hours(session: &Session<'_>, work: &mut Work<'_>, outcomes: &[Outcome])
             continue;
         }
         work.touched.insert(outcome.id);
+        let first = delta.tally.hours.first_key_value().map_or(latest, |(hour, _)| *hour * HOUR);
+        row.first_hour = row.first_hour.map(|known| known.min(first));
         let open = row.open_hour;
         let earlier = delta.tally.hours.iter().map(|(h, n)| (h * HOUR, *n)).filter(|(h, _)| *h < latest.max(open));
         closed.extend(earlier.map(|(hour, lines)| Hour { row_id: outcome.id, hour, lines }));

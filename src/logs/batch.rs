@@ -123,7 +123,6 @@ pub struct SourceBatch<'a> {
 }
 
 /// The lines of one call.
-#[derive(Default)]
 pub struct Batch<'a> {
     /// By source.
     pub sources: Vec<SourceBatch<'a>>,
@@ -133,6 +132,22 @@ pub struct Batch<'a> {
     groups: HashMap<Box<[u8]>, usize>,
     lines: usize,
     key: Vec<u8>,
+    /// The current hour. No line is counted in a later one: the clock that it was written by is ahead.
+    this_hour: i64,
+}
+
+impl Default for Batch<'_> {
+    fn default() -> Self {
+        Self {
+            sources: Vec::new(),
+            by_source: HashMap::new(),
+            levels: Vec::new(),
+            groups: HashMap::new(),
+            lines: 0,
+            key: Vec::new(),
+            this_hour: crate::session::clock().div_euclid(HOUR),
+        }
+    }
 }
 
 impl<'a> Batch<'a> {
@@ -154,7 +169,7 @@ impl<'a> Batch<'a> {
             miner::shape_into(&event.message, &mut self.key);
         }
         let group = self.group(source, level);
-        let hour = line.at.div_euclid(HOUR);
+        let hour = line.at.div_euclid(HOUR).min(self.this_hour);
         let group = &mut self.sources[source].groups[group];
         group.tally.count += 1;
         group.tally.first = group.tally.first.min(line.at);

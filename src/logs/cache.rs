@@ -1,7 +1,7 @@
 //! What this session knows of each source. Always a copy of what the support tables hold: validated by the source's generation at
 //! each call, loaded incrementally, and thrown away when the transaction or subtransaction that changed it is rolled back.
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pgedge_logminer::PatternSet;
 use pgrx::prelude::*;
@@ -18,6 +18,8 @@ pub struct Row {
     pub level: Option<Box<str>>,
     /// Ranks of its samples, lowest first.
     pub ranks: Vec<u64>,
+    /// The first hour that it has lines of, as microseconds since 2000-01-01 UTC; None when other clients may have had some before.
+    pub first_hour: Option<i64>,
     /// The latest hour that it has lines of, as microseconds since 2000-01-01 UTC.
     pub open_hour: i64,
     /// Its count without the lines of that hour.
@@ -50,6 +52,8 @@ pub struct Learned {
     pub last_no: i64,
     /// The shapes and their patterns.
     pub set: PatternSet,
+    /// Whether rows may have patterns that are none any more.
+    pub recheck: bool,
     rows: HashMap<Box<str>, Vec<Row>>,
     patterns: HashMap<i64, Box<str>>,
     used: u64,
@@ -63,6 +67,7 @@ impl Learned {
             epoch,
             last_no: 0,
             set: PatternSet::default(),
+            recheck: false,
             rows: HashMap::new(),
             patterns: HashMap::new(),
             used: 0,
@@ -96,6 +101,14 @@ impl Learned {
         self.remove_row(row.id);
         self.patterns.insert(row.id, pattern.into());
         self.rows.entry(pattern.into()).or_default().push(row);
+    }
+
+    /// Takes out all rows but these.
+    pub fn retain_rows(&mut self, ids: &HashSet<i64>) {
+        let gone: Vec<i64> = self.patterns.keys().copied().filter(|id| !ids.contains(id)).collect();
+        for id in gone {
+            self.remove_row(id);
+        }
     }
 
     /// Takes a row out.

@@ -77,6 +77,7 @@ fn add_entry<'a>(i: usize, entry: Container<'a>, limits: &Limits, batch: &mut Ba
                 line.source = checked(|| format!("entries[{i}].source"), key, text, limits.source)
             }
             ("level" | "source", other) => wrong(key, "a string", other),
+            ("metadata" | "timestamp", Value::String("")) => {}
             ("metadata", Value::Object(object)) => line.metadata = Some(Object::Jsonb(object)),
             ("metadata", other) => wrong(key, "an object", other),
             ("timestamp", Value::String(text)) => at = Some(timestamp::parse(text, || format_lazy(i))),

@@ -1,6 +1,7 @@
 //! New shapes: their patterns, and what becomes of the rows of patterns that generalise.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use pgedge_logminer::{Growth, OTHER, structure};
 use pgrx::check_for_interrupts;
 
 use super::aggregate::{Work, merged_metadata};
@@ -21,23 +22,8 @@ impl Patterns {
     }
 }
 
-/// What became of patterns while shapes were added: old to new, maybe in several steps.
-#[derive(Default)]
-struct Moves(HashMap<String, String>);
-
-impl Moves {
-    fn end<'s>(&'s self, pattern: &'s str) -> &'s str {
-        let mut end = pattern;
-        // No longer than there are steps, should shapes that were forgotten ever make a circle.
-        for _ in 0..self.0.len() {
-            match self.0.get(end) {
-                Some(next) if next != end => end = next,
-                _ => break,
-            }
-        }
-        end
-    }
-}
+/// Patterns that are none any more, each with the one that takes its rows.
+type Moves = HashMap<String, String>;
 
 /// The pattern of each shape, learning those that are new and merging the rows of patterns that generalise by it.
 pub fn learn(
@@ -47,60 +33,45 @@ pub fn learn(
     work: &mut Work<'_>,
     groups: &[Group<'_>],
 ) -> Patterns {
-    let mut patterns = HashMap::with_capacity(groups.len());
-    let mut unknown = BTreeSet::new();
-    for group in groups {
-        match work.learned.set.pattern(&group.shape) {
-            Some(pattern) => {
-                patterns.insert(group.shape.clone(), pattern);
-            }
-            None => {
-                unknown.insert(group.shape.as_str());
-            }
-        }
-    }
-    if unknown.is_empty() {
-        return Patterns(patterns);
-    }
-    let mut moves = Moves::default();
-    let (mut added, mut forgotten, mut covered) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-    for shape in unknown {
+    let set = &work.learned.set;
+    let unknown: BTreeSet<&str> = groups.iter().map(|g| g.shape.as_str()).filter(|s| !set.contains(s)).collect();
+    let growth = work.learned.set.insert_all(unknown, || {
         check_for_interrupts!();
-        let outcome = work.learned.set.insert(shape);
-        if outcome.is_new {
-            added.insert(shape.to_owned());
-        } else {
-            covered.push((shape, outcome.pattern));
-        }
-        if let Some(gone) = outcome.forgotten
-            && !added.remove(&gone)
-        {
-            forgotten.insert(gone);
-        }
-        moves.0.extend(outcome.generalised);
-    }
-    if !added.is_empty() || !forgotten.is_empty() {
+    });
+    if !growth.added.is_empty() || !growth.forgotten.is_empty() {
         work.change();
         let (added, forgotten): (Vec<&str>, Vec<&str>) =
-            (added.iter().map(String::as_str).collect(), forgotten.iter().map(String::as_str).collect());
+            (growth.added.iter().map(String::as_str).collect(), growth.forgotten.iter().map(String::as_str).collect());
         store::change_shapes(session, &work.learned, &added, &forgotten);
         // each shape has a number of its own
         work.learned.last_no += added.len() as i64;
     }
-    for (shape, pattern) in covered {
-        patterns.insert(shape.to_owned(), moves.end(&pattern).to_owned());
+    let moves = moves(&mut work.learned, &growth);
+    merge_rows(session, target, limits, work, &moves);
+    let set = &work.learned.set;
+    let pattern = |shape: &str| set.pattern(shape).unwrap_or_else(|| set.cover(shape));
+    Patterns(groups.iter().map(|g| (g.shape.clone(), pattern(&g.shape))).collect())
+}
+
+/// What becomes of the rows whose patterns are none any more: they generalised, or their shapes were forgotten. Either way their lines go to
+/// the pattern that covers them, so no more rows stay than there are patterns.
+fn moves(learned: &mut Learned, growth: &Growth) -> Moves {
+    let all = std::mem::take(&mut learned.recheck);
+    let mut moves = Moves::new();
+    if !all && growth.changed.is_empty() {
+        return moves;
     }
-    for group in groups {
-        if let Some(pattern) = work.learned.set.pattern(&group.shape) {
-            patterns.insert(group.shape.clone(), pattern);
-        } else if !patterns.contains_key(&group.shape) {
-            // learned and forgotten again in this call
-            let pattern = work.learned.set.insert(&group.shape).pattern;
-            patterns.insert(group.shape.clone(), pattern);
+    for (pattern, _) in learned.all_rows() {
+        check_for_interrupts!();
+        if pattern == OTHER || !all && !growth.changed.contains(&structure(pattern)) {
+            continue;
+        }
+        let now = learned.set.cover(pattern);
+        if now != pattern {
+            moves.insert(pattern.to_owned(), now);
         }
     }
-    merge_rows(session, target, limits, work, &moves);
-    Patterns(patterns)
+    moves
 }
 
 /// Rows that end in the same pattern and level.
@@ -114,13 +85,10 @@ fn families(learned: &Learned, moves: &Moves) -> Vec<Family> {
     let mut ends: BTreeMap<(String, Option<String>), Vec<(String, Row)>> = BTreeMap::new();
     let mut hit: BTreeSet<String> = BTreeSet::new();
     for (pattern, rows) in learned.all_rows() {
-        let end = moves.end(pattern);
-        if end == pattern {
-            continue;
-        }
-        hit.insert(end.to_owned());
+        let Some(end) = moves.get(pattern) else { continue };
+        hit.insert(end.clone());
         for row in rows {
-            ends.entry((end.to_owned(), row.level.as_deref().map(str::to_owned)))
+            ends.entry((end.clone(), row.level.as_deref().map(str::to_owned)))
                 .or_default()
                 .push((pattern.to_owned(), row.clone()));
         }
@@ -139,7 +107,7 @@ fn families(learned: &Learned, moves: &Moves) -> Vec<Family> {
 /// Merges the rows of patterns that became one: the oldest row keeps its id, takes the new pattern and the counts, samples, times and
 /// metadata of the others.
 fn merge_rows(session: &Session<'_>, target: &Target, limits: &Limits, work: &mut Work<'_>, moves: &Moves) {
-    if moves.0.is_empty() {
+    if moves.is_empty() {
         return;
     }
     let families = families(&work.learned, moves);
@@ -207,6 +175,8 @@ impl Plan {
         let Some((_, first, _)) = rows.first() else { return };
         let (id, level) = (first.id, first.level.clone());
         let open_hour = rows.iter().map(|(_, r, _)| r.open_hour).max().unwrap_or(first.open_hour);
+        // None, the least, is a row that other clients may have had lines in before.
+        let first_hour = rows.iter().map(|(_, r, _)| r.first_hour).min().flatten();
         let mut lines_before = 0;
         let mut samples = Samples::default();
         let mut foreign = None;
@@ -245,6 +215,7 @@ impl Plan {
         });
         self.moved.extend(rows.iter().skip(1).map(|(_, r, _)| (r.id, id)));
         let noticed_at = rows.iter().map(|(_, r, _)| r.noticed_at).max().unwrap_or(i64::MIN);
-        learned.put_row(&pattern, Row { id, level, ranks, open_hour, lines_before, noticed_at, alarm: None });
+        learned
+            .put_row(&pattern, Row { id, level, ranks, first_hour, open_hour, lines_before, noticed_at, alarm: None });
     }
 }

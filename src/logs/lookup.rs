@@ -29,7 +29,7 @@ fn find(message: &str, source: Option<&str>, level: Option<&str>) -> Option<(i64
     let shape = miner::shape_of_message(&event.message);
     let of_line = event.level.map(miner::Level::name);
     Spi::connect(|_| {
-        let session = Session { table: &target.name, writes: false };
+        let session = Session { table: &target.name, delta_type: target.delta_type, writes: false };
         let first = in_source(&session, &target, source.unwrap_or(""), &shape, level, of_line);
         if first.is_some() || source.is_some() {
             return first;
@@ -56,8 +56,8 @@ fn in_source(
     of_line: Option<&str>,
 ) -> Option<(i64, String)> {
     let learned = store::load(session, target.extension, source)?;
-    let pattern = learned.set.pattern(shape).or_else(|| learned.set.find(shape));
-    let found = pattern.and_then(|pattern| {
+    let pattern = learned.set.pattern(shape).unwrap_or_else(|| learned.set.cover(shape));
+    let found = (!learned.rows(&pattern).is_empty()).then_some(pattern).and_then(|pattern| {
         let ids = preferred(learned.rows(&pattern), level, of_line);
         // As its owner, who may have put a view with functions in its place.
         let there = target.as_owner(|| {

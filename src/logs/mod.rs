@@ -60,7 +60,7 @@ pub fn define_settings() {
     GucRegistry::define_bool_guc(
         c"pgedge.log_events",
         c"Whether aggregate_logs() adds an event to claude_events for a new error pattern and for a spike.",
-        c"Event types log.new_pattern and log.spike, priority 3, at most one an hour for a pattern.",
+        c"Event types log.new_pattern and log.spike, priority 3, at most one an hour for a pattern, 20 for a source, 100 in all.",
         &LOG_EVENTS,
         GucContext::Userset,
         GucFlags::default(),

@@ -21,18 +21,35 @@ fn prune_logs(older_than: Interval) -> i64 {
     target.check_columns();
     store::lock_all();
     Spi::connect_mut(|_| {
-        let session = Session { table: &target.name, writes: true };
+        let session = Session { table: &target.name, delta_type: target.delta_type, writes: true };
         let cutoff = cutoff(&session, older_than);
+        let hours =
+            session.planned(Planned::Anew, "SELECT r.row_id, r.open_hour FROM pgedge._log_rows r", &[], |row| {
+                (row.get::<i64>(1), row.get::<TimestampWithTimeZone>(2).into_inner())
+            });
         let mut deleted = 0;
         let mut sources = BTreeSet::new();
         loop {
             check_for_interrupts!();
             let ids = target.as_owner(|| {
+                // The second CASE is that of pgedge._log_last_seen, which the table's owner may not be able to call.
                 session.planned(
                     Planned::Anew,
-                    "DELETE FROM %T WHERE id = ANY (ARRAY(SELECT o.id FROM %T o WHERE o.last_seen < $1::timestamp ORDER BY o.id LIMIT $2))
+                    "DELETE FROM %T WHERE id = ANY (ARRAY(
+                        SELECT o.id FROM %T o LEFT JOIN unnest($3, $4) AS r(id, hour) ON r.id = o.id
+                        WHERE CASE WHEN r.hour IS NULL THEN o.last_seen < $1::timestamp ELSE CASE
+                            WHEN o.last_seen::timestamptz < r.hour - interval '27 hours'
+                              OR o.last_seen::timestamptz >= r.hour AND o.last_seen::timestamptz < r.hour + interval '1 hour' THEN o.last_seen::timestamptz
+                            WHEN o.last_seen::timestamptz > now() THEN r.hour + interval '1 hour'
+                            ELSE greatest(o.last_seen::timestamptz, r.hour + interval '1 hour') END < $1 END
+                        ORDER BY o.id LIMIT $2))
                      RETURNING id::int8",
-                    &[spi::time(cutoff), spi::int8(CHUNK)],
+                    &[
+                        spi::time(cutoff),
+                        spi::int8(CHUNK),
+                        spi::int8s(hours.iter().map(|(id, _)| *id)),
+                        spi::times(hours.iter().map(|(_, hour)| *hour)),
+                    ],
                     |row| row.get::<i64>(1),
                 )
             });

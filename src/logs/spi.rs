@@ -16,14 +16,17 @@ pub enum Planned {
 }
 
 thread_local! {
-    /// Statements by the address of their text, and the table that they were prepared for.
-    static PLANS: RefCell<HashMap<usize, (String, pg_sys::SPIPlanPtr)>> = RefCell::default();
+    /// Statements by the address of their text, with the table and the type that they were prepared for.
+    static PLANS: RefCell<HashMap<usize, (String, pg_sys::Oid, pg_sys::SPIPlanPtr)>> = RefCell::default();
 }
 
 /// Where statements run: `%T` in them is the name of the table. Lives inside an open SPI connection.
 pub struct Session<'a> {
     /// Schema-qualified, quoted name of the table.
     pub table: &'a str,
+    /// The composite type that statements may have as a parameter. One made anew (`DROP EXTENSION`, `CREATE EXTENSION`) has another OID,
+    /// and PostgreSQL does not plan anew for the type of a parameter.
+    pub delta_type: pg_sys::Oid,
     /// Whether the function may write. Each statement of one that may sees what was committed before it; those of one that may not see
     /// what the calling query sees.
     pub writes: bool,
@@ -93,8 +96,8 @@ impl Session<'_> {
 
     fn plan(&self, planned: Planned, text: &'static str, args: &[DatumWithOid<'_>]) -> pg_sys::SPIPlanPtr {
         let key = text.as_ptr() as usize;
-        let known =
-            PLANS.with_borrow(|plans| plans.get(&key).filter(|(table, _)| table == self.table).map(|(_, p)| *p));
+        let ours = |known: &&(String, pg_sys::Oid, _)| known.0 == self.table && known.1 == self.delta_type;
+        let known = PLANS.with_borrow(|plans| plans.get(&key).filter(ours).map(|known| known.2));
         known.unwrap_or_else(|| {
             let mut types: Vec<pg_sys::Oid> = args.iter().map(DatumWithOid::oid).collect();
             let full = CString::new(text.replace("%T", self.table)).expect("a statement has no zero byte");
@@ -113,7 +116,7 @@ impl Session<'_> {
                 check(pg_sys::SPI_keepplan(plan), text);
                 plan
             };
-            PLANS.with_borrow_mut(|plans| plans.insert(key, (self.table.to_owned(), plan)));
+            PLANS.with_borrow_mut(|plans| plans.insert(key, (self.table.to_owned(), self.delta_type, plan)));
             plan
         })
     }

@@ -82,12 +82,30 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
         session.rows("SELECT s.shape FROM pgedge._log_shapes s WHERE s.source_no = $1 AND s.no > $2", &since, |row| {
             row.get::<String>(1)
         });
-    for shape in &shapes {
+    let before = learned.set.len();
+    let growth = learned.set.insert_all(shapes.iter().map(String::as_str), || {
         check_for_interrupts!();
-        learned.set.insert(shape);
+    });
+    // Shapes of an earlier version, which kept more of them: their rows are looked at when next something is learned.
+    if before == 0 && learned.set.len() < shapes.len() {
+        learned.recheck = true;
+        if session.writes {
+            let kept = |shape: &&str| learned.set.pattern(shape).is_none();
+            let gone: Vec<&str> = shapes.iter().map(String::as_str).filter(kept).collect();
+            change_shapes(session, learned, &[], &gone);
+        }
+    }
+    if !growth.forgotten.is_empty() {
+        // The session that forgot them merged rows, maybe very many.
+        let there = session.rows(
+            "SELECT r.row_id FROM pgedge._log_rows r WHERE r.source_no = $1",
+            &[spi::int4(learned.no)],
+            |row| row.get::<i64>(1),
+        );
+        learned.retain_rows(&there.into_iter().collect());
     }
     let rows = session.rows(
-        "SELECT r.row_id, r.pattern, r.level, r.sample_ranks, r.open_hour, r.lines_before, r.noticed_at
+        "SELECT r.row_id, r.pattern, r.level, r.sample_ranks, r.open_hour, r.lines_before, r.noticed_at, r.first_hour
          FROM pgedge._log_rows r WHERE r.source_no = $1 AND r.no > $2",
         &since,
         |row| {
@@ -98,6 +116,7 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
                 open_hour: row.get::<TimestampWithTimeZone>(5).into_inner(),
                 lines_before: row.get(6),
                 noticed_at: row.opt::<TimestampWithTimeZone>(7).map_or(i64::MIN, TimestampWithTimeZone::into_inner),
+                first_hour: row.opt::<TimestampWithTimeZone>(8).map(TimestampWithTimeZone::into_inner),
                 alarm: None,
             };
             (row.get::<String>(2), stored)
@@ -157,11 +176,12 @@ pub fn put_rows(session: &Session<'_>, learned: &mut Learned, ids: &[i64]) {
         })
         .collect();
     session.run(
-        "INSERT INTO pgedge._log_rows AS r (row_id, source_no, no, pattern, level, sample_ranks, open_hour, lines_before, noticed_at)
-         SELECT v.id, $1, $2, v.pattern, v.level, v.ranks::int8[], v.open_hour, v.lines_before, nullif(v.noticed_at, '-infinity')
-         FROM unnest($3, $4, $5, $6, $7, $8, $9) AS v(id, pattern, level, ranks, open_hour, lines_before, noticed_at)
+        "INSERT INTO pgedge._log_rows AS r (row_id, source_no, no, pattern, level, sample_ranks, open_hour, lines_before, noticed_at, first_hour)
+         SELECT v.id, $1, $2, v.pattern, v.level, v.ranks::int8[], v.open_hour, v.lines_before, nullif(v.noticed_at, '-infinity'), nullif(v.first_hour, '-infinity')
+         FROM unnest($3, $4, $5, $6, $7, $8, $9, $10) AS v(id, pattern, level, ranks, open_hour, lines_before, noticed_at, first_hour)
          ON CONFLICT (row_id) DO UPDATE SET source_no = excluded.source_no, no = excluded.no, pattern = excluded.pattern, level = excluded.level,
-            sample_ranks = excluded.sample_ranks, open_hour = excluded.open_hour, lines_before = excluded.lines_before, noticed_at = excluded.noticed_at",
+            sample_ranks = excluded.sample_ranks, open_hour = excluded.open_hour, lines_before = excluded.lines_before, noticed_at = excluded.noticed_at,
+            first_hour = excluded.first_hour",
         &[
             spi::int4(learned.no),
             spi::int8(no),
@@ -173,6 +193,7 @@ pub fn put_rows(session: &Session<'_>, learned: &mut Learned, ids: &[i64]) {
             spi::int8s(rows.iter().map(|(_, r)| r.lines_before)),
             // the least timestamp is -infinity
             spi::times(rows.iter().map(|(_, r)| r.noticed_at)),
+            spi::times(rows.iter().map(|(_, r)| r.first_hour.unwrap_or(i64::MIN))),
         ],
     );
 }

@@ -30,8 +30,8 @@ pub struct Limits {
 pub struct Target {
     /// A support table of the extension: another one when the extension was made anew.
     pub extension: pg_sys::Oid,
-    /// The type `pgedge._log_delta`.
-    delta_type: pg_sys::Oid,
+    /// The type `pgedge._log_delta`: another one when the extension, or the type alone, was made anew.
+    pub delta_type: pg_sys::Oid,
     /// Its quoted name with schema.
     pub name: String,
     relation: pg_sys::Oid,
@@ -72,6 +72,21 @@ fn schema_name(oid: pg_sys::Oid) -> Option<String> {
     }
 }
 
+/// The type `_log_delta` of the schema.
+fn delta_type(schema: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a lookup by name and schema.
+    unsafe {
+        pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
+            pg_sys::Anum_pg_type_oid as i16,
+            pg_sys::Datum::from(c"_log_delta".as_ptr()),
+            pg_sys::Datum::from(schema),
+            pg_sys::Datum::from(0),
+            pg_sys::Datum::from(0),
+        )
+    }
+}
+
 impl Target {
     /// The table, found by the extension's schema; error 42P01 when it is not there. A few lookups in PostgreSQL's own caches.
     pub fn find() -> Self {
@@ -83,6 +98,7 @@ impl Target {
         let known = TARGET.with_borrow(Option::clone).filter(|t| t.extension == extension).and_then(|mut t| {
             let (owner, name, schema) = relation(t.relation)?;
             t.owner = owner;
+            t.delta_type = delta_type(ours);
             (name == "aggregated_logs" && schema == t.schema && schema_name(schema)? == t.schema_name).then_some(t)
         });
         known.unwrap_or_else(|| {
@@ -93,9 +109,11 @@ impl Target {
     }
 
     fn look_up(extension: pg_sys::Oid, ours: pg_sys::Oid) -> Self {
-        let schema = Spi::get_one::<pg_sys::Oid>(
-            "SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = pgedge._schema()",
-        );
+        // Read-only: `Spi::get_one` would assign a transaction id, which a standby cannot.
+        let schema = Spi::connect(|client| {
+            let query = "SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = pgedge._schema()";
+            client.select(query, Some(1), &[])?.first().get_one::<pg_sys::Oid>()
+        });
         let schema = schema.ok().flatten().unwrap_or(pg_sys::InvalidOid);
         let schema_name = schema_name(schema).unwrap_or_default();
         // SAFETY: a lookup by name and schema.
@@ -108,18 +126,7 @@ impl Target {
             )
         };
         let name = format!("{}.aggregated_logs", pgrx::spi::quote_identifier(&schema_name));
-        // SAFETY: a lookup by name and schema.
-        let delta_type = unsafe {
-            pg_sys::GetSysCacheOid(
-                pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
-                pg_sys::Anum_pg_type_oid as i16,
-                pg_sys::Datum::from(c"_log_delta".as_ptr()),
-                pg_sys::Datum::from(ours),
-                pg_sys::Datum::from(0),
-                pg_sys::Datum::from(0),
-            )
-        };
-        Self { extension, delta_type, name, relation: oid, schema, schema_name, owner }
+        Self { extension, delta_type: delta_type(ours), name, relation: oid, schema, schema_name, owner }
     }
 
     /// Refuses a table that lost a column which the statements name.

@@ -90,6 +90,7 @@ impl<'a> Body<'a> {
             let at = entry
                 .timestamp
                 .as_ref()
+                .filter(|t| !t.0.is_empty())
                 .map_or_else(timestamp::now, |t| timestamp::parse(&t.0, || format!("entries[{i}].timestamp")));
             let line = Line {
                 message: &entry.message.0,

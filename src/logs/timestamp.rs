@@ -18,7 +18,7 @@ pub fn now() -> i64 {
 /// A time from an SQL argument; refuses infinity.
 pub fn finite(at: TimestampWithTimeZone, what: &str) -> i64 {
     if !at.is_finite() {
-        bad(what, "infinity");
+        bad(what, if at.into_inner() == i64::MIN { "-infinity" } else { "infinity" });
     }
     at.into_inner()
 }

@@ -120,9 +120,18 @@ fn start<T: RowElement>(call: &Call) -> pg_sys::Datum {
         } else if !(*site).batch.is(metric, &queries) {
             (*site).batch = Rc::new(Batch::new(metric, queries));
         }
-        let state = State::new::<T>(&(*site).batch, ids, k, limit);
+        let state = State::new::<T>(&(*site).batch, ids, k, limit, is_asked_again(call));
         let check = (!(*site).constant).then(|| Rc::clone(&(*site).batch));
         Group { state, check, prefetch: Prefetch::default() }.keep(context)
+    }
+}
+
+/// Whether this is `_top_k`, whose caller asks again for the queries that it gave up: the one that gives bytea.
+fn is_asked_again(call: &Call) -> bool {
+    // SAFETY: called in an aggregate.
+    unsafe {
+        let aggref = pg_sys::AggGetAggref(call.raw());
+        !aggref.is_null() && pg_sys::get_func_rettype((*aggref).aggfnoid) == pg_sys::BYTEAOID
     }
 }
 

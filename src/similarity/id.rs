@@ -223,10 +223,20 @@ impl IdType {
         // SAFETY: catalog look-ups; a zeroed FmgrInfo is what fmgr_info fills.
         unsafe {
             let (mut function, mut varlena) = (pg_sys::Oid::INVALID, false);
-            pg_sys::getTypeOutputInfo(self.oid, &mut function, &mut varlena);
+            // What `id::text` calls, which for char(n), inet and boolean is not the output function.
+            let path = pg_sys::find_coercion_pathway(
+                pg_sys::TEXTOID,
+                self.oid,
+                pg_sys::CoercionContext::COERCION_EXPLICIT,
+                &mut function,
+            );
+            let casts = path == pg_sys::CoercionPathType::COERCION_PATH_FUNC;
+            if !casts {
+                pg_sys::getTypeOutputInfo(self.oid, &mut function, &mut varlena);
+            }
             let mut info: pg_sys::FmgrInfo = core::mem::zeroed();
             pg_sys::fmgr_info(function, &mut info);
-            Printer { ids: *self, info }
+            Printer { ids: *self, info, casts }
         }
     }
 }
@@ -234,7 +244,9 @@ impl IdType {
 /// Writes ids of one type as SQL text.
 pub struct Printer {
     ids: IdType,
+    /// The cast to text where there is one, else the type's output function.
     info: pg_sys::FmgrInfo,
+    casts: bool,
 }
 
 impl Printer {
@@ -243,8 +255,19 @@ impl Printer {
         if let Id::Int(v) = id {
             return v.to_string().into_datum().expect("not NULL");
         }
-        // SAFETY: a value of the type whose output function this is; its result is a C string.
+        // SAFETY: a value of the type whose cast or output function this is; their results are text and a C string. A cast function has one to three
+        // arguments; the further ones are the length of the target, of which text has none, and that the cast is explicit.
         unsafe {
+            if self.casts {
+                let (value, collation) = (self.ids.datum(id), self.ids.collation);
+                let (no_length, explicit) = (pg_sys::Datum::from(-1i32), pg_sys::Datum::from(true));
+                let info = &raw mut self.info;
+                return match self.info.fn_nargs {
+                    1 => pg_sys::FunctionCall1Coll(info, collation, value),
+                    2 => pg_sys::FunctionCall2Coll(info, collation, value, no_length),
+                    _ => pg_sys::FunctionCall3Coll(info, collation, value, no_length, explicit),
+                };
+            }
             let written = pg_sys::OutputFunctionCall(&mut self.info, self.ids.datum(id));
             pg_sys::Datum::from(pg_sys::cstring_to_text(written))
         }

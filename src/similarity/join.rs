@@ -1,8 +1,6 @@
 //! `knn_join`: the k best rows of one relation for each row of another.
-use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::arrays::vector_array;
 use super::blocks::Reader;
 use super::call::{Call, Rows, sql_function};
 use super::relation::{Source, VectorTypes, Wanted};
@@ -39,12 +37,9 @@ fn join(question: &Question<'_>, left: &Source, right: &Source, types: &VectorTy
     let (mut left_printer, mut right_printer) = (left.id_type.printer(), right.id_type.printer());
     let mut blocks = Reader::new(left, None, false).blocks();
     while let Some(block) = blocks.next(|dim| question.most_queries(&right.id_type, dim, 2)) {
-        let queries = vector_array(&block.values, block.dim, types.vector);
-        let Some(mut state) = question.ask(right, types, queries) else { break };
-        // SAFETY: made above.
-        unsafe { pg_sys::pfree(queries.cast_mut_ptr()) };
-        state.drain(|place, found| {
-            let left = &block.rows[place as usize].id;
+        let most = question.most_queries(&right.id_type, block.dim, 2);
+        question.ask_all(right, types, &block.values, block.dim, most, |n, found| {
+            let left = &block.rows[n].id;
             for (rank, hit) in found.iter().enumerate() {
                 rows.push(|| {
                     [

@@ -11,6 +11,7 @@ use super::call::{Call, Rows, sql_function};
 use super::id::IdType;
 use super::relation::{Source, VectorTypes, Wanted};
 use super::sorter::PairSorter;
+use super::state::interrupt;
 use super::{checked, limit_of, metric_named};
 use crate::errors::fail;
 use crate::pgvector::Element;
@@ -25,13 +26,20 @@ struct Pairs {
     sorter: PairSorter,
 }
 
+/// Pairs that wait to be handed on, at most.
+const MOST_WAITING: usize = 1024;
+
 impl Sink<Row> for Pairs {
     fn limit(&self, q: usize) -> u32 {
         self.found.limit(q)
     }
 
     fn offer(&mut self, q: usize, key: u32, row: &Row) -> Result<bool, Error> {
-        if self.rows[q] < *row { self.found.offer(q, key, row) } else { Ok(false) }
+        let taken = self.rows[q] < *row && self.found.offer(q, key, row)?;
+        if self.found.len() == MOST_WAITING {
+            self.give();
+        }
+        Ok(taken)
     }
 
     fn useful(&self, row: &Row, queries: usize) -> usize {
@@ -107,7 +115,7 @@ fn search<T: Value>(
     let mut blocks = Reader::new(source, wanted_source, true).blocks();
     while let Some(Block { rows, values, dim }) = blocks.next(block_rows) {
         ids.enter();
-        let queries = Arc::new(checked(Queries::new(Simd::detect(), metric, dim, &values)));
+        let queries = Arc::new(checked(Queries::with_interrupt(Simd::detect(), metric, dim, &values, interrupt)));
         drop(values);
         let first = rows.iter().min().expect("a block has rows").clone();
         let in_order = rows.is_sorted();

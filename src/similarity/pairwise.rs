@@ -104,6 +104,7 @@ fn new_matrix<'a>(a: &Flat, b: &Flat) -> (pg_sys::Datum, &'a mut [f32]) {
         }
         if nulls {
             for &i in &a.places {
+                pgrx::check_for_interrupts!();
                 for &j in &b.places {
                     let cell = i as usize * b.len + j as usize;
                     *array.add(head + cell / 8) |= 1 << (cell % 8);

@@ -107,7 +107,9 @@ impl Source {
             embedding: quoted(wanted.embedding),
             id_type: IdType::new(id_type, collation),
             half,
-            has_ctid: whole && (table || kind == pg_sys::RELKIND_PARTITIONED_TABLE),
+            has_ctid: whole
+                && (table || kind == pg_sys::RELKIND_PARTITIONED_TABLE)
+                && !(has_children && has_foreign_part(oid)),
             is_one_table: table && !has_children,
             source,
             name,
@@ -165,6 +167,18 @@ impl Opened {
         }
         opened
     }
+}
+
+/// Whether a partition or child, however far down, is a foreign table: what it reads may have no ctid.
+fn has_foreign_part(relation: pg_sys::Oid) -> bool {
+    Statement::new(
+        "WITH RECURSIVE part(oid) AS (SELECT $1 UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN part p \
+         ON i.inhparent OPERATOR(pg_catalog.=) p.oid) \
+         SELECT true FROM part p JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.oid WHERE c.relkind OPERATOR(pg_catalog.=) 'f' LIMIT 1",
+        &[(pg_sys::OIDOID, relation.into_datum())],
+    )
+    .value()
+    .is_some()
 }
 
 /// Whether the embeddings are `halfvec`; what is neither that nor `vector` is an error (42804).

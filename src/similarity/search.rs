@@ -1,5 +1,5 @@
 //! `batch_search`: the aggregate over a relation, a block of queries at a time.
-use pgedge_similarity::{Simd, queries_for_budget};
+use pgedge_similarity::{Hit, Simd, queries_for_budget};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -41,7 +41,33 @@ impl Question<'_> {
         queries.div_ceil(passes).max(1)
     }
 
-    /// Searches `source` for a block of queries, given as a `vector[]`. `None` when no row has an embedding. Needs an SPI connection.
+    /// Searches `source` for the queries, `most` at a time, fewer where the rows found turn out to need more room. `take` gets the number of
+    /// each query, from 0, and its rows. Needs an SPI connection.
+    pub fn ask_all(
+        &self,
+        source: &Source,
+        types: &VectorTypes,
+        values: &[f32],
+        dim: usize,
+        mut most: usize,
+        mut take: impl FnMut(usize, Vec<Hit<Id>>),
+    ) {
+        let (mut from, count) = (0, values.len() / dim);
+        while from < count {
+            let to = count.min(from + most);
+            let queries = vector_array(&values[from * dim..to * dim], dim, types.vector);
+            let Some(mut state) = self.ask(source, types, queries) else { return };
+            // SAFETY: made above.
+            unsafe { pg_sys::pfree(queries.cast_mut_ptr()) };
+            let complete = state.complete();
+            most = most.min(complete);
+            state.drain(|place, found| take(from + place as usize, found));
+            from += complete;
+        }
+    }
+
+    /// Searches `source` for a block of queries, given as a `vector[]`, or for as many of the first as there is room for ([`State::complete`]).
+    /// `None` when no row has an embedding. Needs an SPI connection.
     pub fn ask(&self, source: &Source, types: &VectorTypes, queries: pg_sys::Datum) -> Option<State> {
         let query = format!(
             "SELECT pgedge._top_k(t.{}, t.{}, $1, $2, $3, $4){}",
@@ -104,24 +130,23 @@ fn search(
     flat: &Flat,
     rows: &mut Rows,
 ) {
-    let block = question.block(&source.id_type, flat.dim, flat.count());
+    let mut most = question.block(&source.id_type, flat.dim, flat.count());
     let mut printer = source.id_type.printer();
-    let whole = block >= flat.count() && !flat.has_nulls();
-    for (values, places) in flat.values.chunks(block * flat.dim).zip(flat.places.chunks(block)) {
-        let queries = if whole { array } else { vector_array(values, flat.dim, types.vector) };
-        let Some(mut state) = question.ask(source, types, queries) else { return };
-        state.drain(|place, found| {
-            // The place is one in this block where the block's array was made here.
-            let place = if whole { place } else { places[place as usize] };
-            for (rank, hit) in found.iter().enumerate() {
-                rows.push(|| hit_columns(place, rank, hit, printer.text(&hit.id)).map(Some));
-            }
-        });
-        if !whole {
-            // SAFETY: made above.
-            unsafe { pg_sys::pfree(queries.cast_mut_ptr()) };
+    let mut put = |place: u32, found: Vec<Hit<Id>>| {
+        for (rank, hit) in found.iter().enumerate() {
+            rows.push(|| hit_columns(place, rank, hit, printer.text(&hit.id)).map(Some));
         }
+    };
+    let mut done = 0;
+    if most >= flat.count() && !flat.has_nulls() {
+        // The caller's array as it is.
+        let Some(mut state) = question.ask(source, types, array) else { return };
+        done = state.complete();
+        most = done;
+        state.drain(&mut put);
     }
+    let rest = &flat.values[done * flat.dim..];
+    question.ask_all(source, types, rest, flat.dim, most, |n, found| put(flat.places[done + n], found));
 }
 
 sql_function!(pgedge_batch_search, pg_finfo_pgedge_batch_search, batch_search);

@@ -47,8 +47,10 @@ impl Batch {
     /// Packs the vectors of an array.
     pub fn new(metric: Metric, flat: Flat) -> Batch {
         let fingerprint = fingerprint(metric, &flat);
+        pgrx::check_for_interrupts!();
         // An array without vectors finds nothing, in any number of dimensions.
-        let queries = checked(Queries::new(Simd::detect(), metric, flat.dim.max(1), &flat.values));
+        let queries =
+            checked(Queries::with_interrupt(Simd::detect(), metric, flat.dim.max(1), &flat.values, interrupt));
         Batch { queries: Arc::new(queries), places: flat.places, fingerprint }
     }
 }
@@ -107,18 +109,26 @@ pub struct State {
     /// Rows until the bytes are looked at again; never while even full heaps stay below what is allowed.
     look: u32,
     bounded: bool,
+    /// Whether queries for which there is no room may be given up, the last first, because the caller asks for them again.
+    may_give_up: bool,
+    /// Rows seen, and the bytes of their ids outside of [`Id`].
+    rows: usize,
+    id_bytes: usize,
 }
 
 const LOOK_ROWS: u32 = 32;
-const FORMAT: u32 = 0x7067_7401;
+const FORMAT: u32 = 0x7067_7402;
+/// A state that travels to its reader as one value stays far below 1 GB.
+const MOST_BYTES: usize = 512 << 20;
 
 impl State {
-    /// An empty state.
-    pub fn new<T: RowElement>(batch: &Batch, ids: IdType, k: i32, limit: Option<f32>) -> State {
+    /// An empty state. `may_give_up`: see [`State::complete`].
+    pub fn new<T: RowElement>(batch: &Batch, ids: IdType, k: i32, limit: Option<f32>, may_give_up: bool) -> State {
         let (queries, rows) = (&batch.queries, super::positive_k(k));
         let found = checked(TopK::new(queries.metric(), queries.len(), rows, super::limit_of(limit)));
+        pgrx::check_for_interrupts!();
         let scan = checked(Scanner::new(Arc::clone(queries), found));
-        let allowed = allowed_bytes();
+        let allowed = allowed_bytes(may_give_up);
         let most = TopK::<Id>::bytes_for(queries.len(), rows);
         State {
             ids,
@@ -132,6 +142,9 @@ impl State {
             allowed,
             look: LOOK_ROWS,
             bounded: ids.usual_heap_bytes() == 0 && most <= allowed,
+            may_give_up,
+            rows: 0,
+            id_bytes: 0,
         }
     }
 
@@ -139,6 +152,10 @@ impl State {
     #[inline]
     pub fn push<T: RowElement>(&mut self, id: Id, row: &[T]) {
         self.ids.enter();
+        if !self.bounded {
+            self.rows += 1;
+            self.id_bytes += id.heap_bytes();
+        }
         let Work::Scanning(scan) = &mut self.work else { self.lost() };
         checked(T::push(scan, id, row));
         if !self.bounded {
@@ -146,8 +163,56 @@ impl State {
             if self.look == 0 {
                 self.look = LOOK_ROWS;
                 let bytes = scan.sink_mut().bytes();
-                self.check_memory(bytes);
+                self.make_room(bytes);
             }
+        }
+    }
+
+    /// The number of queries, from the first, for which the result is complete: all, but for a state that may give queries up; at least one.
+    pub fn complete(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Gives up queries for which there is no room, so that at least one is left; or refuses to go on (54000).
+    fn make_room(&mut self, bytes: usize) {
+        if !self.may_give_up {
+            return self.check_memory(bytes);
+        }
+        let count = self.places.len();
+        // As the ids seen so far are, this is what all will take; whatever they are, what is there must fit.
+        let each = TopK::<Id>::bytes_for(1, self.k as usize)
+            .saturating_add((self.k as usize).saturating_mul(self.id_bytes / self.rows.max(1)));
+        let mut fits = self.allowed / each;
+        if bytes > self.allowed {
+            fits = fits.min(count / 2);
+        }
+        self.keep_first(fits.max(1));
+    }
+
+    /// Before and after the last tile is scored.
+    fn look_again(&mut self) {
+        if self.may_give_up && !self.bounded {
+            let bytes = match &mut self.work {
+                Work::Scanning(scan) => scan.sink_mut().bytes(),
+                Work::Found(found) => found.bytes(),
+                Work::Lost => 0,
+            };
+            self.make_room(bytes);
+        }
+    }
+
+    fn keep_first(&mut self, queries: usize) {
+        if queries >= self.places.len() {
+            return;
+        }
+        self.places.truncate(queries);
+        match &mut self.work {
+            Work::Scanning(scan) => {
+                scan.sink_mut().keep_first(queries);
+                scan.keep_first(queries);
+            }
+            Work::Found(found) => found.keep_first(queries),
+            Work::Lost => {}
         }
     }
 
@@ -185,10 +250,12 @@ impl State {
             self.fetch();
         }
         self.ids.enter();
+        self.look_again();
         if let Work::Scanning(_) = self.work
             && let Work::Scanning(scan) = core::mem::replace(&mut self.work, Work::Lost)
         {
             self.work = Work::Found(checked(scan.finish()));
+            self.look_again();
         }
         if let Work::Lost = self.work {
             self.lost();
@@ -202,9 +269,18 @@ impl State {
         if self.fingerprint != other.fingerprint || self.k != other.k || self.ids.oid != other.ids.oid {
             checked::<()>(Err(pgedge_similarity::Error::Mismatch("they were asked different things")));
         }
+        self.found();
+        other.found();
+        let complete = self.complete().min(other.complete());
+        self.keep_first(complete);
+        other.keep_first(complete);
         checked(self.found().merge_with(other.found(), interrupt));
         let bytes = self.found().bytes();
-        self.check_memory(bytes);
+        if !self.may_give_up {
+            self.check_memory(bytes);
+        } else if bytes > self.allowed {
+            self.keep_first((complete / 2).max(1));
+        }
     }
 
     /// Leaves `self` empty-handed and gives its contents to a longer life.
@@ -221,16 +297,23 @@ impl State {
     /// The state in bytes, for another process of this server.
     pub fn serialise(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
-        for word in
-            [FORMAT, self.ids.oid.to_u32(), self.ids.collation.to_u32(), self.k as u32, self.places.len() as u32]
-        {
+        // Gives up what it must before the places are written.
+        self.found();
+        for word in [
+            FORMAT,
+            u32::from(self.may_give_up),
+            self.ids.oid.to_u32(),
+            self.ids.collation.to_u32(),
+            self.k as u32,
+            self.places.len() as u32,
+        ] {
             word.encode(&mut out);
         }
         self.fingerprint.encode(&mut out);
         let places = core::mem::take(&mut self.places);
         places.iter().for_each(|p| p.encode(&mut out));
         self.places = places;
-        checked(self.found().serialise(&mut out));
+        checked(self.found().serialise_with(&mut out, interrupt));
         out
     }
 
@@ -249,6 +332,7 @@ impl State {
         let input = &mut &bytes[..];
         let mut word = || u32::decode(input);
         (word()? == FORMAT).then_some(())?;
+        let may_give_up = word()? != 0;
         let (oid, collation, k, count) = (word()?, word()?, word()? as i32, word()? as usize);
         let fingerprint = u64::decode(input)?;
         (count <= input.len() / 4).then_some(())?;
@@ -266,9 +350,12 @@ impl State {
             waiting: Waiting::new(),
             fetch: |_| {},
             work: Work::Found(found),
-            allowed: allowed_bytes(),
+            allowed: allowed_bytes(may_give_up),
             look: LOOK_ROWS,
             bounded: false,
+            may_give_up,
+            rows: 0,
+            id_bytes: 0,
         })
     }
 
@@ -284,8 +371,8 @@ impl State {
     }
 }
 
-/// Lets a cancel through between the rows of two queries.
-fn interrupt() -> Result<(), pgedge_similarity::Error> {
+/// Lets a cancel through.
+pub fn interrupt() -> Result<(), pgedge_similarity::Error> {
     pgrx::check_for_interrupts!();
     Ok(())
 }
@@ -297,7 +384,8 @@ fn fetch<T: RowElement>(state: &mut State) {
 }
 
 /// What an aggregate may keep: work_mem times hash_mem_multiplier, as for a hash table; a megabyte at least, so that k = 10,000 always works.
-fn allowed_bytes() -> usize {
+fn allowed_bytes(travels: bool) -> usize {
     // SAFETY: settings of this backend.
-    unsafe { pg_sys::get_hash_memory_limit() }.max(1 << 20)
+    let bytes = unsafe { pg_sys::get_hash_memory_limit() }.max(1 << 20);
+    if travels { bytes.min(MOST_BYTES) } else { bytes }
 }

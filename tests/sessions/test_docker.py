@@ -110,6 +110,45 @@ def test_first_start_can_be_told_to_leave_the_settings(first_start, box_db):
     assert (first_start.data / "postgresql.auto.conf").read_text() == before
 
 
+def test_first_start_takes_the_limit_of_compose_where_the_kernel_shows_none(first_start, box_db):
+    """docker drops mem_limit where there are no memory control groups; PGEDGE_RAM wins over it, and a limit beyond the machine is none."""
+    machine = box_db.value("SELECT ram_bytes FROM pgedge._host()")
+    given = lambda ram: box_db.value("SELECT recommended FROM pgedge.recommended_settings(%s) WHERE name = 'shared_buffers'", [ram])  # noqa: E731
+    conf = first_start.data / "postgresql.auto.conf"
+    before = conf.read_text()
+    try:
+        for memory, ram, expected in (("512m", "", "128MB"), ("1.5 GB", "", "384MB"), ("536870912", "", "128MB"), ("512M", "768MB", "192MB"), ("900t", "", given(str(machine))),
+                                      ("0", "", given(str(machine))), ("", "", given(str(machine))), ("two", "", given(str(machine)))):
+            run_script(first_start, PGEDGE_MEMORY=memory, PGEDGE_RAM=ram, PGEDGE_TLS="off")
+            assert re.search(r"^shared_buffers = '(.*)'$", conf.read_text(), re.M)[1] == expected, memory
+    finally:
+        conf.write_text(before)
+
+
+# Raspberry Pi 4 and 5 as their kernels see them (MemTotal), and what an engine may give of them.
+BOARDS = {"1 GB": "906MB", "2 GB": "1846MB", "4 GB": "3794MB", "8 GB": "7998MB", "16 GB": "16219MB", "a quarter of 1 GB": "226MB", "the least": "64MB"}
+
+
+@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("storage", ["sd", "ssd"])
+def test_a_server_starts_with_what_is_recommended_for_a_board(first_start, box_db, board, storage):
+    """Every value together, as PostgreSQL checks them at its start; and what all connections and caches may take fits."""
+    rows = dict(box_db.sql("SELECT name, recommended FROM pgedge.recommended_settings(%s, 4, %s)", [BOARDS[board], storage]))
+    rows.pop("shared_preload_libraries", None)
+    ram = box_db.value("SELECT pg_size_bytes(%s)", [BOARDS[board]])
+    size = lambda name: box_db.value("SELECT pg_size_bytes(%s)", [rows[name]])  # noqa: E731
+    assert size("shared_buffers") <= ram // 2 and size("maintenance_work_mem") <= ram // 2 and size("work_mem") * int(rows["max_connections"]) <= 2 * ram
+    with Cluster({**rows, "logging_collector": "off"}) as cluster:
+        for name, value in rows.items():
+            if name != "logging_collector":
+                assert cluster.psql(f"SELECT setting = '{value}' OR current_setting(name) = '{value}' OR name = 'wal_compression' AND setting = 'pglz' OR name LIKE '%max_wal_size%'"
+                                    f" FROM pg_settings WHERE name = '{name}'") == "t", name
+        cluster.psql("CREATE EXTENSION pgedge CASCADE")
+        cluster.psql(f"CREATE OR REPLACE FUNCTION pgedge._host(OUT ram_bytes bigint, OUT ram_source text, OUT cpus int, OUT storage text, OUT device text) RETURNS SETOF record LANGUAGE sql"
+                     f" AS $$ SELECT {ram}::bigint, 'a board', 4, '{storage}', NULL::text $$")
+        assert cluster.psql("SELECT status FROM pgedge.health() WHERE check_name = 'settings'") == "ok"
+
+
 def test_scripts_parse():
     for script in ("initdb/10-pgedge.sh", "healthcheck.sh"):
         subprocess.run(["bash", "-n", DOCKER / script], check=True)
@@ -134,11 +173,27 @@ def test_no_password_in_the_repository():
         assert variable in compose and variable in (ROOT / ".env.example").read_text()
 
 
+def test_compose_file_asks_for_what_the_manual_says():
+    """Read as YAML, with each ${NAME:-default} put in."""
+    text = (ROOT / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"}
+    compose = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+    service = compose["services"]["postgres"]
+    assert list(compose["services"]) == ["postgres"] and list(compose["volumes"]) == ["data"] and "data:/var/lib/postgresql/data" in service["volumes"]
+    assert service["mem_limit"] == "2g" == service["environment"]["PGEDGE_MEMORY"] and service["shm_size"] == "256m"
+    assert service["restart"] == "unless-stopped" and service["stop_grace_period"] == "1m" and service["ports"] == ["5432:5432"]
+    assert service["environment"]["POSTGRES_INITDB_ARGS"] == "--data-checksums"
+    variables = {v for v in re.findall(r"\$\{(\w+)", text)}
+    assert variables <= set(re.findall(r"`(\w+)(?:=\w+)?`", (ROOT / "docs" / "image.md").read_text())), "docs/image.md has a table of the variables"
+
+
 def test_compose_takes_the_file(tmp_path):
     """Where some docker compose is; it needs no engine to read a file."""
-    compose = next((c for c in (["docker-compose"], ["docker", "compose"]) if shutil.which(c[0])), None)
+    # The docker client may be there without its compose plugin.
+    compose = next((c for c in (["docker-compose"], ["docker", "compose"])
+                    if shutil.which(c[0]) and subprocess.run([*c, "version"], capture_output=True, check=False).returncode == 0), None)
     if not compose:
-        pytest.skip("no docker compose here: compose.yaml was only read as YAML")
+        pytest.skip("no docker compose here: compose.yaml was only read as YAML, by the test before")
     config = [*compose, "-f", str(ROOT / "compose.yaml"), "--project-directory", str(tmp_path), "--env-file"]
     example = (ROOT / ".env.example").read_text()
     (tmp_path / "good.env").write_text(example.replace("POSTGRES_PASSWORD=", "POSTGRES_PASSWORD=a secret") + "POSTGRES_PORT=15432\n")
@@ -146,7 +201,7 @@ def test_compose_takes_the_file(tmp_path):
     assert out.returncode == 0, out.stderr
     service = yaml.safe_load(out.stdout)["services"]["postgres"]
     assert service["environment"]["POSTGRES_PASSWORD"] == "a secret" and "15432" in str(service["ports"]) and service["restart"] == "unless-stopped"
-    assert {k for k in service["environment"] if k.startswith("PGEDGE_")} == {"PGEDGE_TUNE", "PGEDGE_RAM", "PGEDGE_STORAGE", "PGEDGE_TLS"}
+    assert {k for k in service["environment"] if k.startswith("PGEDGE_")} == {"PGEDGE_TUNE", "PGEDGE_RAM", "PGEDGE_MEMORY", "PGEDGE_STORAGE", "PGEDGE_TLS"}
     (tmp_path / "bad.env").write_text(example)
     out = subprocess.run([*config, tmp_path / "bad.env", "config"], capture_output=True, text=True, check=False)
     assert out.returncode != 0 and "put a password into .env" in out.stderr

@@ -367,11 +367,12 @@ def test_dump_and_restore(cluster, db, empty_db):
     # As from a server that has seen more transactions than this one ever will.
     db.sql("SET session_replication_role = replica; ALTER TABLE claude_events DISABLE TRIGGER USER; UPDATE claude_events SET qx = '999999999999';"
            " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_wake; ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_place;"
-           " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_requeue; ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_truncated")
+           " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_requeue; ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_truncated;"
+           " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_deleted")
     dump = cluster.tool("pg_dump", "-d", db.name, capture_output=True).stdout
     cluster.tool("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-d", empty_db.name, input=dump, capture_output=True)
     trigger = "SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgrelid = 'claude_events'::regclass ORDER BY 1"
-    assert empty_db.sql(trigger) == db.sql(trigger) == [(f"pgedge_events_{n}", "A") for n in ("place", "requeue", "truncated", "wake")]
+    assert empty_db.sql(trigger) == db.sql(trigger) == [(f"pgedge_events_{n}", "A") for n in ("deleted", "place", "requeue", "truncated", "wake")]
     assert empty_db.sql("SELECT * FROM claude_events ORDER BY id") == db.sql("SELECT * FROM claude_events ORDER BY id")
     assert empty_db.sql("SELECT pgedge.create_tables()") == []
     plain = empty_db.value("SELECT pgedge.enqueue_event('t', '{}')")

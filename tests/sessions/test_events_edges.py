@@ -6,6 +6,7 @@ import time
 import psycopg
 import pytest
 
+from cluster import Cluster
 from support import fails
 from test_events_queue import claim, enqueue, ids
 
@@ -242,7 +243,7 @@ def test_the_schema_of_the_tables_is_renamed(empty_db, names):
         rows = claim(conn, 1)
         conn.execute(f"ALTER SCHEMA {names[0]} RENAME TO {names[1]}")
     with empty_db.connect() as conn:
-        for call in ("enqueue_event('t', '{}')", f"complete_events('{{1}}', {rows[0][2]})", "cancel_events('{2}')"):
+        for call in ("enqueue_event('t', '{}')", f"fail_events('{{1}}', {rows[0][2]})", "cancel_events('{2}')"):
             error = fails(conn, "42P01", f"SELECT pgedge.{call}")
             assert "create_tables()" in error.diag.message_hint
         assert [r for (r,) in conn.execute("SELECT pgedge.create_tables()") if "enqueue_event(" in r]
@@ -328,3 +329,162 @@ def test_an_event_that_loses_its_key_after_its_lease_expired_is_not_stuck(conn):
     conn.execute("UPDATE claude_events SET ordering_key = NULL, run_at = clock_timestamp() + interval '100 ms'")
     time.sleep(0.2)
     assert ids(claim(conn)) == [event]
+
+
+def test_a_claim_after_truncate_in_the_same_transaction_holds_after_its_commit(db, conn):
+    enqueue(conn)
+    assert len(claim(conn)) == 1
+    with db.connect(autocommit=False) as other:
+        before = enqueue(other)
+        assert ids(claim(other)) == [before]
+        other.execute("TRUNCATE claude_events")
+        first, second = enqueue(other), enqueue(other)
+        rows = claim(other, 1)
+        assert ids(rows) == [first]
+        other.commit()
+        assert claim(conn) != [] and claim(conn) == []
+        assert [r[0] for r in conn.execute("SELECT id FROM pgedge.event_leases ORDER BY 1")] == [first, second]
+        assert complete(other, rows) == [first]
+        other.commit()
+        # What is finished in the transaction that emptied the table stays so, and a rollback undoes all.
+        rows = conn.execute("SELECT id, 1, lease_token FROM pgedge.event_leases").fetchall()
+        other.execute("SAVEPOINT s")
+        other.execute("TRUNCATE claude_events")
+        third = enqueue(other)
+        assert complete(other, claim(other, 1)) == [third]
+        other.execute("ROLLBACK TO s")
+        other.commit()
+        assert complete(conn, rows) == [second]
+
+
+def test_memory_of_dropped_tables_is_given_back():
+    """With mmap a segment is a file. It goes when the table is gone for good, not before, and not while someone has it mapped."""
+    with Cluster({"dynamic_shared_memory_type": "mmap"}) as cluster:
+        cluster.psql("CREATE EXTENSION pgedge CASCADE")
+
+        def large():
+            return [f for f in (cluster.data / "pg_dynshmem").iterdir() if f.stat().st_size > 4_000_000]
+
+        def named():
+            return sorted(f.name for f in (cluster.data / "pg_stat_tmp").iterdir() if f.name.startswith("pgedge."))
+
+        with psycopg.connect(cluster.dsn(), autocommit=True) as conn, psycopg.connect(cluster.dsn()) as other:
+            enqueue(conn)
+            assert len(claim(conn)) == len(named()) == len(large()) == 1
+            # A drop that is not over, or is undone, takes no lease from anyone.
+            other.execute("DROP TABLE claude_events")
+            other.execute("SELECT pgedge.create_tables()")
+            enqueue(other)
+            assert len(claim(other)) == 1 and len(named()) == 2
+            other.rollback()
+            assert claim(conn) == [] and conn.execute("SELECT count(*) FROM pgedge.event_leases").fetchone() == (1,)
+            for _ in range(4):
+                conn.execute("DROP TABLE claude_events")
+                conn.execute("SELECT pgedge.create_tables()")
+                enqueue(conn)
+                assert len(claim(conn)) == 1
+            assert len(named()) == 1
+            assert len(large()) <= 3, "what sessions have mapped, and no more"
+            assert claim(other) == []
+        with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+            assert claim(conn) == [] and len(large()) == 1
+            conn.execute("DROP TABLE claude_events")
+            # In one transaction, with another table's leases.
+            with conn.transaction():
+                conn.execute("SELECT pgedge.create_tables()")
+                enqueue(conn)
+                assert len(claim(conn)) == 1
+                conn.execute("DROP TABLE claude_events")
+                conn.execute("SELECT pgedge.create_tables()")
+                last = enqueue(conn)
+                assert ids(claim(conn)) == [last]
+            assert claim(conn) == []
+
+
+def test_wait_for_events_alone_can_be_granted(db, conn):
+    conn.execute("DROP ROLE IF EXISTS waits; CREATE ROLE waits LOGIN")
+    try:
+        with db.connect("waits") as waits:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                waits.execute("SELECT pgedge.wait_for_events('10 ms')")
+            conn.execute("GRANT EXECUTE ON FUNCTION pgedge.wait_for_events TO waits")
+            assert waits.execute("SELECT pgedge.wait_for_events('10 ms')").fetchone() == (False,)
+            enqueue(conn)
+            assert waits.execute("SELECT pgedge.wait_for_events('10 s')").fetchone() == (True,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                waits.execute("SELECT * FROM pgedge.claim_events()")
+            conn.execute("SELECT pgedge.grant_service('waits', 'event_consumer')")
+            assert waits.execute("SELECT pgedge.wait_for_events('10 s')").fetchone() == (True,)
+    finally:
+        conn.execute("DROP OWNED BY waits; DROP ROLE waits")
+
+
+def test_waiting_speaks_of_the_timeout(conn):
+    for value, state in (("NULL", "22004"), ("'0'", "22023"), ("'-1 s'", "22023"), ("'2 years'", "22023")):
+        error = fails(conn, state, f"SELECT pgedge.wait_for_events({value})")
+        assert "timeout" in error.diag.message_primary and "lease" not in str(error).lower() + error.diag.message_hint.lower()
+
+
+def test_an_id_changed_under_a_lease_is_another_event(conn):
+    event = enqueue(conn)
+    rows = claim(conn)
+    conn.execute("UPDATE claude_events SET id = 1000 WHERE id = %s", (event,))
+    again = claim(conn)
+    assert ids(again) == [1000]
+    assert complete(conn, rows) == []
+    assert complete(conn, again) == [1000]
+    conn.execute("INSERT INTO claude_events (id, event_type, payload) VALUES (%s, 't', '{}')", (event,))
+    assert ids(claim(conn)) == [event], "the id is free again"
+
+
+def test_an_ordering_key_changed_under_a_lease_counts_under_the_new_one(db, conn):
+    early = enqueue(conn, "early", ordering_key="b")
+    leased = enqueue(conn, "leased", ordering_key="a")
+    behind = enqueue(conn, "behind", ordering_key="a")
+    rows = claim(conn, types=["leased"])
+    assert ids(rows) == [leased]
+    with db.connect(autocommit=False) as other:
+        other.execute("UPDATE claude_events SET ordering_key = 'b' WHERE id = %s", (leased,))
+        other.rollback()
+    assert claim(conn, types=["behind"]) == [], "undone, it is still the key's one"
+    conn.execute("UPDATE claude_events SET ordering_key = 'b' WHERE id = %s", (leased,))
+    assert ids(claim(conn)) == [behind], "one of key b is in someone's hands, none of key a"
+    assert complete(conn, rows) == [leased]
+    assert ids(claim(conn)) == [early]
+
+
+def test_a_deleted_event_is_nobodys(db, conn):
+    conn.execute("INSERT INTO pgedge.event_limits (event_type, max_concurrent) VALUES ('t', 1)")
+    event, second = enqueue(conn, ordering_key="k"), enqueue(conn, ordering_key="k")
+    rows = claim(conn)
+    with db.connect(autocommit=False) as other:
+        other.execute("DELETE FROM claude_events WHERE id = %s", (event,))
+        other.rollback()
+        assert claim(conn) == []
+        with db.connect() as waiting:
+            waiting.execute("LISTEN pgedge_events")
+            assert claim(waiting) == []
+            other.execute("DELETE FROM claude_events WHERE id = %s", (event,))
+            assert claim(conn) == []
+            other.commit()
+            assert list(waiting.notifies(timeout=10, stop_after=1)), "who waits for its key or type is woken"
+    assert conn.execute("SELECT count(*) FROM pgedge.event_leases").fetchone() == (0,)
+    assert complete(conn, rows) == []
+    rows = claim(conn)
+    assert ids(rows) == [second]
+    conn.execute("DELETE FROM claude_events WHERE id = %s", (second,))
+    conn.execute("INSERT INTO claude_events (id, event_type, payload) VALUES (%s, 't', '{}')", (second,))
+    again = claim(conn)
+    assert ids(again) == [second] and complete(conn, rows) == [] and complete(conn, again) == [second]
+
+
+@pytest.mark.parametrize("body", ["NEW.dedup_key := 'x' || NEW.dedup_key; RETURN NEW;", "NEW.event_type := 'other'; RETURN NEW;", "RETURN NULL;"])
+def test_triggers_that_hide_the_dedup_key_end_in_an_error(conn, body):
+    conn.execute(f"CREATE FUNCTION rewrite() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$")
+    conn.execute("CREATE TRIGGER rewrite BEFORE INSERT ON claude_events FOR EACH ROW EXECUTE FUNCTION rewrite()")
+    conn.execute("SET statement_timeout = '20s'")
+    if body != "RETURN NULL;":
+        enqueue(conn, dedup_key="k")
+    for call in ("SELECT pgedge.enqueue_event('t', '{}', dedup_key => 'k')", "SELECT pgedge.enqueue_events('t', '{1,2}'::jsonb[], dedup_keys => '{k,k2}')"):
+        error = fails(conn, "27000", call)
+        assert '"k"' in error.diag.message_primary and "trigger" in error.diag.message_hint

@@ -447,6 +447,90 @@ def test_a_flood_of_unique_lines_stays_bounded(db):
     one_row_each(db)
 
 
+PARTS = "ka lo mi nu pe ra si to vu wa ze bo cy du fa go hi ju xo qi".split()
+
+
+def services(n):
+    return [f"service {PARTS[i % 20]}{PARTS[i // 20 % 20]}{PARTS[i // 400 % 20]} moved" for i in range(n)]
+
+
+def test_a_flood_of_one_statement_is_one_row(db):
+    """Past what is kept of a structure lines still go to the pattern that covers them, in any order and batches, and so in log_patterns()."""
+    lines = services(6000)
+    rng = random.Random(3)
+    with db.connect() as conn:
+        for source, size in [("whole", 6000), ("parts", 700), ("again", 250)]:
+            for i in range(0, len(lines), size):
+                conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(%s::text[], 'INFO', %s)", (lines[i:i + size], source))
+            rng.shuffle(lines)
+        assert totals(db) == [("service {*} moved", "INFO", s, 6000, 1) for s in ("again", "parts", "whole")]
+        assert {n for (n,) in db.sql("SELECT count(*) FROM pgedge._log_shapes GROUP BY source_no")} == {512}
+        assert db.sql("SELECT count(*) FROM pgedge._log_rows") == [(3,)]
+        found = conn.execute("SELECT p->>'pattern', p->>'count' FROM (SELECT pgedge.log_patterns(l) FROM unnest(%s::text[]) l) s(f), jsonb_array_elements(f) p", (lines,)).fetchall()
+        assert found == [("service {*} moved", "6000")]
+        assert conn.execute("SELECT message_pattern FROM pgedge.match_log('service neverseen moved', 'whole')").fetchone() == ("service {*} moved",)
+    one_row_each(db)
+
+
+def test_a_flood_of_many_structures_keeps_rows_bounded(db):
+    """Rows of forgotten shapes end in what covers them, with all their lines and their lineage, however the lines were sent."""
+    words = [a + b + c for a in "bdfgklmn" for b in "aeiou" for c in ("st", "rk", "nd", "lp", "sh", "m", "n", "r")]
+    rng = random.Random(7)
+
+    def line():
+        parts = rng.sample(words, rng.randrange(3, 9))
+        return "".join(p + rng.choice([" ", ": ", ", ", "/", " [", "] ", "=", " ("]) for p in parts)
+
+    lines = list(dict.fromkeys(line() for _ in range(12_000)))
+    kept = []
+    for source, size in [("few", 4000), ("many", 600), ("back", 1700)]:
+        with db.connect() as conn:
+            sent = lines[::-1] if source == "back" else lines
+            for i in range(0, len(sent), size):
+                batch = sent[i:i + size]
+                answer = conn.execute("SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::text[], 'INFO', %s)", (batch, source)).fetchone()
+                assert answer == (len(batch),)
+                rows, total = conn.execute("SELECT count(*), sum(count) FROM aggregated_logs WHERE source = %s", (source,)).fetchone()
+                assert rows <= 2 * 4096 + 1 and total == min(i + size, len(sent))
+            assert conn.execute("SELECT count(*) FROM pgedge.match_log(%s, %s)", (sent[0], source)).fetchone() == (1,)
+        shapes = db.sql(f"SELECT shape FROM pgedge._log_shapes s JOIN pgedge._log_sources USING (source_no) WHERE source = '{source}' ORDER BY 1")
+        assert len(shapes) == 4096
+        kept.append(shapes)
+        # the row {*} has what no pattern covers
+        other = db.sql(f"SELECT count FROM aggregated_logs WHERE source = '{source}' AND message_pattern = '{{*}}'")
+        assert len(other) == 1 and other[0][0] > 1000
+        assert db.sql(f"SELECT count(*) > 0 FROM pgedge.log_pattern_lineage WHERE source = '{source}'") == [(source != "few" or len(lines) > 4000,)]
+    assert kept[0] == kept[1] == kept[2]
+    assert db.sql("SELECT count(*) FROM pgedge._log_rows") == db.sql("SELECT count(*) FROM aggregated_logs")
+    one_row_each(db)
+    # nothing more to do for a session that knows nothing yet
+    before = totals(db)
+    with db.connect() as late:
+        late.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 'few')", (lines[:50],))
+    assert len(totals(db)) == len(before) and sum(r[3] for r in totals(db)) == sum(r[3] for r in before) + 50
+    one_row_each(db)
+
+
+def test_shapes_of_an_earlier_version_that_kept_more(db):
+    """0.2.0 kept up to 4,096 shapes of a structure: they are read, and those that are no longer kept go at the next call."""
+    lines = services(3000)
+    with db.connect() as conn:
+        conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 'old')", (lines,))
+        conn.execute("INSERT INTO pgedge._log_shapes (source_no, no, shape) SELECT s.source_no, s.last_no + v.n, v.line FROM pgedge._log_sources s, unnest(%s::text[]) WITH ORDINALITY v(line, n)"
+                     " WHERE NOT EXISTS (SELECT FROM pgedge._log_shapes h WHERE h.source_no = s.source_no AND h.shape = v.line)", (lines,))
+        conn.execute("UPDATE pgedge._log_sources SET last_no = last_no + 3000")
+        # a row whose pattern has no shape any more
+        gone = conn.execute("INSERT INTO aggregated_logs (message_pattern, count, level, source, first_seen, last_seen) VALUES ('service unheard moved', 5, 'INFO', 'old', now(), now()) RETURNING id").fetchone()[0]
+        conn.execute("INSERT INTO pgedge._log_rows SELECT %s, source_no, last_no, 'service unheard moved', 'INFO', '{}', date_trunc('hour', now()), 0 FROM pgedge._log_sources", (gone,))
+    with db.connect() as conn:
+        assert db.sql("SELECT count(*) FROM pgedge._log_shapes") == [(3000,)]
+        conn.execute("SELECT pgedge.aggregate_logs(ARRAY['service novel moved'], 'INFO', 'old')")
+        assert totals(db) == [("service {*} moved", "INFO", "old", 3006, 1)]
+        assert db.sql("SELECT count(*) FROM pgedge._log_shapes") == [(512,)]
+        assert db.sql("SELECT old_pattern, new_pattern, lines FROM pgedge.log_pattern_lineage") == [("service unheard moved", "service {*} moved", 5)]
+    one_row_each(db)
+
+
 def test_metadata_is_merged_and_bounded(db):
     with db.connect() as conn:
         def send(*metadata):
@@ -756,14 +840,13 @@ def test_labelled_logs(db):
             assert counts == dict(conn.execute("SELECT message_pattern, sum(count) FROM aggregated_logs WHERE source = %s GROUP BY 1", (name,)).fetchall())
             missed = conn.execute("SELECT line, pattern FROM lines WHERE line !~ pgedge.log_pattern_regex(pattern)").fetchall()
             assert missed == [], (name, missed[:3])
-            # Against lines of other patterns, five of each: taking them apart tells them apart. An expression may find a few that only the type
-            # of a value tells apart, such as a {NUM} where it has a {HEX}.
+            # Against lines of other patterns, five of each (the crate's test tries all): neither taking them apart nor an expression finds one.
             conn.execute("CREATE TEMP TABLE few AS SELECT line, pattern FROM (SELECT *, row_number() OVER (PARTITION BY pattern ORDER BY n) k FROM lines) l WHERE k <= 5")
             conn.execute("CREATE TEMP TABLE patterns AS SELECT DISTINCT pattern, pgedge.log_pattern_regex(pattern) AS regex FROM lines")
             others = "FROM patterns p JOIN few l ON l.pattern <> p.pattern"
             assert conn.execute(f"SELECT p.pattern, l.line {others} WHERE pgedge.log_parameters(l.line, p.pattern) IS NOT NULL").fetchall() == []
             strays = conn.execute(f"SELECT p.pattern, l.line {others} WHERE l.line ~ p.regex").fetchall()
-            assert len(strays) <= conn.execute("SELECT count(*) / 50 FROM few").fetchone()[0], (name, strays[:3])
+            assert strays == [], (name, strays[:3])
             assert conn.execute("SELECT line FROM lines WHERE pgedge.log_parameters(line, pattern) IS NULL").fetchall() == []
             conn.execute("DROP TABLE lines, few, patterns")
     one_row_each(db)

@@ -220,6 +220,47 @@ def test_memory_stays_within_work_mem(data):
         assert conn.execute("SELECT count(*), min(rank), max(rank) FROM many, pgedge.batch_search(q[1:2], 10000, relation => 'items')").fetchone() == (12000, 1, 6000)
 
 
+def test_long_ids_and_large_k_never_need_more_work_mem(data):
+    """Neither batch_search nor knn_join raises 54000: what does not fit is asked for again, in smaller blocks."""
+    with data.connect() as conn:
+        conn.execute("CREATE TEMP TABLE urls AS SELECT 'https://example.org/' || repeat('p', 190) || id AS id, id AS number, embedding FROM items")
+        conn.execute("CREATE TEMP TABLE twenty AS SELECT id, embedding FROM items WHERE id <= 20")
+        few, many = "(SELECT array_agg(embedding ORDER BY id) FROM twenty)", "(SELECT array_agg(embedding ORDER BY id) FROM items WHERE id <= 300)"
+        conn.execute("SET work_mem = '256MB'")
+        conn.execute("CREATE TEMP TABLE want AS"
+                     f" SELECT query_no, rank, id, similarity, 100 AS k FROM pgedge.batch_search({many}, 100, relation => 'urls')"
+                     f" UNION ALL SELECT *, 10000 FROM pgedge.batch_search({few}, 10000, relation => 'urls')")
+        for memory in ("64kB", "1MB", "4MB"):
+            conn.execute(f"SET work_mem = '{memory}'")
+            for setting in (SERIAL, PARALLEL):
+                conn.execute(setting)
+                for k, queries in ((100, many), (10000, few)):
+                    for call in (f"SELECT query_no, rank, id, similarity FROM pgedge.batch_search({queries}, {k}, relation => 'urls')",
+                                 f"SELECT left_id::int, rank, right_id, similarity FROM pgedge.knn_join('twenty', 'urls', {k})"):
+                        got = conn.execute(f"WITH got AS MATERIALIZED ({call}), expected AS (SELECT w.query_no, rank, id, similarity FROM want w WHERE k = {k} AND query_no <= (SELECT max(n) FROM got g(n)))"
+                                           " SELECT (SELECT count(*) FROM got), (SELECT count(*) FROM expected), (SELECT count(*) FROM (SELECT * FROM got EXCEPT SELECT * FROM expected) d)").fetchone()
+                        assert got[0] == got[1] > 0 and got[2] == 0, (memory, call[:60], got)
+
+
+@pytest.mark.parametrize("kind, value", [("char(10)", "a"), ("inet", "10.0.0.1"), ("boolean", "t"), ("varchar(9)", "v "), ("name", "n"), ("numeric", "1.50"), ("date", "2024-02-03"), ("text", " t")])
+def test_ids_are_what_a_cast_to_text_gives(data, kind, value):
+    with data.connect() as conn:
+        conn.execute(f"CREATE TEMP TABLE typed (id {kind}, embedding vector(2))")
+        conn.execute(f"INSERT INTO typed VALUES ('{value}', '[1,0]'), (NULL, NULL)")
+        for call in ("pgedge.batch_search(ARRAY['[1,0]']::vector[], relation => 'typed')",
+                     "unnest((SELECT pgedge.top_k(id, embedding, ARRAY['[1,0]']::vector[], 1, 'l2') FROM typed))",
+                     "(SELECT right_id AS id FROM pgedge.knn_join('typed', 'typed'))"):
+            assert conn.execute(f"SELECT count(*) FROM {call} s JOIN typed t ON t.id::text = s.id").fetchone() == (1,), call
+
+
+def test_queries_of_unknown_type_are_vectors(data):
+    with data.connect() as conn:
+        one = conn.execute("SELECT embedding::text FROM items ORDER BY id LIMIT 1").fetchone()[0]
+        assert len(conn.execute("SELECT * FROM pgedge.batch_search($1, 3, relation => 'items')".replace("$1", "%s"), ('{"' + one + '"}',)).fetchall()) == 3
+        assert len(conn.execute(f"SELECT * FROM pgedge.batch_search(ARRAY['{one}']::vector[], 3, relation => 'items')").fetchall()) == 3
+        assert conn.execute("SELECT * FROM pgedge.batch_search(NULL, relation => 'items')").fetchall() == []
+
+
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
 def test_every_dimension(data, kind):
     with data.connect() as conn:
@@ -318,10 +359,21 @@ def test_foreign_tables(data):
             conn.execute("CREATE FOREIGN TABLE few (id int, embedding vector(384)) SERVER here OPTIONS (table_name 'queries_as_items')")
             conn.execute("CREATE VIEW queries_as_items AS SELECT n AS id, e AS embedding FROM queries")
             assert search(conn, more="relation => 'far'") == search(conn)
+            # a foreign partition, or child, of something that has no ctid
+            conn.execute("CREATE TABLE mixed (id int, embedding vector(384)) PARTITION BY RANGE (id)")
+            conn.execute("CREATE TABLE near PARTITION OF mixed FOR VALUES FROM (1000) TO (2000); INSERT INTO near SELECT id + 1000, embedding FROM items WHERE id <= 20")
+            conn.execute("CREATE FOREIGN TABLE away PARTITION OF mixed FOR VALUES FROM (1) TO (1000) SERVER here OPTIONS (table_name 'queries_as_items')")
+            conn.execute("CREATE TABLE parent (id int, embedding vector(384)); CREATE TABLE child () INHERITS (parent); INSERT INTO parent SELECT * FROM near")
+            conn.execute("CREATE FOREIGN TABLE grandchild () INHERITS (child) SERVER here OPTIONS (table_name 'queries_as_items')")
+            conn.execute("CREATE TEMP TABLE whole AS SELECT * FROM mixed")
+            pairs = conn.execute("SELECT * FROM pgedge.similar_pairs(0.8, relation => 'whole')").fetchall()
+            assert pairs
+            for relation in ("mixed", "parent"):
+                assert conn.execute(f"SELECT * FROM pgedge.similar_pairs(0.8, relation => '{relation}')").fetchall() == pairs
             assert (conn.execute("SELECT * FROM pgedge.similar_pairs(0.8, relation => 'few')").fetchall()
                     == conn.execute("SELECT * FROM pgedge.similar_pairs(0.8, relation => 'queries_as_items')").fetchall())
         finally:
-            conn.execute("DROP EXTENSION postgres_fdw CASCADE; DROP VIEW IF EXISTS queries_as_items")
+            conn.execute("DROP EXTENSION postgres_fdw CASCADE; DROP VIEW IF EXISTS queries_as_items; DROP TABLE IF EXISTS mixed, parent CASCADE")
 
 
 def test_partitions_and_odd_column_names(data):

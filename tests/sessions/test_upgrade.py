@@ -109,6 +109,21 @@ def test_the_queue_goes_on_after_the_update(release, view, cluster):
         assert sorted(r[0] for r in conn.execute("SELECT event_type FROM pgedge.claim_events(10)")) == ["dead", "late", "plain"]
 
 
+@pytest.mark.parametrize("release", [r for r in RELEASES if r.stem == "pgedge--0.2.0"], ids=lambda p: p.stem)
+def test_hours_that_are_still_to_come_end_with_the_update(release, cluster):
+    """0.2.0 counted lines of a clock that was ahead in the hours that it showed, and kept those for ever."""
+    old = old_database(cluster, release)
+    with old.connect() as conn:
+        conn.execute("INSERT INTO aggregated_logs (message_pattern, count) VALUES ('ahead', 10), ('right', 10)")
+        conn.execute("INSERT INTO pgedge._log_rows (row_id, source_no, no, pattern, sample_ranks, open_hour, lines_before)"
+                     " SELECT a.id, 1, 1, a.message_pattern, '{}', date_trunc('hour', now(), 'UTC') + CASE a.message_pattern WHEN 'ahead' THEN interval '9 days' ELSE '0' END, 7 FROM aggregated_logs a")
+        conn.execute("INSERT INTO pgedge._log_hours SELECT a.id, date_trunc('hour', now(), 'UTC') + make_interval(hours => h), 1 FROM aggregated_logs a,"
+                     " unnest(CASE a.message_pattern WHEN 'ahead' THEN ARRAY[-4, -3, -2, -1, 0, 1, 2] ELSE ARRAY[-7, -6, -5, -4, -3, -2, -1] END) h")
+    cluster.psql("ALTER EXTENSION pgedge UPDATE", old.name)
+    hours = old.sql("SELECT message_pattern, extract(epoch FROM hour - date_trunc('hour', now(), 'UTC'))::int / 3600, lines FROM pgedge.log_trends('1 day') ORDER BY 1, 2")
+    assert hours == [("ahead", -4, 1), ("ahead", -3, 1), ("ahead", -2, 1), ("ahead", -1, 4), ("ahead", 0, 3), *(("right", h, 1) for h in range(-7, 0)), ("right", 0, 3)]
+
+
 @pytest.mark.parametrize("release", RELEASES, ids=lambda p: p.stem)
 def test_update_gives_the_catalog_of_a_fresh_install(release, cluster):
     old, fresh = old_database(cluster, release), create_database(cluster)

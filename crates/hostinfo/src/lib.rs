@@ -81,9 +81,24 @@ pub fn space(path: &Path) -> Option<Space> {
     Some(Space { total: s.f_blocks * s.f_frsize, free: s.f_bavail * s.f_frsize, filesystem: s.f_fsid })
 }
 
+/// The symbolic links in a folder, in order, with what they point to; empty when it cannot be read.
+#[must_use]
+pub fn links(folder: &Path) -> Vec<(PathBuf, PathBuf)> {
+    sorted_entries(folder).into_iter().filter_map(|link| Some((link.clone(), fs::read_link(link).ok()?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_are_found_and_files_are_not() {
+        let m = tests_support::Machine::new();
+        m.write("folder/PG_VERSION", "16");
+        std::os::unix::fs::symlink("/mnt/ssd", m.root().join("folder/16400")).unwrap();
+        assert_eq!(links(&m.root().join("folder")), [(m.root().join("folder/16400"), PathBuf::from("/mnt/ssd"))]);
+        assert!(links(Path::new("/no/such/folder")).is_empty());
+    }
 
     #[test]
     fn this_machine_has_processors_and_room() {

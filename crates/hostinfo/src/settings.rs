@@ -60,7 +60,7 @@ fn memory(ram: u64) -> Vec<Setting> {
         ),
         setting(
             "maintenance_work_mem",
-            share(ram, 16, 32, 2048),
+            share(ram, 16, (ram / MB / 4).clamp(1, 32), 2048),
             "for index builds and vacuum, few at a time; an HNSW build is several times slower once its graph outgrows it",
         ),
         setting(

@@ -147,6 +147,10 @@ pub struct State {
     pub epoch: u64,
     /// Not before this is it worth looking for delayed events that are due.
     pub due_at: i64,
+    /// When to look again for finished events that are too old, and the page of the table to look at first.
+    pub retain_at: i64,
+    /// See `retain_at`.
+    pub retain_page: u32,
     /// A consumer found nothing since the last notification.
     pub idle: bool,
     /// Inserting transactions on their way to commit that sent no notification.
@@ -240,11 +244,35 @@ impl<'a> Queue<'a> {
         s.heads = [NONE; LANES];
         s.tails = [NONE; LANES];
         (s.next_expiry, s.due_at) = (i64::MAX, i64::MIN);
+        (s.retain_at, s.retain_page) = (i64::MIN, 0);
         s.epoch = s.epoch.wrapping_add(1);
         s.groups = [Group::default(); GROUPS];
         s.key_from_len = 0;
         s.limits_wanted = s.limits_wanted.wrapping_add(1);
         s.idle = true;
+        self.count_no_leases();
+    }
+
+    /// Forgets everything but these leases, of (event, token): the table was emptied, and then they were taken.
+    pub fn reset_keeping(&mut self, keep: &[(i64, i64)]) {
+        let held = |s: &Slot| matches!(s.condition(), Condition::Leased | Condition::Held);
+        let kept: Vec<Slot> = keep
+            .iter()
+            .filter_map(|&(id, token)| self.find(id).map(|at| self.slot(at)).filter(|s| s.token == token && held(s)))
+            .collect();
+        self.reset();
+        for was in kept {
+            // There is room: there was before.
+            let Some(at) = self.allocate(was.id, was.key) else { return };
+            let slot = &mut self.slots[at as usize];
+            (slot.state, slot.lane, slot.kind) = (was.state, was.lane, was.kind);
+            (slot.token, slot.expires_at, slot.claimed_at) = (was.token, was.expires_at, was.claimed_at);
+            (slot.attempt, slot.lost, slot.place) = (was.attempt, was.lost, was.place);
+            (slot.worker, slot.worker_len) = (was.worker, was.worker_len);
+            self.state.leased += 1;
+            self.state.next_expiry = self.state.next_expiry.min(was.expires_at);
+            self.count_limit(was.kind, 1);
+        }
     }
 
     /// All slots, for reports.
@@ -396,6 +424,16 @@ impl<'a> Queue<'a> {
             _ if slot.token != token => {}
             Condition::Leased | Condition::Held => self.dismiss(at),
             _ => slot.token = 0,
+        }
+    }
+
+    /// What the holder of `token` holds is of another ordering key, of this hash (0: of none), as its row says by now.
+    pub fn change_key(&mut self, id: i64, token: i64, key: u64) {
+        if let Some(at) = self.find(id)
+            && self.slot(at).token == token
+            && matches!(self.slot(at).condition(), Condition::Leased | Condition::Held)
+        {
+            self.rekey(at, key);
         }
     }
 

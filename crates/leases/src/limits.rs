@@ -115,6 +115,11 @@ impl Queue<'_> {
         }
     }
 
+    pub(crate) fn count_no_leases(&mut self) {
+        let n = (self.state.limit_count as usize).min(LIMITS);
+        self.state.limits[..n].iter_mut().for_each(|l| l.leased = 0);
+    }
+
     pub(crate) fn count_limit(&mut self, kind: u64, by: i64) {
         let n = (self.state.limit_count as usize).min(LIMITS);
         if let Some(limit) = self.state.limits[..n].iter_mut().find(|l| l.kind == kind) {

@@ -42,6 +42,8 @@ impl Memory {
             claims: 0,
             epoch: 0,
             due_at: 0,
+            retain_at: 0,
+            retain_page: 0,
             idle: false,
             quiet: 0,
             notified_at: 0,
@@ -330,4 +332,41 @@ fn check(q: &Queue<'_>) {
         }
     }
     assert_eq!((free, leased, free), (q.state.free, q.state.leased, listed));
+}
+
+#[test]
+fn leases_taken_after_the_table_was_emptied_outlive_that() {
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    q.set_limits(&[Limit::new("t", 1, Some(2), None, false, 0)]);
+    for (id, token) in [(1, 10), (2, 10), (3, 11)] {
+        assert_eq!(q.lease(&request(id, token, 50)), Leasing::Granted);
+    }
+    assert!(q.remember(4, 5, 0, 1, 0));
+    let epoch = q.state.epoch;
+    q.reset_keeping(&[(3, 11), (2, 99), (7, 11)]);
+    assert_ne!(q.state.epoch, epoch);
+    assert!(q.find(1).is_none() && q.find(2).is_none() && q.find(4).is_none());
+    assert_eq!((q.state.leased, q.state.free, q.allowance(1, 9, 0)), (1, 0, 1));
+    assert_eq!(q.lease(&request(3, 12, 60)), Leasing::Taken);
+    q.sweep(51);
+    assert_eq!(q.lease(&request(3, 12, 60)), Leasing::Granted, "it expires as it would have");
+    assert!((10..13).all(|id| q.lease(&request(id, 13, 60)) == Leasing::Granted), "the others' room is free");
+}
+
+#[test]
+fn a_leased_event_goes_over_to_another_key() {
+    let mut m = Memory::new(4);
+    let mut q = m.queue();
+    assert_eq!(q.lease(&Request { key: 5, ..request(1, 10, 50) }), Leasing::Granted);
+    q.change_key(1, 11, 6);
+    assert!(q.key_is_busy(5) && !q.key_is_busy(6), "another token's holder changes nothing");
+    q.change_key(1, 10, 6);
+    assert!(!q.key_is_busy(5) && q.key_is_busy(6));
+    q.change_key(1, 10, 0);
+    assert!(!q.key_is_busy(6));
+    q.change_key(1, 10, 6);
+    q.release(1, 10);
+    q.change_key(1, 0, 7);
+    assert!(q.find(1).is_none(), "nothing is left of an event that is found by its key");
 }

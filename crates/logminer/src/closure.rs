@@ -91,11 +91,13 @@ impl Bucket {
         self.shapes.len() as u32
     }
 
-    /// The class whose pattern covers a shape that was not inserted.
+    /// The class whose pattern covers a shape that was not inserted: the one with the fewest open slots, of those the first by its text.
     pub(crate) fn covering<'a>(&self, slots: impl Iterator<Item = &'a str>) -> Option<u32> {
         let shape: Vec<Value> = slots.map(|t| self.ids.get(t).copied().unwrap_or(Value::MAX)).collect();
         let live = |c: &Class| !c.members.is_empty() && covers(&c.pattern, &shape);
-        self.classes.iter().position(live).map(|c| c as u32)
+        let open = |c: &Class| c.pattern.iter().filter(|&&v| v == WILD).count();
+        let covering = self.classes.iter().enumerate().filter(|(_, c)| live(c));
+        covering.min_by_key(|(_, c)| (open(c), self.text(&c.pattern))).map(|(i, _)| i as u32)
     }
 
     /// Adds a shape that is not there yet; its number is the count of shapes before it.

@@ -2,12 +2,19 @@
 
 use crate::forms::{boundary, byte, digits, is_word};
 
-const MONTHS: [&[u8; 3]; 12] =
-    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
-const DAYS: [&[u8; 3]; 7] = [b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun"];
-
 fn month(s: &[u8], a: usize) -> bool {
-    s.len() >= a + 3 && boundary(s, a + 3) && MONTHS.iter().any(|m| m[..] == s[a..a + 3])
+    let names = |name: &[u8]| {
+        matches!(
+            name,
+            b"Jan" | b"Feb" | b"Mar" | b"Apr" | b"May" | b"Jun" | b"Jul" | b"Aug" | b"Sep" | b"Oct" | b"Nov" | b"Dec"
+        )
+    };
+    s.get(a..a + 3).is_some_and(names) && boundary(s, a + 3)
+}
+
+fn weekday(s: &[u8], a: usize) -> bool {
+    let names = |name: &[u8]| matches!(name, b"Mon" | b"Tue" | b"Wed" | b"Thu" | b"Fri" | b"Sat" | b"Sun");
+    s.get(a..a + 3).is_some_and(names) && boundary(s, a + 3)
 }
 
 fn blanks(s: &[u8], a: usize) -> usize {
@@ -129,7 +136,7 @@ fn date_dash_clock(s: &[u8], e: usize) -> usize {
 pub(crate) fn named_date(s: &[u8], a: usize) -> Option<usize> {
     let mut i = a;
     let mut day = false;
-    if s.len() >= a + 4 && DAYS.iter().any(|d| d[..] == s[a..a + 3]) && boundary(s, a + 3) {
+    if weekday(s, a) {
         day = true;
         i += 3;
         i += usize::from(byte(s, i) == b',');

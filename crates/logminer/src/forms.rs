@@ -336,8 +336,8 @@ fn query(s: &[u8], e: usize) -> usize {
 }
 
 /// Names with a structure: e-mail addresses, hosts with a port, dotted names of three parts. `run` is the end of the joined
-/// run at `a`.
-pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, usize)> {
+/// run at `a`; `dotted` says whether there may be a dot in it.
+pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize, dotted: bool) -> Option<(Kind, usize)> {
     let text = &s[a..run];
     let next = byte(s, run);
     if next == b'@' && run < b {
@@ -352,9 +352,12 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize) -> Option<(Kind, u
             return Some((Kind::Email, host));
         }
     }
-    let dots = text.iter().filter(|&&c| c == b'.').count();
-    let letters = text.iter().any(|c| c.is_ascii_alphabetic());
     let host_port = port(s, run);
+    let dots = if dotted { text.iter().filter(|&&c| c == b'.').count() } else { 0 };
+    if dots < 2 && host_port.is_none() {
+        return None;
+    }
+    let letters = text.iter().any(|c| c.is_ascii_alphabetic());
     if dots >= 2 && letters && text.split(|&c| c == b'.').all(|p| !p.is_empty()) {
         let last = text.rsplit(|&c| c == b'.').next().unwrap_or(b"");
         if last.len() >= 2 && (last[0].is_ascii_alphabetic() || last[0] == b'_')

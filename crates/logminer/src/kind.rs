@@ -94,6 +94,27 @@ impl Kind {
         }
     }
 
+    /// The placeholder in eight bytes, and its length.
+    #[inline]
+    pub(crate) fn padded(self) -> ([u8; 8], usize) {
+        const PADDED: [([u8; 8], usize); 19] = {
+            let mut all = [([0; 8], 0); 19];
+            let mut k = 0;
+            while k < all.len() {
+                let text = Kind::ALL[k].placeholder().as_bytes();
+                let mut i = 0;
+                while i < text.len() {
+                    all[k].0[i] = text[i];
+                    i += 1;
+                }
+                all[k].1 = i;
+                k += 1;
+            }
+            all
+        };
+        PADDED[self as usize]
+    }
+
     /// The name between the braces: `NUM`, `*`.
     pub fn name(self) -> &'static str {
         let p = self.placeholder();

@@ -1,6 +1,7 @@
 //! From patterns back to lines: parameters and regular expressions.
 
 use crate::event::{message_of, message_spans};
+use crate::forms::is_word;
 use crate::kind::Kind;
 use crate::shape::Segment;
 use crate::slots::{skeleton, slots, value_expected};
@@ -133,11 +134,23 @@ fn expression(kind: Kind) -> String {
 
 /// What an open slot stands for: a word, or what has a form that holds more than a word may. Kept small: PostgreSQL builds its automaton
 /// anew for every match, so each state costs on every line.
+///
+/// A colon ends a slot, so a value holds one only as part of a form: a port, which no word byte follows, or hexadecimal groups.
 fn any_value() -> String {
     let word = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
+    let mark = r"[-+./\\@#$%*~]";
+    let groups = "[0-9A-Fa-f]{1,4}(?:::?[0-9A-Fa-f]{1,4})+(?:::)?";
     let placeholder = r"\{[*A-Z]+\}";
-    let forms = [Kind::Time, Kind::Url, Kind::List, Kind::Path].map(expression).join("|");
-    format!(r"(?::*{word}+(?::+{word}+)*|{placeholder}|{forms})+")
+    let forms = [Kind::Time, Kind::Url, Kind::List].map(expression).join("|");
+    // a slash by itself is no path
+    let piece = format!(r"(?:{W}|[-./+~%@$#*!\\:])");
+    let path = format!(
+        r#"(?:[A-Za-z]:|{piece}*)[/\\]{piece}*{W}{piece}*(?: {piece}+)?(?:\?[^\x01-\x20\x7f"'<>(){{}},;]*)?|[A-Za-z]:[/\\]{piece}*"#
+    );
+    let plain = format!("{mark}*{W}{word}*|{placeholder}");
+    let formed = format!("{groups}|{forms}|{path}");
+    // what has a form begins the value or stands behind a mark: the `7:9b` of `popup7:9b` is none
+    format!(r"(?:{plain}|{formed})(?:{plain}|{mark}(?:{formed}))*{mark}*(?::[0-9]+(?:{mark}{word}*)?)*")
 }
 
 /// Length from which on placeholders get an expression that is small rather than exact, in bytes. PostgreSQL takes seconds for, and at last
@@ -171,6 +184,15 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
+                // here a slash by itself is a path
+                (Kind::Any, b'\'', b'\'') => out.push_str(&format!("(?:{}|/)", expression(kind))),
+                (Kind::Any, ..) if s[i + len..].starts_with(b" HTTP/") => {
+                    out.push_str(&format!("(?:{}|/)", expression(kind)));
+                }
+                // a path begins at a slash that no word byte is before
+                (Kind::Any, _, b'/') if s.get(i + len + 1).is_some_and(|&b| is_word(b) || b == b'{') => {
+                    out.push_str(&format!("(?:{})?{W}", expression(kind)));
+                }
                 (Kind::Any, ..) if value_expected(s, i) => {
                     out.push_str(&expression(kind));
                     out.push_str(r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?");

@@ -5,16 +5,20 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{message_of, message_spans};
-use crate::hash::StableState;
+use crate::hash::{ShapeState, stable_hash};
+use crate::kept::{Kept, Offered};
 use crate::kind::Kind;
 use crate::matching::placeholders;
-use crate::patterns::{DEFAULT_LIMIT, OTHER, PatternSet, structure};
+use crate::patterns::{DEFAULT_LIMIT, OTHER, PatternSet, assemble, structure};
 use crate::shape::shape;
 use crate::sketch::{Samples, Values};
 use crate::slots::slots;
 
 /// Version of the serialised form of a [`Miner`].
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
+
+/// Parts into which the forgotten shapes of a structure are divided, by the value of their first slot, before the rest is put together.
+const MAX_PARTS: usize = 16;
 
 /// What is known of the lines of one shape.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,71 @@ impl Tally {
     fn lump(&mut self, other: &Tally) {
         self.count += other.count;
         self.samples.merge(&other.samples);
+    }
+}
+
+/// Lines of forgotten shapes that are counted together: what their shapes have in common, slot by slot, and the wildcard elsewhere. As it
+/// needs no order to find that, nothing here depends on one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    slots: Vec<String>,
+    tally: Tally,
+}
+
+impl Part {
+    fn merge(&mut self, other: &Part) {
+        for (mine, theirs) in self.slots.iter_mut().zip(&other.slots) {
+            if mine != theirs {
+                Kind::Any.placeholder().clone_into(mine);
+            }
+        }
+        self.tally.lump(&other.tally);
+    }
+}
+
+/// Lines of the forgotten shapes of a structure: parts by the value of the first slot, those with the lowest hashes, and the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Lumped {
+    parts: BTreeMap<String, Part>,
+    rest: Option<Part>,
+}
+
+impl Lumped {
+    fn add(&mut self, key: &str, part: &Part) {
+        if let Some(mine) = self.parts.get_mut(key) {
+            mine.merge(part);
+            return;
+        }
+        if self.parts.len() < MAX_PARTS {
+            self.parts.insert(key.to_owned(), part.clone());
+            return;
+        }
+        let rank = |key: &str| (stable_hash(key.as_bytes()), key.to_owned());
+        let last = self.parts.keys().max_by_key(|k| rank(k)).cloned().unwrap_or_default();
+        if rank(&last) > rank(key)
+            && let Some(gone) = self.parts.remove(&last)
+        {
+            self.add_rest(&gone);
+            self.parts.insert(key.to_owned(), part.clone());
+        } else {
+            self.add_rest(part);
+        }
+    }
+
+    fn add_rest(&mut self, part: &Part) {
+        match &mut self.rest {
+            Some(rest) => rest.merge(part),
+            None => self.rest = Some(part.clone()),
+        }
+    }
+
+    fn merge(&mut self, other: &Lumped) {
+        other.parts.iter().for_each(|(key, part)| self.add(key, part));
+        other.rest.iter().for_each(|part| self.add_rest(part));
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Part> {
+        self.parts.values().chain(&self.rest)
     }
 }
 
@@ -84,7 +153,7 @@ struct State {
     version: u32,
     limit: usize,
     shapes: BTreeMap<String, Tally>,
-    lumped: BTreeMap<String, Tally>,
+    lumped: BTreeMap<String, Lumped>,
     other: Tally,
 }
 
@@ -92,10 +161,10 @@ struct State {
 /// merge in any order to the same state; the counts always sum to the lines sent.
 #[derive(Debug)]
 pub struct Miner {
-    set: PatternSet,
-    tallies: HashMap<Box<str>, Tally, StableState>,
+    kept: Kept,
+    tallies: HashMap<Box<str>, Tally, ShapeState>,
     /// Lines of forgotten shapes by structure, for structures of which shapes are kept.
-    lumped: BTreeMap<String, Tally>,
+    lumped: BTreeMap<String, Lumped>,
     /// Lines of forgotten structures.
     other: Tally,
 }
@@ -109,12 +178,7 @@ impl Default for Miner {
 impl Miner {
     /// A miner that keeps at most `limit` shapes.
     pub fn new(limit: usize) -> Self {
-        Self {
-            set: PatternSet::new(limit),
-            tallies: HashMap::default(),
-            lumped: BTreeMap::new(),
-            other: Tally::default(),
-        }
+        Self { kept: Kept::new(limit), tallies: HashMap::default(), lumped: BTreeMap::new(), other: Tally::default() }
     }
 
     /// Counts a raw line.
@@ -139,33 +203,46 @@ impl Miner {
             mine.merge(tally);
             return;
         }
-        let outcome = self.set.insert(shape);
-        if outcome.is_kept {
-            self.tallies.insert(shape.into(), tally.clone());
-        } else {
-            self.lump(&structure(shape), tally);
-        }
-        if let Some(gone) = outcome.forgotten {
-            let tally = self.tallies.remove(gone.as_str()).unwrap_or_default();
-            self.lump(&structure(&gone), &tally);
+        let skeleton = structure(shape);
+        match self.kept.offer(shape, &skeleton) {
+            Offered::Known => {}
+            Offered::Kept(forgotten) => {
+                self.tallies.insert(shape.into(), tally.clone());
+                if let Some((gone, from)) = forgotten {
+                    let tally = self.tallies.remove(&gone).unwrap_or_default();
+                    self.lump_shape(&gone, &from, &tally);
+                }
+            }
+            Offered::Rejected => self.lump_shape(shape, &skeleton, tally),
         }
     }
 
-    fn lump(&mut self, structure: &str, tally: &Tally) {
-        if self.set.has_structure(structure) {
-            self.lumped.entry(structure.to_owned()).or_default().lump(tally);
+    /// Adds the lines of a shape that is not kept.
+    fn lump_shape(&mut self, shape: &str, structure: &str, tally: &Tally) {
+        let values: Vec<String> = slots(shape).iter().map(|&(a, b)| shape[a..b].to_owned()).collect();
+        let key = values.first().cloned().unwrap_or_default();
+        let mut part = Part { slots: values, tally: Tally::default() };
+        part.tally.lump(tally);
+        let mut lumped = Lumped::default();
+        lumped.add(&key, &part);
+        self.lump(structure, &lumped);
+    }
+
+    fn lump(&mut self, structure: &str, lumped: &Lumped) {
+        if self.kept.has_structure(structure) {
+            self.lumped.entry(structure.to_owned()).or_default().merge(lumped);
             return;
         }
-        self.other.lump(tally);
-        if let Some(more) = self.lumped.remove(structure) {
-            self.other.lump(&more);
+        let gone = self.lumped.remove(structure);
+        for part in lumped.all().chain(gone.iter().flat_map(Lumped::all)) {
+            self.other.lump(&part.tally);
         }
     }
 
     /// Adds everything that another miner counted. The smaller limit of the two holds.
     pub fn merge(&mut self, other: &Miner) {
-        if other.set.limit() < self.set.limit() {
-            let mine = std::mem::replace(self, Miner::new(other.set.limit()));
+        if other.kept.limit() < self.kept.limit() {
+            let mine = std::mem::replace(self, Miner::new(other.kept.limit()));
             self.merge(&mine);
         }
         let mut shapes: Vec<_> = other.tallies.iter().collect();
@@ -173,26 +250,30 @@ impl Miner {
         for (shape, tally) in shapes {
             self.put(shape, tally);
         }
-        for (structure, tally) in &other.lumped {
-            self.lump(structure, tally);
+        for (structure, lumped) in &other.lumped {
+            self.lump(structure, lumped);
         }
         self.other.lump(&other.other);
     }
 
     /// Lines counted.
     pub fn lines(&self) -> u64 {
-        self.tallies.values().chain(self.lumped.values()).map(|t| t.count).sum::<u64>() + self.other.count
+        let lumped = self.lumped.values().flat_map(Lumped::all).map(|p| &p.tally);
+        self.tallies.values().chain(lumped).map(|t| t.count).sum::<u64>() + self.other.count
     }
 
-    /// The shapes and their patterns.
-    pub fn pattern_set(&self) -> &PatternSet {
-        &self.set
+    /// The shapes and their patterns, computed now.
+    pub fn pattern_set(&self) -> PatternSet {
+        let mut set = PatternSet::new(self.kept.limit());
+        set.insert_all(self.kept.shapes(), || ());
+        set
     }
 
     /// Every pattern with its count, samples and parameters (`top` values for each), the most frequent first, ties by the pattern.
     pub fn summaries(&self, top: usize) -> Vec<PatternSummary> {
         let mut found: BTreeMap<String, Tally> = BTreeMap::new();
-        for (shape, pattern) in self.set.patterns() {
+        let set = self.pattern_set();
+        for (shape, pattern) in set.patterns() {
             let Some(tally) = self.tallies.get(shape) else {
                 continue;
             };
@@ -200,8 +281,11 @@ impl Miner {
             of_pattern.lump(tally);
             found.entry(pattern).or_default().merge(&of_pattern);
         }
-        for (structure, tally) in &self.lumped {
-            found.entry(self.set.open_structure(structure)).or_default().lump(tally);
+        for (structure, lumped) in &self.lumped {
+            for part in lumped.all() {
+                let common = assemble(structure, part.slots.iter().map(String::as_str));
+                found.entry(set.cover(&common)).or_default().lump(&part.tally);
+            }
         }
         if self.other.count > 0 {
             found.entry(OTHER.to_owned()).or_default().lump(&self.other);
@@ -215,7 +299,7 @@ impl Miner {
     fn state(&self) -> State {
         State {
             version: STATE_VERSION,
-            limit: self.set.limit(),
+            limit: self.kept.limit(),
             shapes: self.tallies.iter().map(|(s, t)| (s.to_string(), t.clone())).collect(),
             lumped: self.lumped.clone(),
             other: self.other.clone(),
@@ -308,7 +392,9 @@ impl<'de> Deserialize<'de> for Miner {
         for (shape, tally) in &state.shapes {
             miner.put(shape, tally);
         }
-        miner.lumped = state.lumped;
+        for (structure, lumped) in &state.lumped {
+            miner.lump(structure, lumped);
+        }
         miner.other.merge(&state.other);
         Ok(miner)
     }
@@ -317,7 +403,7 @@ impl<'de> Deserialize<'de> for Miner {
 /// A counter of shapes alone: the fastest way to know which shapes lines have and how often.
 #[derive(Debug, Default)]
 pub struct ShapeCounts {
-    counts: HashMap<Box<[u8]>, u64, StableState>,
+    counts: HashMap<Box<[u8]>, u64, ShapeState>,
     buffer: Vec<u8>,
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::closure::Bucket;
-use crate::hash::{StableState, stable_hash};
+use crate::hash::ShapeState;
+use crate::kept::{Kept, Offered};
 use crate::slots::{SLOT, is_preposition, skeleton, slots};
 use crate::weights::place;
 
@@ -15,25 +16,35 @@ pub const OTHER: &str = "{*}";
 
 /// A set of shapes, each with its pattern, that never holds more than a given number of them.
 ///
-/// Shapes with the same skeleton (the text around their slots) form a group; within it they are ranked by their hash. When there are too
-/// many, the shape of the highest rank is forgotten, of the groups with one of that rank the one with the largest hash. So a flood of
-/// unique lines of one structure pushes out itself and not the rest; what is kept is a function of the set of shapes ever seen,
-/// whatever their order; and a shape that is kept at the end was kept all along.
+/// Shapes with the same structure (the text around their slots) form a group; within it they are ranked by their hash. When there are too
+/// many, the shape of the highest rank is forgotten, of the groups with one of that rank the one with the largest hash; and no group has
+/// more than [`MAX_OF_STRUCTURE`](crate::MAX_OF_STRUCTURE). So a flood of unique lines of one structure pushes out itself and not the
+/// rest; what is kept is a function of the set of shapes ever seen, whatever their order; and a shape that is kept at the end was kept all
+/// along.
 #[derive(Debug)]
 pub struct PatternSet {
-    limit: usize,
-    buckets: HashMap<Box<str>, Group, StableState>,
-    shapes: HashMap<Box<str>, u32, StableState>,
-    /// The groups by size and hash: the last one is where the next shape is forgotten.
-    sizes: BTreeSet<(usize, u64, Box<str>)>,
+    kept: Kept,
+    buckets: HashMap<Box<str>, Bucket, ShapeState>,
+    /// The number of each shape in its bucket.
+    shapes: HashMap<Box<str>, u32, ShapeState>,
 }
 
-#[derive(Debug)]
-struct Group {
-    hash: u64,
-    bucket: Bucket,
-    /// Hash of each shape, with its text.
-    ranked: BTreeMap<(u64, Box<str>), ()>,
+/// What adding shapes did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// Shapes that were not in the set before and are now, sorted.
+    pub added: Vec<String>,
+    /// Shapes that were in the set before and are no longer, sorted.
+    pub forgotten: Vec<String>,
+    /// Structures of which a pattern of before may be gone: it became a more general one, or all its shapes were forgotten.
+    pub changed: BTreeSet<String>,
+}
+
+/// Shapes to add to and take out of a bucket.
+#[derive(Default)]
+struct Touched {
+    added: BTreeSet<Box<str>>,
+    removed: BTreeSet<Box<str>>,
 }
 
 /// What became of a shape that was inserted.
@@ -84,110 +95,136 @@ impl Default for PatternSet {
 impl PatternSet {
     /// An empty set that keeps at most `limit` shapes (at least one).
     pub fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), buckets: HashMap::default(), shapes: HashMap::default(), sizes: BTreeSet::new() }
+        Self { kept: Kept::new(limit), buckets: HashMap::default(), shapes: HashMap::default() }
     }
 
     /// The number of shapes in the set.
     pub fn len(&self) -> usize {
-        self.shapes.len()
+        self.kept.len()
     }
 
     /// Whether no shape is in the set.
     pub fn is_empty(&self) -> bool {
-        self.shapes.is_empty()
+        self.kept.len() == 0
     }
 
     /// The most shapes that the set keeps.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.kept.limit()
+    }
+
+    /// Whether a shape is in the set.
+    pub fn contains(&self, shape: &str) -> bool {
+        self.shapes.contains_key(shape)
     }
 
     /// Whether a shape of this structure is kept.
     pub fn has_structure(&self, structure: &str) -> bool {
-        self.buckets.contains_key(structure)
+        self.kept.has_structure(structure)
     }
 
-    /// Adds a shape and answers its pattern, and which known patterns generalised because of it.
+    /// Adds a shape and answers its pattern, and which known patterns generalised because of it. Where shapes are forgotten their
+    /// groups are computed anew: for many shapes use [`PatternSet::insert_all`].
     pub fn insert(&mut self, shape: &str) -> Inserted {
         if let Some(pattern) = self.pattern(shape) {
             return Inserted { pattern, is_kept: true, ..Inserted::default() };
         }
-        let parts = slots(shape);
-        let skeleton = skeleton(shape, &parts);
-        let hash = stable_hash(shape.as_bytes());
-        let victim = if self.shapes.len() < self.limit { None } else { Some(self.victim(&skeleton, hash, shape)) };
-        if victim.as_deref() == Some(shape) {
+        let skeleton = structure(shape);
+        let Offered::Kept(forgotten) = self.kept.offer(shape, &skeleton) else {
             return Inserted { pattern: self.cover(shape), ..Inserted::default() };
-        }
-        let group = self.buckets.entry(skeleton.as_str().into()).or_insert_with(|| Group {
-            hash: stable_hash(skeleton.as_bytes()),
-            bucket: new_bucket(shape, &parts),
-            ranked: BTreeMap::new(),
-        });
-        self.sizes.remove(&(group.ranked.len(), group.hash, skeleton.as_str().into()));
-        group.ranked.insert((hash, shape.into()), ());
-        self.sizes.insert((group.ranked.len(), group.hash, skeleton.as_str().into()));
-        let number = group.bucket.len();
-        let values: Vec<&str> = parts.iter().map(|&(a, b)| &shape[a..b]).collect();
-        let changes = group.bucket.insert(&values);
-        let bucket = &group.bucket;
-        let generalised: BTreeMap<String, String> = changes
-            .absorbed
-            .iter()
-            .map(|(old, member)| {
-                (assemble(&skeleton, bucket.text(old).into_iter()), assemble(&skeleton, bucket.pattern(*member)))
-            })
-            .filter(|(old, new)| old != new && old != shape)
-            .collect();
-        self.shapes.insert(shape.into(), number);
-        if let Some(victim) = &victim {
-            self.forget(victim);
-        }
+        };
+        let generalised = match &forgotten {
+            Some((gone, from)) if **from == *skeleton => {
+                self.shapes.remove(gone);
+                self.rebuild(&skeleton);
+                BTreeMap::new()
+            }
+            Some((gone, from)) => {
+                self.shapes.remove(gone);
+                self.rebuild(from);
+                self.extend(&skeleton, shape)
+            }
+            None => self.extend(&skeleton, shape),
+        };
         Inserted {
             pattern: self.pattern(shape).unwrap_or_default(),
             is_new: true,
             is_kept: true,
             generalised: generalised.into_iter().collect(),
-            forgotten: victim,
+            forgotten: forgotten.map(|(gone, _)| gone.into()),
         }
     }
 
-    /// The shape to forget once a new one of the given structure has come in: maybe the new one.
-    fn victim(&self, skeleton: &str, hash: u64, shape: &str) -> String {
-        let own = self.buckets.get(skeleton);
-        let own_key =
-            (own.map_or(0, |g| g.ranked.len()) + 1, own.map_or_else(|| stable_hash(skeleton.as_bytes()), |g| g.hash));
-        let last = |group: &Group| group.ranked.last_key_value().map(|((h, s), ())| (*h, s.to_string()));
-        match self.sizes.last() {
-            Some((size, group_hash, key)) if (*size, *group_hash) > own_key => {
-                self.buckets.get(key).and_then(last).map_or_else(|| shape.to_owned(), |(_, s)| s)
+    /// Adds shapes: first is chosen which are kept, then every group that lost a shape is computed anew, once. `tick` is called all along;
+    /// should it unwind, the set is worthless.
+    pub fn insert_all<'a>(&mut self, shapes: impl IntoIterator<Item = &'a str>, mut tick: impl FnMut()) -> Growth {
+        let mut touched: BTreeMap<Box<str>, Touched> = BTreeMap::new();
+        for shape in shapes {
+            tick();
+            let skeleton = structure(shape);
+            let Offered::Kept(forgotten) = self.kept.offer(shape, &skeleton) else { continue };
+            touched.entry(skeleton.into()).or_default().added.insert(shape.into());
+            if let Some((gone, from)) = forgotten {
+                let from = touched.entry(from).or_default();
+                if !from.added.remove(&gone) {
+                    from.removed.insert(gone);
+                }
             }
-            _ => match own.and_then(last) {
-                Some((h, s)) if (h, s.as_str()) > (hash, shape) => s,
-                _ => shape.to_owned(),
-            },
         }
+        let mut growth = Growth::default();
+        for (skeleton, Touched { added, removed }) in touched {
+            if removed.is_empty() {
+                let mut changed = false;
+                for shape in &added {
+                    tick();
+                    changed |= !self.extend(&skeleton, shape).is_empty();
+                }
+                if changed {
+                    growth.changed.insert(skeleton.into());
+                }
+            } else {
+                tick();
+                removed.iter().for_each(|shape| {
+                    self.shapes.remove(shape);
+                });
+                self.rebuild(&skeleton);
+                growth.changed.insert(skeleton.into());
+            }
+            growth.added.extend(added.into_iter().map(String::from));
+            growth.forgotten.extend(removed.into_iter().map(String::from));
+        }
+        growth.added.sort_unstable();
+        growth.forgotten.sort_unstable();
+        growth
     }
 
-    fn forget(&mut self, shape: &str) {
+    /// Adds a chosen shape to its bucket; answers the patterns that generalised.
+    fn extend(&mut self, skeleton: &str, shape: &str) -> BTreeMap<String, String> {
         let parts = slots(shape);
-        let skeleton = skeleton(shape, &parts);
-        self.shapes.remove(shape);
-        let Some(group) = self.buckets.get_mut(skeleton.as_str()) else {
-            return;
+        let bucket = self.buckets.entry(skeleton.into()).or_insert_with(|| new_bucket(shape, &parts));
+        self.shapes.insert(shape.into(), bucket.len());
+        let values: Vec<&str> = parts.iter().map(|&(a, b)| &shape[a..b]).collect();
+        let changes = bucket.insert(&values);
+        let assembled = |old: &Vec<u32>, member| {
+            (assemble(skeleton, bucket.text(old).into_iter()), assemble(skeleton, bucket.pattern(member)))
         };
-        self.sizes.remove(&(group.ranked.len(), group.hash, skeleton.as_str().into()));
-        group.ranked.remove(&(stable_hash(shape.as_bytes()), Box::from(shape)));
-        if group.ranked.is_empty() {
-            self.buckets.remove(skeleton.as_str());
-            return;
+        let all = changes.absorbed.iter().map(|(old, member)| assembled(old, *member));
+        all.filter(|(old, new)| old != new && old != shape).collect()
+    }
+
+    /// Computes the bucket of a structure anew from the shapes that are kept.
+    fn rebuild(&mut self, skeleton: &str) {
+        self.buckets.remove(skeleton);
+        let mut bucket: Option<Bucket> = None;
+        for shape in self.kept.of_structure(skeleton) {
+            let parts = slots(shape);
+            let bucket = bucket.get_or_insert_with(|| new_bucket(shape, &parts));
+            self.shapes.insert(shape.into(), bucket.len());
+            let values: Vec<&str> = parts.iter().map(|&(a, b)| &shape[a..b]).collect();
+            bucket.insert(&values);
         }
-        self.sizes.insert((group.ranked.len(), group.hash, skeleton.as_str().into()));
-        group.bucket = new_bucket(shape, &parts);
-        for ((_, kept), ()) in &group.ranked {
-            let values: Vec<&str> = slots(kept).iter().map(|&(a, b)| &kept[a..b]).collect();
-            self.shapes.insert(kept.clone(), group.bucket.len());
-            group.bucket.insert(&values);
+        if let Some(bucket) = bucket {
+            self.buckets.insert(skeleton.into(), bucket);
         }
     }
 
@@ -195,25 +232,26 @@ impl PatternSet {
     pub fn pattern(&self, shape: &str) -> Option<String> {
         let number = *self.shapes.get(shape)?;
         let skeleton = structure(shape);
-        Some(assemble(&skeleton, self.buckets.get(skeleton.as_str())?.bucket.pattern(number)))
+        Some(assemble(&skeleton, self.buckets.get(skeleton.as_str())?.pattern(number)))
     }
 
-    /// The pattern that covers a shape, in the set or not; `None` when no pattern does.
+    /// The pattern that covers a shape or pattern, in the set or not: of several the one with the fewest open slots, of those the first by
+    /// its bytes; `None` when no pattern does.
     pub fn find(&self, shape: &str) -> Option<String> {
         let parts = slots(shape);
         let skeleton = skeleton(shape, &parts);
-        let bucket = &self.buckets.get(skeleton.as_str())?.bucket;
+        let bucket = self.buckets.get(skeleton.as_str())?;
         let class = bucket.covering(parts.iter().map(|&(a, b)| &shape[a..b]))?;
         Some(assemble(&skeleton, bucket.class_pattern(class).into_iter()))
     }
 
-    /// The pattern for a shape that is not kept: one that covers it, else its structure with every slot open, else [`OTHER`].
-    fn cover(&self, shape: &str) -> String {
+    /// The pattern for a shape that is not kept, or for a pattern of which no shape is: one that covers it, else its structure with every
+    /// slot open when shapes of it are kept, else [`OTHER`].
+    pub fn cover(&self, shape: &str) -> String {
         self.find(shape).unwrap_or_else(|| self.open_structure(&structure(shape)))
     }
 
-    /// A structure with every slot open when shapes of it are kept, else [`OTHER`].
-    pub fn open_structure(&self, structure: &str) -> String {
+    fn open_structure(&self, structure: &str) -> String {
         if self.has_structure(structure) { assemble(structure, std::iter::empty()) } else { OTHER.to_owned() }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::forms::{boundary, byte, digits, hexes, is_word, joined_run, word_end};
 use crate::kind::Kind;
+use crate::scan::Masks;
 
 /// Units of time: they stay in the text behind `{TIME}`.
 pub(crate) fn is_time_unit(u: &[u8]) -> bool {
@@ -184,32 +185,56 @@ pub(crate) fn is_version(s: &[u8], a: usize, run: usize) -> bool {
 /// Whether a token with letters and digits is an identifier rather than a name such as `eth0` or `ssh2`: four digits in a row or five
 /// in all, four changes between letters and digits, a part of digits only behind `_`, or two parts with digits joined by `-`.
 pub(crate) fn is_identifier(w: &[u8]) -> bool {
-    if w.contains(&b'.') {
-        return false;
-    }
     let (mut total, mut run, mut longest, mut changes) = (0, 0, 0, 0);
-    let mut last_digit = false;
-    for (k, &c) in w.iter().enumerate() {
+    let mut before = w.first().is_some_and(u8::is_ascii_digit);
+    for &c in w {
         let digit = c.is_ascii_digit();
-        if digit {
-            total += 1;
-            run += 1;
-            longest = longest.max(run);
-        } else {
-            run = 0;
-        }
-        changes += usize::from(k > 0 && digit != last_digit && c != b'_' && c != b'-');
-        last_digit = digit;
+        total += usize::from(digit);
+        run = if digit { run + 1 } else { 0 };
+        longest = longest.max(run);
+        changes += usize::from(digit != before && c != b'_' && c != b'-');
+        before = digit;
     }
-    if total == 0 {
+    if total == 0 || w.contains(&b'.') {
         return false;
     }
-    let numeric = |p: &[u8]| !p.is_empty() && p.iter().all(u8::is_ascii_digit);
     if w.contains(&b'-') {
-        let parts = w.split(|&c| c == b'-').filter(|p| p.iter().any(u8::is_ascii_digit)).count();
-        let glued = w.windows(2).any(|t| t == b"_-");
-        let hashed = |p: &[u8]| is_hex(p) && p.iter().any(u8::is_ascii_digit) && !numeric(p);
-        return parts >= 2 || glued || w.split(|&c| c == b'-').any(hashed);
+        return is_joined_identifier(w);
     }
-    longest >= 4 || total >= 5 || changes >= 4 || w.split(|&c| c == b'_').skip(1).any(numeric)
+    longest >= 4 || total >= 5 || changes >= 4 || has_numeric_part(w)
+}
+
+/// [`is_identifier`] of a run of word bytes, dots and dashes with these masks.
+pub(crate) fn is_identifier_of(w: &[u8], masks: Masks<u64>) -> bool {
+    let digits = masks.digits;
+    if digits == 0 || masks.forms != digits {
+        return false;
+    }
+    if masks.dashes != 0 {
+        return is_joined_identifier(w);
+    }
+    let pairs = digits & digits >> 1;
+    let more_than = |n: u32, bits: u64| (0..n).fold(bits, |bits, _| bits & bits.wrapping_sub(1)) != 0;
+    let changes = (digits ^ digits << 1) & !masks.underscores & !1 & (u64::MAX >> (64 - w.len()));
+    pairs & pairs >> 2 != 0
+        || more_than(4, digits)
+        || more_than(3, changes)
+        || masks.underscores != 0 && has_numeric_part(w)
+}
+
+fn is_numeric(part: &[u8]) -> bool {
+    !part.is_empty() && part.iter().all(u8::is_ascii_digit)
+}
+
+/// Whether a part behind `_` is a number.
+fn has_numeric_part(w: &[u8]) -> bool {
+    w.split(|&c| c == b'_').skip(1).any(is_numeric)
+}
+
+/// The rule for parts joined by `-`.
+fn is_joined_identifier(w: &[u8]) -> bool {
+    let parts = w.split(|&c| c == b'-').filter(|p| p.iter().any(u8::is_ascii_digit)).count();
+    let glued = w.windows(2).any(|t| t == b"_-");
+    let hashed = |p: &[u8]| is_hex(p) && p.iter().any(u8::is_ascii_digit) && !is_numeric(p);
+    parts >= 2 || glued || w.split(|&c| c == b'-').any(hashed)
 }

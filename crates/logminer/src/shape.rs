@@ -1,7 +1,8 @@
 //! The shape pass: one walk over a line, tokens recognised by form and replaced by typed placeholders.
 
-use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, HARD, MARK, SLASH, SPACE, byte_class, digits, is_word};
+use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
+use crate::scan::Scan;
 use crate::words::{is_cue, is_identity_key, is_switch};
 use crate::{dates, quantities};
 
@@ -40,6 +41,7 @@ pub(crate) struct Walk<'a, const SPANS: bool> {
     /// The word before that.
     word_before: (usize, usize),
     pub(crate) list: ListRun,
+    scan: Scan,
     pub(crate) segments: Vec<Segment>,
 }
 
@@ -80,6 +82,7 @@ fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
         word: (0, 0),
         word_before: (0, 0),
         list: ListRun { kind: Kind::Any, start: 0, end: usize::MAX, raw_start: 0, count: 0 },
+        scan: Scan::new(),
         segments: Vec::new(),
     };
     let reached = w.run();
@@ -89,34 +92,49 @@ fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
     w.segments
 }
 
+/// Lengths, as bits, of the words with a given first byte that [`Walk::short_word`] knows.
+static SHORT_WORDS: [u8; 256] = {
+    let mut t = [0; 256];
+    let words: [&[u8]; 41] = [
+        b"true", b"True", b"TRUE", b"false", b"False", b"FALSE", b"on", b"On", b"ON", b"off", b"Off", b"OFF", b"yes",
+        b"Yes", b"YES", b"no", b"No", b"NO", b"null", b"NULL", b"nil", b"None", b"Jan", b"Feb", b"Mar", b"Apr", b"May",
+        b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec", b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun",
+    ];
+    let mut i = 0;
+    while i < words.len() {
+        t[words[i][0] as usize] |= 1 << words[i].len();
+        i += 1;
+    }
+    t
+};
+
+/// Whether a word of this length that begins with `first` may be a boolean, null or the name of a day or month: few are.
+#[inline]
+fn may_be_short_word(first: u8, len: usize) -> bool {
+    len <= 5 && SHORT_WORDS[first as usize] >> len & 1 != 0
+}
+
 impl<const SPANS: bool> Walk<'_, SPANS> {
     fn run(&mut self) -> usize {
         let n = self.s.len();
         let mut i = 0;
         while i < n {
-            let class = byte_class(self.s[i]);
-            if class & SPACE != 0 {
-                i = self.space(i);
-            } else if class & HARD != 0 {
-                i = self.delimiter(i);
-            } else {
-                let start = i;
-                let mut seen = 0;
-                for &b in &self.s[start..] {
-                    let c = byte_class(b);
-                    if c & CHUNK == 0 {
-                        break;
-                    }
-                    seen |= c;
+            let (end, forms) = self.scan.chunk(self.s, i);
+            if end > i {
+                i = if forms { self.chunk(i, end) } else { self.plain(i, end) };
+                // one blank between words stays as it is
+                if self.s.get(i) == Some(&b' ')
+                    && self.s.get(i + 1).is_some_and(|&b| byte_class(b) & SPACE == 0)
+                    && !self.is_full(i)
+                {
                     i += 1;
                 }
-                if seen & (DIGIT | DOT | MARK) == 0 {
-                    i = self.plain(start, i);
-                } else {
-                    i = self.chunk(start, i, seen);
-                }
+            } else if byte_class(self.s[i]) & SPACE != 0 {
+                i = self.space(i);
+            } else {
+                i = self.delimiter(i);
             }
-            if self.out.len() + i.saturating_sub(self.pending) > MAX_SHAPE && i < n {
+            if self.is_full(i) && i < n {
                 break;
             }
         }
@@ -127,6 +145,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         self.flush(i);
         self.pending = end;
         end
+    }
+
+    /// Whether what is written, and what is still pending up to `i`, is more than a shape may have.
+    #[inline]
+    fn is_full(&self, i: usize) -> bool {
+        // no byte becomes more than a placeholder of seven
+        i > MAX_SHAPE / 7 && self.out.len() + i.saturating_sub(self.pending) > MAX_SHAPE
     }
 
     fn rest(&mut self, from: usize, to: usize) {
@@ -149,7 +174,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
 
     pub(crate) fn emit_text(&mut self, kind: Kind, a: usize, b: usize) {
         let from = self.out.len();
-        self.out.extend_from_slice(kind.placeholder().as_bytes());
+        // eight bytes at once and some taken back: cheaper than a copy of so many as there are
+        let (text, len) = kind.padded();
+        self.out.extend_from_slice(&text);
+        self.out.truncate(from + len);
         if SPANS {
             self.segments.push(Segment { out: (from, self.out.len()), raw: (a, b) });
         }
@@ -221,7 +249,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Any, a, b);
             return b;
         }
-        if (2..=5).contains(&len)
+        if may_be_short_word(self.s[a], len)
             && let Some(end) = self.short_word(a, b)
         {
             return end;
@@ -244,9 +272,6 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     /// Booleans, null and dates that begin with a name.
     fn short_word(&mut self, a: usize, b: usize) -> Option<usize> {
         let w = &self.s[a..b];
-        if !matches!(w[0], b'A'..=b'Z' | b't' | b'f' | b'n' | b'o' | b'y') {
-            return None;
-        }
         match w {
             b"true" | b"false" | b"True" | b"False" | b"TRUE" | b"FALSE" => {
                 self.emit(Kind::Bool, a, b);
@@ -318,12 +343,14 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
     }
 
-    /// A chunk with digits, dots or marks, whose classes are `seen`. Answers where reading goes on (a date may run past the chunk).
-    fn chunk(&mut self, start: usize, end: usize, seen: u8) -> usize {
-        if seen == CHUNK | DIGIT && end - start <= MAX_WORD {
-            // nothing but digits, letters, underscores and dashes; mostly a plain number
-            let signed = usize::from(matches!(self.s[start], b'-' | b'+') && end > start + 1);
-            if digits(self.s, start + signed) == end - start - signed {
+    /// A chunk with digits, dots or marks. Answers where reading goes on (a date may run past the chunk).
+    fn chunk(&mut self, start: usize, end: usize) -> usize {
+        let masks = self.scan.masks(start, end);
+        if let Some(m) = masks {
+            // nothing but digits, perhaps with a sign
+            let signed = u32::from(self.s[start] == b'-');
+            let n = (end - start) as u32 - signed;
+            if (m.digits >> signed).trailing_ones() == n && n > 0 {
                 let kind = if self.cued(start) { Kind::Id } else { Kind::Num };
                 self.emit(kind, start, end);
                 return end;
@@ -334,6 +361,15 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         {
             b -= 1;
         }
+        if let Some(m) = masks
+            && b > start
+            && (m.forms | m.dashes) & (u64::MAX >> (64 - (b - start))) == 0
+        {
+            // a plain word with a dot, a colon or the like behind it
+            let e = self.letters(start, b, false);
+            return if e > b { e } else { end };
+        }
+        let seen = self.s[start..end].iter().fold(0, |seen, &b| seen | byte_class(b));
         if seen & SLASH != 0
             && seen & COLON != 0
             && let Some((u, e)) = forms::url(self.s, start, b)
@@ -422,7 +458,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         if signed == 0
             && seen & (DOT | MARK) != 0
-            && let Some((kind, e)) = forms::named(s, a, run, b)
+            && let Some((kind, e)) = forms::named(s, a, run, b, seen & DOT != 0)
         {
             self.emit(kind, a, e);
             return e;
@@ -457,7 +493,6 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn letters(&mut self, a: usize, run: usize, digits: bool) -> usize {
         let s = self.s;
         let piece = forms::word_end(s, a);
-        let token = &s[a..run];
         let word = &s[a..piece];
         if digits
             && piece == run
@@ -466,7 +501,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Id, a, e);
             return e;
         }
-        if digits && quantities::is_identifier(token) && !(piece == run && quantities::is_hex(word)) {
+        if digits && self.is_identifier(a, run) && !(piece == run && quantities::is_hex(word)) {
             self.emit(Kind::Id, a, run);
             return run;
         }
@@ -479,7 +514,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 self.emit(Kind::Ver, a, run);
                 return run;
             }
-            if piece != run && quantities::is_identifier(word) {
+            if piece != run && self.is_identifier(a, piece) {
                 self.emit(Kind::Id, a, piece);
                 return piece;
             }
@@ -490,7 +525,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         } else if quantities::is_hex(word) {
             self.emit(Kind::Hex, a, piece);
             return piece;
-        } else if (2..=5).contains(&word.len())
+        } else if may_be_short_word(word[0], word.len())
             && let Some(e) = self.short_word(a, piece)
         {
             return e;
@@ -505,6 +540,15 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         self.remember(a, piece);
         piece
+    }
+
+    /// [`quantities::is_identifier`] of the joined run `a..b`.
+    #[inline]
+    fn is_identifier(&self, a: usize, b: usize) -> bool {
+        match self.scan.masks(a, b) {
+            Some(masks) => quantities::is_identifier_of(&self.s[a..b], masks),
+            None => quantities::is_identifier(&self.s[a..b]),
+        }
     }
 
     /// Whether the word before the number at `a` makes it an identifier.

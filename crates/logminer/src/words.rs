@@ -25,42 +25,18 @@ pub(crate) fn is_identity_key(key: &[u8]) -> bool {
 
 /// Words after which a number is an identifier.
 pub(crate) fn is_cue(word: &[u8]) -> bool {
-    let mut low = [0u8; 16];
-    let Some(low) = low.get_mut(..word.len()) else {
-        return word.ends_with(b"Id") || word.ends_with(b"ID") || word.ends_with(b"_id");
+    let known = |known: &[u8]| word.eq_ignore_ascii_case(known);
+    let listed = match word.len() {
+        2 => known(b"id"),
+        3 => [b"uid", b"gid", b"pid", b"tid", b"job", b"txn"].iter().any(|k| known(*k)),
+        4 => [b"user", b"euid", b"ppid", b"task"].iter().any(|k| known(*k)),
+        5 => [b"order", b"child"].iter().any(|k| known(*k)),
+        6 => [b"thread", b"client", b"device", b"userid", b"worker", b"caller"].iter().any(|k| known(*k)),
+        7 => [b"session", b"process", b"request", b"account"].iter().any(|k| known(*k)),
+        8 => known(b"customer"),
+        9 => known(b"sessionid") || known(b"container"),
+        11 => known(b"transaction"),
+        _ => false,
     };
-    low.copy_from_slice(word);
-    low.make_ascii_lowercase();
-    matches!(
-        &*low,
-        b"user"
-            | b"id"
-            | b"uid"
-            | b"gid"
-            | b"pid"
-            | b"tid"
-            | b"euid"
-            | b"ppid"
-            | b"session"
-            | b"process"
-            | b"thread"
-            | b"job"
-            | b"task"
-            | b"order"
-            | b"request"
-            | b"customer"
-            | b"account"
-            | b"transaction"
-            | b"txn"
-            | b"client"
-            | b"device"
-            | b"userid"
-            | b"sessionid"
-            | b"child"
-            | b"worker"
-            | b"container"
-            | b"caller"
-    ) || word.ends_with(b"Id")
-        || word.ends_with(b"ID")
-        || word.ends_with(b"_id")
+    listed || matches!(word, [.., b'I', b'd' | b'D'] | [.., b'_', b'i', b'd'])
 }

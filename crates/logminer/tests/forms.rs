@@ -240,3 +240,26 @@ fn secrets() {
         assert_eq!(mask_secrets(line), expected);
     }
 }
+
+/// An open slot holds a colon only where a form has one, and a path begins at a slash that follows no word: so an expression does not find
+/// the lines of a pattern with other slots.
+#[test]
+fn expressions_stop_where_slots_stop() {
+    let found = |pattern: &str, line: &str| regex::Regex::new(&pattern_regex(pattern)).unwrap().is_match(line);
+    for (pattern, line, own) in [
+        ("window (name={*}) closed", "window (name=Popup7:9b04a07) closed", false),
+        ("window (name={*}) closed", "window (name=Popup7) closed", true),
+        ("window (name={*}) closed", "window (name=10.0.0.7:8080) closed", true),
+        ("window (name={*}) closed", "window (name=10.0.0.7:8080-x) closed", true),
+        ("window (name={*}) closed", "window (name=fe80::1) closed", true),
+        ("window (name={*}) closed", "window (name=00:1b:44:11:3a:b7) closed", true),
+        ("setting {*}={*}", "setting home=/", false),
+        ("setting {*}={*}", "setting home=/srv/x", true),
+        ("setting {*}={*}", "setting home=C:\\x", true),
+        ("from {*}/{*} now", "from #8#/#8# now", false),
+        ("from {*}/{*} now", "from node7/node8 now", true),
+        ("from {*}/{*} now", "from a/b now", true),
+    ] {
+        assert_eq!(found(pattern, line), own, "{pattern} {line} {}", log_pattern(line));
+    }
+}

@@ -7,7 +7,7 @@ mod common;
 #[path = "../examples/csv/mod.rs"]
 mod csv;
 
-use pgedge_logminer::{PatternSet, log_pattern, loghub_template, shape};
+use pgedge_logminer::{PatternSet, log_pattern, loghub_template, pattern_regex, shape};
 use std::collections::{HashMap, HashSet};
 
 struct Score {
@@ -154,5 +154,33 @@ fn loghub() {
     );
     for (k, floor) in [0.985, 0.965, 0.78, 0.74, 0.995].into_iter().enumerate() {
         assert!(mean[k] >= floor, "measure {k}: {:.4} < {floor}", mean[k]);
+    }
+}
+
+/// Every expression of every pattern against every raw line of its set, when PGEDGE_LOGHUB is set: it finds the lines of its pattern, no other.
+#[test]
+fn expressions_find_exactly_their_lines() {
+    let Some(suite) = std::env::var_os("PGEDGE_LOGHUB") else {
+        println!("skipped: PGEDGE_LOGHUB names no directory of labelled sets");
+        return;
+    };
+    for entry in std::fs::read_dir(suite).unwrap().flatten().filter(|e| e.path().is_dir()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let raw = std::fs::read(entry.path().join(format!("{name}_2k.log"))).unwrap();
+        let text = String::from_utf8_lossy(&raw).into_owned();
+        let shapes: Vec<String> = text.lines().map(log_pattern).collect();
+        let mut set = PatternSet::default();
+        shapes.iter().for_each(|s| drop(set.insert(s)));
+        let own: Vec<String> = shapes.iter().map(|s| set.pattern(s).unwrap()).collect();
+        for pattern in own.iter().collect::<HashSet<_>>() {
+            let expression = regex::RegexBuilder::new(&pattern_regex(pattern))
+                .dot_matches_new_line(true)
+                .size_limit(1 << 28)
+                .build()
+                .unwrap();
+            for (line, own) in text.lines().zip(&own) {
+                assert_eq!(expression.is_match(line), own == pattern, "{name}: {line}\nis {own}\nnot {pattern}");
+            }
+        }
     }
 }

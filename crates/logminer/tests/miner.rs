@@ -117,6 +117,13 @@ fn any_order_any_shards_same_bits() {
     for limit in [4096, 40] {
         check_any_order(&stream(3000), limit);
     }
+    // more than one structure may keep, with more first words than are told apart
+    let mut lines = services(900);
+    lines.extend((0..900).map(|i| format!("{}{} was here", ["pa", "re", "ti"][i % 3], "ox".repeat(1 + i % 30))));
+    lines.extend(services(900).iter().map(|l| l.split(' ').rev().collect::<Vec<_>>().join(" ")));
+    for limit in [4096, 60] {
+        check_any_order(&lines, limit);
+    }
 }
 
 #[test]
@@ -161,6 +168,93 @@ fn floods_stay_bounded_and_counted() {
     assert!(found.iter().any(|p| p.pattern == "User {ID} logged in" && p.count == 2000));
     assert!(found.iter().any(|p| p.pattern == "steady state reached" && p.count == 2000));
     assert!(serde_json::to_string(&m).unwrap().len() < 2_000_000);
+}
+
+/// `n` lines of one structure: a word out of 8,000 between two others.
+fn services(n: usize) -> Vec<String> {
+    const PARTS: [&str; 20] = [
+        "ka", "lo", "mi", "nu", "pe", "ra", "si", "to", "vu", "wa", "ze", "bo", "cy", "du", "fa", "go", "hi", "ju",
+        "xo", "qi",
+    ];
+    let word = |i: usize| [PARTS[i % 20], PARTS[i / 20 % 20], PARTS[i / 400 % 20]].concat();
+    (0..n).map(|i| format!("service {} moved", word(i))).collect()
+}
+
+#[test]
+fn forgotten_shapes_are_counted_in_the_pattern_that_covers_them() {
+    let mut lines = services(6000);
+    lines.extend((0..300).map(|i| format!("steady {i}")));
+    lines.extend(services(700).iter().map(|l| l.replace("service", "module").replace("moved", "went")));
+    let mut r = Random(5);
+    for limit in [100, 600, DEFAULT_LIMIT] {
+        r.shuffle(&mut lines);
+        let found: Vec<(String, u64)> =
+            mined(&lines, limit).summaries(3).into_iter().map(|p| (p.pattern, p.count)).collect();
+        let expected = [("service {*} moved", 6000), ("module {*} went", 700), ("steady {NUM}", 300)];
+        assert_eq!(found, expected.map(|(p, n)| (p.to_owned(), n)), "limit {limit}");
+    }
+}
+
+#[test]
+fn what_is_kept_depends_on_the_set_alone() {
+    let mut lines = services(5000);
+    lines.extend(stream(3000));
+    let words = ["gate", "mill", "farm", "barn", "dock", "yard", "hall", "shed"];
+    let mut r = Random(9);
+    lines.extend((0..3000).map(|i| {
+        let text: Vec<&str> = (0..2 + r.below(6)).map(|_| r.pick(&words)).collect();
+        text.join([" ", ": ", ", ", " - ", "/"][i % 5])
+    }));
+    let mut shapes: Vec<String> = lines.iter().map(|l| shape(l)).collect();
+    for limit in [50, 700, DEFAULT_LIMIT] {
+        let mut whole = PatternSet::new(limit);
+        whole.insert_all(shapes.iter().map(String::as_str), || ());
+        let expected: Vec<(String, String)> = whole.patterns().into_iter().map(|(s, p)| (s.to_owned(), p)).collect();
+        assert!(expected.len() <= limit);
+        for size in [1, 17, 1000] {
+            r.shuffle(&mut shapes);
+            let mut set = PatternSet::new(limit);
+            let mut known = std::collections::BTreeSet::new();
+            // one by one each forgotten shape has its group computed anew
+            let some = if size == 1 && limit > 50 { 0 } else { shapes.len() };
+            for batch in shapes[..some].chunks(size) {
+                if let [shape] = batch {
+                    let outcome = set.insert(shape);
+                    if outcome.is_new {
+                        known.insert(shape.clone());
+                    }
+                    outcome.forgotten.iter().for_each(|gone| assert!(known.remove(gone)));
+                    assert_eq!(outcome.is_kept, set.contains(shape));
+                } else {
+                    let growth = set.insert_all(batch.iter().map(String::as_str), || ());
+                    growth.forgotten.iter().for_each(|gone| assert!(known.remove(gone)));
+                    growth.added.into_iter().for_each(|new| assert!(known.insert(new)));
+                }
+                assert!(set.len() <= limit);
+            }
+            if some > 0 {
+                let found: Vec<(String, String)> = set.patterns().into_iter().map(|(s, p)| (s.to_owned(), p)).collect();
+                assert_eq!(found, expected, "limit {limit}, batches of {size}");
+                assert!(known.iter().eq(expected.iter().map(|(s, _)| s)));
+                for shape in &shapes {
+                    assert_eq!(set.cover(shape), whole.cover(shape));
+                    assert!(parameters_of(shape, &set.cover(shape)).is_some() || shape.contains('{'));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_structure_keeps_a_bounded_sample() {
+    let shapes = services(6000);
+    let mut set = PatternSet::default();
+    let growth = set.insert_all(shapes.iter().map(String::as_str), || ());
+    assert_eq!((set.len(), growth.added.len(), growth.forgotten.len()), (MAX_OF_STRUCTURE, MAX_OF_STRUCTURE, 0));
+    assert!(shapes.iter().all(|s| set.cover(s) == "service {*} moved"));
+    let mut ticks = 0;
+    set.insert_all(shapes.iter().map(String::as_str), || ticks += 1);
+    assert_eq!(ticks, shapes.len(), "known and rejected shapes compute nothing");
 }
 
 /// Every line is found again by the expression of its pattern and by no other, and has its parameters.

@@ -25,7 +25,11 @@ pub struct Queries {
     pub(crate) margin: Margin,
     f32_panels: OnceLock<PanelsF32>,
     i8_panels: OnceLock<PanelsI8>,
+    pub(crate) interrupt: fn() -> Result<(), Error>,
 }
+
+/// Queries packed between two calls of the interrupt check.
+const INTERRUPT_QUERIES: usize = 1024;
 
 pub(crate) struct PanelsF32 {
     pub data: Aligned<f32>,
@@ -48,6 +52,18 @@ impl Queries {
     ///
     /// Errors: [`Error::Shape`] when the array is not a whole number of vectors or `dim` is 0, [`Error::OutOfMemory`].
     pub fn new(simd: Simd, metric: Metric, dim: usize, flat: &[f32]) -> Result<Queries, Error> {
+        Self::with_interrupt(simd, metric, dim, flat, || Ok(()))
+    }
+
+    /// As [`new`](Queries::new); `interrupt` is called as queries are packed and, by a [`Scanner`](crate::Scanner), for each panel of queries in a tile.
+    /// Its error ends the work.
+    pub fn with_interrupt(
+        simd: Simd,
+        metric: Metric,
+        dim: usize,
+        flat: &[f32],
+        interrupt: fn() -> Result<(), Error>,
+    ) -> Result<Queries, Error> {
         if dim == 0 || !flat.len().is_multiple_of(dim) {
             return Err(Error::Shape("the queries must be whole vectors of at least one dimension"));
         }
@@ -57,7 +73,10 @@ impl Queries {
         rows.extend_from_slice(flat);
         let mut terms = Vec::new();
         reserve(&mut terms, count)?;
-        terms.extend(rows.chunks_exact(dim).map(|q| QueryTerms { norm2: simd.exact_dot(q, q), error: 0.0 }));
+        for some in rows.chunks(dim * INTERRUPT_QUERIES) {
+            interrupt()?;
+            terms.extend(some.chunks_exact(dim).map(|q| QueryTerms { norm2: simd.exact_dot(q, q), error: 0.0 }));
+        }
         let padded = dim.next_multiple_of(PAD);
         let margin = Margin::new(metric, dim, block_of(padded), padded.div_ceil(block_of(padded)));
         Ok(Queries {
@@ -70,6 +89,7 @@ impl Queries {
             margin,
             f32_panels: OnceLock::new(),
             i8_panels: OnceLock::new(),
+            interrupt,
         })
     }
 
@@ -181,6 +201,9 @@ impl Queries {
         let (k, nr) = (self.padded(), self.kernels().nr);
         let mut data = Aligned::zeroed(self.panels() * k * nr)?;
         for i in 0..self.count {
+            if i % INTERRUPT_QUERIES == 0 {
+                (self.interrupt)()?;
+            }
             let factor = self.pack_factor(i);
             let panel = &mut data[i / nr * k * nr..][..k * nr];
             for (d, &v) in self.query(i).iter().enumerate() {
@@ -204,6 +227,9 @@ impl Queries {
         };
         let mut ints = filled(0i32, k)?;
         for i in 0..self.count {
+            if i % INTERRUPT_QUERIES == 0 {
+                (self.interrupt)()?;
+            }
             let (panel, j) = (i / nr, i % nr);
             let (scale, error) = self.quantise_query(i, &mut ints);
             let norm = self.terms[i].norm2.sqrt();

@@ -85,6 +85,8 @@ pub struct Scanner<I, S> {
     stats: Stats,
     /// `stats` when the waste of the int8 pass was last looked at.
     looked: Stats,
+    /// Queries still searched for, from the first.
+    kept: usize,
 }
 
 /// The rows that wait for their turn.
@@ -138,6 +140,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             queries.f32_panels()?;
         }
         let mut scanner = Scanner {
+            kept: queries.len(),
             queries,
             sink,
             pass,
@@ -149,6 +152,14 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         };
         scanner.refresh_thresholds();
         Ok(scanner)
+    }
+
+    /// Searches for the first `queries` queries alone from now on. The sink must not want pairs of the others any more.
+    pub fn keep_first(&mut self, queries: usize) {
+        if queries < self.kept {
+            self.kept = queries;
+            self.thresholds[queries..].fill(f32::INFINITY);
+        }
     }
 
     /// The queries.
@@ -295,7 +306,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
     /// All queries against one row where it lies. `dot_norm` gives (x·q, x·x).
     fn direct(&mut self, id: &I, row: &[f32], dot_norm: impl Fn(&Self, &[f32]) -> (f32, f32)) -> Result<(), Error> {
         self.tile.exact_norms[0] = f64::NAN;
-        for q in 0..self.queries.len() {
+        for q in 0..self.kept {
             let (dot, norm2) = dot_norm(self, self.queries.query(q));
             let (scale, bias) = self.queries.margin.row(norm2, || row);
             let value = dot * self.queries.direct_factor(q) * scale + bias;
@@ -319,7 +330,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
     }
 
     fn refresh_thresholds(&mut self) {
-        for q in 0..self.queries.len() {
+        for q in 0..self.kept {
             let (margin, terms) = self.terms();
             self.thresholds[q] = margin.threshold(self.sink.limit(q), terms[q]);
         }
@@ -339,6 +350,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let panels = queries.f32_panels()?;
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {
+            (queries.interrupt)()?;
             for from in (0..padded).step_by(block) {
                 let k = block.min(padded - from);
                 for r in (0..rows).step_by(kernels.mr) {
@@ -371,6 +383,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let blocks = panels.block_init.len() / (queries.panels() * kernels.nr).max(1);
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {
+            (queries.interrupt)()?;
             let first = panel * kernels.nr;
             for r in (0..rows).step_by(kernels.mr) {
                 let call = TileI8 {
@@ -394,7 +407,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
 
     /// Panels that a row of the tile can be of use to.
     fn useful_panels(&self) -> usize {
-        let queries = self.queries.len();
+        let queries = self.kept;
         let useful = self.tile.ids.iter().map(|id| self.sink.useful(id, queries)).max().unwrap_or(0);
         useful.min(queries).div_ceil(self.queries.kernels().nr)
     }
@@ -418,7 +431,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             while mask != 0 {
                 let q = panel * kernels.nr + mask.trailing_zeros() as usize;
                 mask &= mask - 1;
-                if q >= self.queries.len() {
+                if q >= self.kept {
                     break;
                 }
                 let row = &self.tile.rows[r * padded..][..dim];

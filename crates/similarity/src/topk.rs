@@ -37,6 +37,14 @@ pub struct TopK<I> {
 /// First bytes of a serialised state; the last is the version.
 const MAGIC: [u8; 4] = *b"pgk\x01";
 
+/// Rows between two calls of an interrupt check.
+const INTERRUPT_ROWS: usize = 4096;
+
+/// Bytes of a heap, its ids included.
+fn held<I: RowId>(heap: &Vec<Entry<I>>) -> usize {
+    heap.capacity() * size_of::<Entry<I>>() + heap.iter().map(|e| e.id.heap_bytes()).sum::<usize>()
+}
+
 impl<I: RowId> TopK<I> {
     /// An empty state for `queries` queries. `limit` is the worst score to take: at least it (cosine, inner product) or at most (L2);
     /// a NaN score is then never taken. Without a limit NaN counts as the worst score.
@@ -82,6 +90,15 @@ impl<I: RowId> TopK<I> {
         size_of::<Self>().saturating_add(queries.saturating_mul(each))
     }
 
+    /// Forgets all but the first `queries` queries. Pairs of the others are no longer taken.
+    pub fn keep_first(&mut self, queries: usize) {
+        while self.heaps.len() > queries.max(1) {
+            let heap = self.heaps.pop().expect("longer than that");
+            self.bytes -= size_of::<Vec<Entry<I>>>() + held(&heap);
+        }
+        self.heaps.shrink_to_fit();
+    }
+
     /// Offers a row with a score computed elsewhere (by [`Simd::score`](crate::Simd::score)). `true` when it was taken.
     pub fn offer_score(&mut self, q: usize, score: f32, id: &I) -> Result<bool, Error> {
         self.offer(q, self.metric.key(score), id)
@@ -94,7 +111,7 @@ impl<I: RowId> TopK<I> {
         self.merge_with(other, || Ok(()))
     }
 
-    /// As [`merge`](TopK::merge); `interrupt` is called once for each query, and its error ends the work.
+    /// As [`merge`](TopK::merge); `interrupt` is called for each query and at least each 4096 rows, and its error ends the work.
     pub fn merge_with(
         &mut self,
         other: &TopK<I>,
@@ -107,8 +124,11 @@ impl<I: RowId> TopK<I> {
         }
         for (q, heap) in other.heaps.iter().enumerate() {
             interrupt()?;
-            for entry in heap {
-                self.offer(q, entry.key, &entry.id)?;
+            for some in heap.chunks(INTERRUPT_ROWS) {
+                interrupt()?;
+                for entry in some {
+                    self.offer(q, entry.key, &entry.id)?;
+                }
             }
         }
         Ok(())
@@ -117,13 +137,22 @@ impl<I: RowId> TopK<I> {
     /// Takes the rows of query `q`, best first, ties by id, and leaves it empty.
     pub fn take(&mut self, q: usize) -> Vec<Hit<I>> {
         let mut heap = std::mem::take(&mut self.heaps[q]);
-        self.bytes -= heap.capacity() * size_of::<Entry<I>>() + heap.iter().map(|e| e.id.heap_bytes()).sum::<usize>();
+        self.bytes -= held(&heap);
         heap.sort_unstable();
         heap.into_iter().map(|e| Hit { id: e.id, score: self.metric.score(e.key) }).collect()
     }
 
     /// Appends the state to `out`, for another process of the same build.
     pub fn serialise(&self, out: &mut Vec<u8>) -> Result<(), Error> {
+        self.serialise_with(out, || Ok(()))
+    }
+
+    /// As [`serialise`](TopK::serialise); `interrupt` is called for each query and at least each 4096 rows, and its error ends the work.
+    pub fn serialise_with(
+        &self,
+        out: &mut Vec<u8>,
+        mut interrupt: impl FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let entries: usize = self.heaps.iter().map(Vec::len).sum();
         reserve(out, 32 + self.heaps.len() * 4 + entries * (size_of::<Entry<I>>() + 4) + self.bytes)?;
         out.extend_from_slice(&MAGIC);
@@ -132,10 +161,14 @@ impl<I: RowId> TopK<I> {
         self.limit.encode(out);
         (self.heaps.len() as u64).encode(out);
         for heap in &self.heaps {
+            interrupt()?;
             (heap.len() as u64).encode(out);
-            for entry in heap {
-                entry.key.encode(out);
-                entry.id.encode(out);
+            for some in heap.chunks(INTERRUPT_ROWS) {
+                interrupt()?;
+                for entry in some {
+                    entry.key.encode(out);
+                    entry.id.encode(out);
+                }
             }
         }
         Ok(())
@@ -146,7 +179,7 @@ impl<I: RowId> TopK<I> {
         Self::deserialise_with(bytes, || Ok(()))
     }
 
-    /// As [`deserialise`](TopK::deserialise); `interrupt` is called once for each query, and its error ends the work.
+    /// As [`deserialise`](TopK::deserialise); `interrupt` is called for each query and at least each 4096 rows, and its error ends the work.
     pub fn deserialise_with(bytes: &[u8], mut interrupt: impl FnMut() -> Result<(), Error>) -> Result<Self, Error> {
         let input = &mut &bytes[..];
         let cut = Error::Corrupt("it ends too early");
@@ -172,7 +205,10 @@ impl<I: RowId> TopK<I> {
             if len > k as u64 {
                 return Err(Error::Corrupt("more rows than k"));
             }
-            for _ in 0..len {
+            for n in 1..=len {
+                if n % INTERRUPT_ROWS as u64 == 0 {
+                    interrupt()?;
+                }
                 let key = u32::decode(input).ok_or(cut)?;
                 let id = I::decode(input).ok_or(cut)?;
                 state.offer(q, key, &id)?;
@@ -186,6 +222,10 @@ impl<I: RowId> Sink<I> for TopK<I> {
     fn limit(&self, q: usize) -> u32 {
         let heap = &self.heaps[q];
         if heap.len() < self.k { self.limit } else { heap[0].key }
+    }
+
+    fn useful(&self, _: &I, queries: usize) -> usize {
+        queries.min(self.heaps.len())
     }
 
     fn offer(&mut self, q: usize, key: u32, id: &I) -> Result<bool, Error> {

@@ -204,3 +204,82 @@ fn range_finds_every_pair_within_the_limit() {
     assert!(want.len() > 50);
     assert_eq!(got, want);
 }
+
+#[test]
+fn queries_given_up_leave_the_others_as_they_are() {
+    let (dim, k) = (80, 13);
+    let rows = tied_rows(900, dim);
+    for (count, kept) in [(3, 1), (20, 7), (60, 33), (60, 60)] {
+        let flat = noise(count * dim, 9);
+        let queries = Arc::new(Queries::new(Simd::detect(), Metric::L2, dim, &flat).unwrap());
+        // Without room to spare, so that a copy counts as much.
+        let id = |i: usize| String::from(Box::<str>::from(format!("row {:03}", i * 37 % 900)));
+        let whole = all(scan(&queries, k, rows.iter().enumerate().map(|(i, r)| (id(i), r.clone()))));
+        for after in [0, 40, 500, 900] {
+            let state = TopK::new(Metric::L2, count, k, None).unwrap();
+            let mut scan = Scanner::new(Arc::clone(&queries), state).unwrap();
+            for (i, row) in rows.iter().enumerate() {
+                if i == after {
+                    scan.sink_mut().keep_first(kept);
+                    scan.keep_first(kept);
+                }
+                scan.push(id(i), row).unwrap();
+            }
+            let mut state = scan.finish().unwrap();
+            state.keep_first(kept);
+            assert_eq!(state.queries(), kept);
+            let empty = TopK::<String>::new(Metric::L2, kept, k, None).unwrap().bytes();
+            assert!(state.bytes() > empty);
+            let found: Vec<_> = (0..kept).map(|q| state.take(q)).collect();
+            assert_eq!(found, whole[..kept], "{count} {kept} {after}");
+            assert_eq!(state.bytes(), empty);
+        }
+    }
+}
+
+#[test]
+fn interrupts_end_packing_scanning_and_carrying() {
+    use std::cell::Cell;
+    thread_local!(static LEFT: Cell<u32> = const { Cell::new(0) });
+    fn interrupt() -> Result<(), Error> {
+        LEFT.with(|left| {
+            left.set(left.get().checked_sub(1).ok_or(Error::Interrupted)?);
+            Ok(())
+        })
+    }
+    let (dim, count) = (64, 3000);
+    let flat = noise(count * dim, 3);
+    let mut seen = [false; 3];
+    for allowed in 0..40 {
+        LEFT.set(allowed);
+        let Ok(queries) = Queries::with_interrupt(Simd::detect(), Metric::Cosine, dim, &flat, interrupt) else {
+            seen[0] = true;
+            continue;
+        };
+        let state = TopK::<i64>::new(Metric::Cosine, count, 5, None).unwrap();
+        let Ok(mut scan) = Scanner::new(Arc::new(queries), state) else {
+            seen[1] = true;
+            continue;
+        };
+        // 96 rows make a tile of some hundred panels, each of which asks.
+        let stopped = flat.chunks(dim).take(200).enumerate().find_map(|(i, row)| scan.push(i as i64, row).err());
+        seen[2] |= stopped == Some(Error::Interrupted);
+        assert!(stopped.is_some(), "{allowed}");
+    }
+    assert_eq!(seen, [true; 3]);
+    let mut state = TopK::<i64>::new(Metric::L2, 1, 20000, None).unwrap();
+    (0..20000).for_each(|i| assert!(state.offer_score(0, i as f32, &i).unwrap()));
+    let mut bytes = Vec::new();
+    let calls = Cell::new(0);
+    let count_calls = || {
+        calls.set(calls.get() + 1);
+        Ok(())
+    };
+    state.serialise_with(&mut bytes, count_calls).unwrap();
+    assert!(calls.replace(0) >= 5);
+    assert_eq!(TopK::<i64>::deserialise_with(&bytes, count_calls).unwrap().bytes(), state.bytes());
+    assert!(calls.replace(0) >= 5);
+    state.merge_with(&TopK::deserialise(&bytes).unwrap(), count_calls).unwrap();
+    assert!(calls.get() >= 5);
+    assert_eq!(state.serialise_with(&mut Vec::new(), || Err(Error::Interrupted)), Err(Error::Interrupted));
+}

@@ -1,0 +1,298 @@
+//! `complete_events`, and what `pgedge.event_retention` deletes as events are completed.
+//!
+//! The statement is planned once a session and then kept: interpreting it in PL/pgSQL cost as much as running it.
+use std::cell::RefCell;
+use std::ffi::CString;
+
+use pgrx::pg_sys::{self, Datum};
+use pgrx::prelude::*;
+
+use super::segment::{self, Segment};
+use super::{lease, settings};
+use crate::{errors, session};
+use pgedge_leases::Slot;
+
+/// Pages of the table that are looked through at a time for what retention deletes.
+const PAGES: u32 = 32;
+/// How many times as long as such a look took the next one waits, when it found something and when it did not.
+const PAUSE: [i64; 2] = [4, 20];
+/// Between two walks through the table: at least so long, or a tenth of the retention, up to an hour (µs).
+const WALKS: (i64, i64) = (1_000_000, 3_600_000_000);
+/// After a failure, and until a look is over.
+const AFTER_FAILURE: i64 = 60_000_000;
+
+const ONE: &str = "UPDATE %t e SET status = 'processed', processed_at = now(), attempts = $2, claimed_by = $3, claimed_at = $4 \
+                   WHERE e.id = $1 AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint";
+const MANY: &str = "UPDATE %t e SET status = 'processed', processed_at = now(), attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed \
+                    FROM unnest($1, $2, $3, $4) h(id, attempt, worker, claimed) \
+                    WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint";
+
+/// A statement that was planned, over the table as it was called then.
+struct Plan {
+    text: &'static str,
+    table: String,
+    plan: pg_sys::SPIPlanPtr,
+}
+
+thread_local! {
+    static PLANS: RefCell<Vec<Plan>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Looks up the plan of a statement, made if need be.
+///
+/// # Safety
+/// Between SPI_connect and SPI_finish.
+unsafe fn plan(text: &'static str, table: &str, types: &mut [pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
+    let known = PLANS.with_borrow(|p| p.iter().find(|p| p.text == text && p.table == table).map(|p| p.plan));
+    if let Some(known) = known {
+        return known;
+    }
+    // SAFETY: the text is copied by SPI; a kept plan lives until the session ends.
+    unsafe {
+        let sql = CString::new(text.replace("%t", table)).unwrap_or_default();
+        let options = pg_sys::CURSOR_OPT_GENERIC_PLAN as i32;
+        let plan = pg_sys::SPI_prepare_cursor(sql.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
+        if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+            errors::fail(
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                format!("the event queue could not plan \"{text}\""),
+                "This is a bug in pgedge.",
+            );
+        }
+        PLANS.with_borrow_mut(|plans| {
+            // A table that was renamed or dropped leaves a plan behind; not many.
+            if plans.len() >= 8 {
+                for old in plans.drain(..) {
+                    pg_sys::SPI_freeplan(old.plan);
+                }
+            }
+            plans.push(Plan { text, table: table.to_owned(), plan });
+        });
+        plan
+    }
+}
+
+/// Marks held events processed; the ids of those that still waited, as the table's owner.
+fn mark(table: pg_sys::Oid, held: &[Slot]) -> Vec<i64> {
+    let name = super::qualified_name(table);
+    let (text, mut types, mut values, mut nulls) = arguments(held);
+    let mut done = vec![];
+    // SAFETY: SPI's rules are kept: connected throughout, the result is read before SPI_finish; an error ends the transaction, which ends all of
+    // this. Settings are put back here or by the abort. The plan is kept on the primary key whatever the statistics say, since a queue's are
+    // always stale; the table is locked, so nothing makes the plan invalid between the question and its use.
+    unsafe {
+        pg_sys::SPI_connect();
+        let plan = plan(text, &name, &mut types);
+        let level = (!pg_sys::SPI_plan_is_valid(plan) || !was_run(plan)).then(|| {
+            let level = pg_sys::NewGUCNestLevel();
+            for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_hashjoin", c"enable_mergejoin"] {
+                pg_sys::set_config_option(
+                    setting.as_ptr(),
+                    c"off".as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+            level
+        });
+        let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_mut_ptr(), false, 0);
+        if code != pg_sys::SPI_OK_UPDATE_RETURNING as i32 {
+            errors::fail(
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                format!("the event queue could not run \"{text}\": {code}"),
+                "This is a bug in pgedge.",
+            );
+        }
+        let rows = pg_sys::SPI_tuptable;
+        for n in 0..pg_sys::SPI_processed as usize {
+            let mut null = false;
+            let id = pg_sys::SPI_getbinval(*(*rows).vals.add(n), (*rows).tupdesc, 1, &raw mut null);
+            done.push(id.value() as i64);
+        }
+        if let Some(level) = level {
+            pg_sys::AtEOXact_GUC(true, level);
+        }
+        pg_sys::SPI_finish();
+    }
+    done
+}
+
+/// Whether a plan was made already, by a first run.
+///
+/// # Safety
+/// The plan is one of ours.
+unsafe fn was_run(plan: pg_sys::SPIPlanPtr) -> bool {
+    // SAFETY: a plan's sources are a list that lives as long as it does.
+    unsafe {
+        let sources = pgrx::PgList::<pg_sys::CachedPlanSource>::from_pg(pg_sys::SPI_plan_get_plan_sources(plan));
+        sources.iter_ptr().all(|s| !(*s).gplan.is_null())
+    }
+}
+
+/// The statement for so many events, with the types and values of its parameters and which are NULL.
+fn arguments(held: &[Slot]) -> (&'static str, [pg_sys::Oid; 4], [Datum; 4], [core::ffi::c_char; 4]) {
+    let null = |d: &Option<Datum>| if d.is_some() { b' ' } else { b'n' } as core::ffi::c_char;
+    let (text, types, values) = if let [one] = held {
+        let values = [
+            one.id.into_datum(),
+            one.attempt.into_datum(),
+            lease::worker(one).into_datum(),
+            lease::time(one.claimed_at).into_datum(),
+        ];
+        (ONE, [pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::TEXTOID, pg_sys::TIMESTAMPTZOID], values)
+    } else {
+        let values = [
+            held.iter().map(|s| s.id).collect::<Vec<_>>().into_datum(),
+            held.iter().map(|s| s.attempt).collect::<Vec<_>>().into_datum(),
+            held.iter().map(lease::worker).collect::<Vec<_>>().into_datum(),
+            held.iter().map(|s| lease::time(s.claimed_at)).collect::<Vec<_>>().into_datum(),
+        ];
+        let types = [pg_sys::INT8ARRAYOID, pg_sys::INT4ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TIMESTAMPTZARRAYOID];
+        (MANY, types, values)
+    };
+    let nulls = values.each_ref().map(null);
+    (text, types, values.map(|v| v.unwrap_or(Datum::from(0))), nulls)
+}
+
+/// A `bigint[]` argument of one dimension without NULLs. Errors: 2202E, 22004.
+///
+/// # Safety
+/// The argument is a `bigint[]`.
+unsafe fn ids(fcinfo: pg_sys::FunctionCallInfo, n: usize) -> Vec<i64> {
+    let null = |problem: String| -> ! {
+        let hint = "Pass the ids that claim_events returned; an empty array is fine.";
+        errors::fail(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, problem, hint)
+    };
+    // SAFETY: a detoasted array; its elements are eight bytes each and aligned, with no NULLs between them once that is checked.
+    unsafe {
+        let Some(datum) = pgrx::fcinfo::pg_getarg_datum(fcinfo, n) else { null("ids must not be null".into()) };
+        let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        let shown = || {
+            let text = pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_ARRAY_OUT), Datum::from(array));
+            core::ffi::CStr::from_ptr(text).to_string_lossy().chars().take(100).collect::<String>()
+        };
+        if (*array).ndim > 1 {
+            errors::fail(
+                PgSqlErrorCode::ERRCODE_ARRAY_ELEMENT_ERROR,
+                format!("ids must be one-dimensional: {}", shown()),
+                "Pass the ids that claim_events returned as one array, e.g. ARRAY[1, 2].",
+            );
+        }
+        if pg_sys::array_contains_nulls(array) {
+            null(format!("ids must not contain nulls: {}", shown()));
+        }
+        if (*array).ndim == 0 {
+            return vec![];
+        }
+        let dims = array.add(1).cast::<i32>();
+        let count = pg_sys::ArrayGetNItems((*array).ndim, dims) as usize;
+        let header = size_of::<pg_sys::ArrayType>() + 2 * size_of::<i32>() * (*array).ndim as usize;
+        let from = if (*array).dataoffset == 0 { header.next_multiple_of(8) } else { (*array).dataoffset as usize };
+        std::slice::from_raw_parts(array.cast::<u8>().add(from).cast::<i64>(), count).to_vec()
+    }
+}
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pgedge_complete_events() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// `complete_events(ids, lease_token)`: see its COMMENT. SECURITY DEFINER; the table is changed as its owner, whose triggers so never run as
+/// superuser.
+///
+/// # Safety
+/// Called by the function manager, as sql/events.sql declares it.
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pgedge_complete_events(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    // SAFETY: the arguments have the types that the declaration says; materialize mode, as for claim_events().
+    let (ids, token, result, function) = unsafe {
+        let ids = ids(fcinfo, 0);
+        let token = pgrx::fcinfo::pg_getarg::<i64>(fcinfo, 1).unwrap_or_else(|| {
+            errors::fail(
+                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                "lease_token must not be null",
+                "Pass the lease_token that claim_events returned.",
+            )
+        });
+        pg_sys::InitMaterializedSRF(fcinfo, pg_sys::MAT_SRF_USE_EXPECTED_DESC);
+        (ids, token, (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>(), (*(*fcinfo).flinfo).fn_oid)
+    };
+    super::check_may_write();
+    let table = super::table_oid(function);
+    super::table::check_columns(table);
+    // SAFETY: opened and closed here; the lock stays until the transaction ends.
+    unsafe {
+        let rel = pg_sys::table_open(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+        pg_sys::table_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+    let held = lease::take(table, ids, token, false);
+    if held.is_empty() {
+        return Datum::from(0);
+    }
+    retain(table);
+    let done = errors::keeping_sqlstates(|| super::as_role(super::owner(table), || mark(table, &held)));
+    for id in done {
+        // SAFETY: InitMaterializedSRF made the store and the descriptor, of one bigint.
+        unsafe {
+            let (mut value, mut null) = (Datum::from(id), false);
+            pg_sys::tuplestore_putvalues((*result).setResult, (*result).setDesc, &raw mut value, &raw mut null);
+        }
+    }
+    Datum::from(0)
+}
+
+/// Takes the turn to look for what retention deletes, if it is time: the page to look at first.
+fn turn(segment: Segment) -> Option<u32> {
+    let now = session::clock();
+    let locked = segment.lock();
+    let state = &mut *locked.queue.state;
+    if now < state.retain_at {
+        return None;
+    }
+    state.retain_at = now + AFTER_FAILURE;
+    Some(state.retain_page)
+}
+
+/// Deletes finished events older than `pgedge.event_retention`: those on the next few pages of the table, now and then, with a fifth of one
+/// session's time at most. Going through the table by pages needs no index, visits nothing twice and never waits.
+fn retain(table: pg_sys::Oid) {
+    let seconds = settings::retention();
+    if seconds < 0 {
+        return;
+    }
+    let Some(segment) = segment::find(table) else { return };
+    let Some(first) = turn(segment) else { return };
+    let started = session::clock();
+    let deleted = Spi::get_one_with_args::<i64>(
+        "SELECT pgedge._events_retain($1, $2, $3)",
+        &[i64::from(seconds).into(), i64::from(first).into(), i64::from(PAGES).into()],
+    );
+    // SAFETY: opened and closed here.
+    let pages = unsafe {
+        let rel = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let pages = pg_sys::RelationGetNumberOfBlocksInFork(rel, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::table_close(rel, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        pages
+    };
+    let now = session::clock();
+    let locked = segment.lock();
+    let state = &mut *locked.queue.state;
+    state.retain_page = first.saturating_add(PAGES);
+    let over = state.retain_page >= pages;
+    if over {
+        state.retain_page = 0;
+    }
+    let walk = if over { (i64::from(seconds) * 100_000).clamp(WALKS.0, WALKS.1) } else { 0 };
+    state.retain_at = match deleted {
+        Ok(Some(n)) if n >= 0 => now + ((now - started) * PAUSE[usize::from(n == 0)]).max(walk),
+        _ => now + AFTER_FAILURE,
+    };
+}
