@@ -44,19 +44,9 @@ impl Statement {
 
     /// The first column of the first row, `None` when it is NULL or there is no row. The value lives until [`free`] or the end of the connection.
     pub fn value(&self) -> Option<pg_sys::Datum> {
-        let mut arguments = self.arguments();
-        // SAFETY: a connection is open, and the arrays have one length.
+        // SAFETY: a connection is open; SPI puts the rows into its own table when it is given no receiver.
         unsafe {
-            let code = pg_sys::SPI_execute_with_args(
-                self.text.as_ptr(),
-                arguments.types.len() as i32,
-                arguments.types.as_mut_ptr(),
-                arguments.values.as_mut_ptr(),
-                arguments.nulls.as_ptr(),
-                true,
-                0,
-            );
-            check(code);
+            self.execute(null_mut());
             let table = pg_sys::SPI_tuptable;
             if (*table).numvals == 0 {
                 return None;
@@ -80,14 +70,27 @@ impl Statement {
             },
             row,
         };
-        // SAFETY: a connection is open; the receiver and the parameters outlive the execution. makeParamList has room for as many as it was told.
+        // SAFETY: a connection is open; the receiver outlives the execution.
+        unsafe { self.execute((&raw mut receiver).cast()) };
+    }
+
+    /// Runs the statement in the caller's snapshot.
+    ///
+    /// Arrays stay parameters, everything else may become a constant of the plan, as partial indexes and the pruning of partitions want it. A plan
+    /// travels to the workers as text: a batch of 1,000 queries written and read in that way cost all that a worker gained.
+    ///
+    /// # Safety
+    /// A connection must be open, and `receiver` NULL or good until the end of the execution.
+    unsafe fn execute(&self, receiver: *mut pg_sys::DestReceiver) {
+        // SAFETY: the caller's promise; makeParamList has room for as many as it was told.
         unsafe {
             let list = pg_sys::makeParamList(self.params.len() as i32);
             for (i, &(oid, value)) in self.params.iter().enumerate() {
+                let array = pg_sys::get_element_type(oid) != pg_sys::Oid::INVALID;
                 *(*list).params.as_mut_ptr().add(i) = pg_sys::ParamExternData {
                     value: value.unwrap_or(pg_sys::Datum::from(0)),
                     isnull: value.is_none(),
-                    pflags: pg_sys::PARAM_FLAG_CONST as u16,
+                    pflags: if array { 0 } else { pg_sys::PARAM_FLAG_CONST as u16 },
                     ptype: oid,
                 };
             }
@@ -97,7 +100,7 @@ impl Statement {
                 allow_nonatomic: false,
                 must_return_tuples: true,
                 tcount: 0,
-                dest: (&raw mut receiver).cast(),
+                dest: receiver,
                 owner: null_mut(),
             };
             check(pg_sys::SPI_execute_extended(self.text.as_ptr(), &options));

@@ -138,6 +138,18 @@ def test_workers_do_the_scan(data):
         assert pids == {conn.info.backend_pid}
 
 
+def test_workers_get_the_queries_as_a_parameter(data):
+    """As a constant of the plan a batch would be written as text, four bytes for each, and read again by each worker."""
+    with data.connect() as conn:
+        conn.execute(PARALLEL + "; SET debug_print_plan = on; SET debug_pretty_print = off; SET client_min_messages = log")
+        plans = []
+        conn.add_notice_handler(lambda diag: plans.append(diag.message_detail or ""))
+        assert len(search(conn)) == 60 * K
+        assert any(":parallelModeNeeded true" in plan for plan in plans)
+        # the queries take 92 kB
+        assert max(map(len, plans)) < 50_000
+
+
 def test_groups(data):
     with data.connect() as conn:
         query = "SELECT g, (h).* FROM (SELECT id % 40 AS g, unnest(pgedge.top_k(id, embedding, batch(5), 3, 'l2')) AS h FROM items GROUP BY 1) x ORDER BY 1, 2, 3"
