@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::event::{message_of, message_spans};
 use crate::hash::ShapeState;
 use crate::kind::Kind;
+use crate::mask::masked;
 use crate::matching::placeholders;
 use crate::patterns::{DEFAULT_LIMIT, OTHER, PatternSet, structure};
+use crate::secrets::secrets;
 use crate::shape::shape;
 use crate::sketch::{Samples, Values};
 use crate::slots::slots;
@@ -231,10 +233,11 @@ fn record(tally: &mut Tally, shape: &str, message: &str, segments: &[crate::shap
     if tally.values.len() < spans.len() {
         tally.values.resize_with(spans.len(), Values::default);
     }
+    let secrets = secrets(message.as_bytes());
     let mut next = segments.iter();
     for ((_, a, b), values) in spans.into_iter().zip(&mut tally.values) {
         if let Some(s) = next.find(|s| s.out == (a, b)) {
-            values.add(message.get(s.raw.0..s.raw.1).unwrap_or(""), 1);
+            values.add(&masked(message, &secrets, s.raw.0, s.raw.1), 1);
         }
     }
 }
