@@ -200,6 +200,38 @@ def test_archive_takes_a_segment_once(archived):
     assert [p.name for p in pitr["wal"].iterdir() if p.name.startswith(".")] == []
 
 
+def test_damage_in_the_archive_is_not_its_end(archived):
+    """PostgreSQL promotes when the restore command ends with 1: a damaged segment, or an archive that is not mounted, must end the recovery instead."""
+    pitr = archived.pitr
+    copy = archived.folder / "damaged"
+    archived.run("cp", "-a", pitr["wal"], copy)
+    segment = sorted(p for p in copy.iterdir() if len(p.name) == 27)[-1]
+    archived.run("truncate", "-s", str(segment.stat().st_size // 2), segment)
+    damaged = backup(archived, "fetch", copy, segment.stem, archived.folder / "x", check=False)
+    assert damaged.returncode > 125 and "is damaged" in damaged.stderr and "hint:" in damaged.stderr
+    absent = backup(archived, "fetch", archived.folder / "unmounted", segment.stem, archived.folder / "x", check=False)
+    assert absent.returncode > 125 and "cannot be read" in absent.stderr
+    other = Cluster()
+    try:
+        backup(archived, "restore", pitr["base"], other.data, copy)
+        other.run("sed", "-i", "/^archive_mode/d;/^port/d;/^unix_socket_directories/d", other.data / "postgresql.conf")
+        other.run("sh", "-c", f"printf \"port = {other.port}\\nunix_socket_directories = '{other.folder}'\\n\" >>{other.data}/postgresql.conf")
+        other.run(other.bindir / "pg_ctl", "-D", other.data, "-l", other.log, "-w", "-t", "60", "start", check=False, capture_output=True)
+        wait_for(lambda: not (other.data / "postmaster.pid").exists(), 60)
+        log = other.log.read_text()
+        assert "is damaged" in log and "archive recovery complete" not in log
+    finally:
+        other.destroy()
+
+
+@pytest.mark.parametrize("command, setting", [("dump", "PGEDGE_KEEP_DUMPS"), ("base", "PGEDGE_KEEP_BASES")])
+def test_a_wrong_number_to_keep_is_said_first(archived, command, setting):
+    folder = archived.folder / f"wrong-{command}"
+    archived.run("mkdir", folder)
+    refused = backup(archived, command, folder, check=False, **{setting: "0"})
+    assert refused.returncode == 1 and "no number of backups" in refused.stderr and list(folder.iterdir()) == []
+
+
 def test_restore_refuses_what_would_do_harm(archived):
     pitr = archived.pitr
     for wrong, words in (((pitr["base"], archived.data, pitr["wal"]), "is not empty"), ((pitr["wal"], archived.folder / "new", pitr["wal"]), "is no base backup"),
