@@ -82,7 +82,8 @@ fn parallelism(cpus: u32) -> Vec<Setting> {
         ),
         setting(
             "max_parallel_workers",
-            cpus.max(2).to_string(),
+            // PostgreSQL takes no more than 1024.
+            cpus.clamp(2, 1024).to_string(),
             format!("{why}: no more parallel workers than processors"),
         ),
         setting(
@@ -185,6 +186,13 @@ mod tests {
             ] {
                 assert_eq!(value(&list, name), wanted, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn no_more_workers_than_the_server_takes() {
+        for cpus in [1024, 1025, 4096] {
+            assert_eq!(value(&recommend(2 << 30, cpus, StorageKind::Ssd), "max_parallel_workers"), "1024");
         }
     }
 
