@@ -146,12 +146,18 @@ def archived():
         yield cluster
 
 
-def recovered(archived: Cluster, *time: str) -> tuple[Cluster, Database]:
-    """A second server from the base backup and the archive."""
+def laid_out(archived: Cluster, wal: Path, *time: str) -> Cluster:
+    """A data directory that recovers when it is started."""
     other = Cluster()
-    backup(archived, "restore", archived.pitr["base"], other.data, archived.pitr["wal"], *time)
+    backup(archived, "restore", archived.pitr["base"], other.data, wal, *time)
     other.run("sed", "-i", "/^archive_mode/d;/^port/d;/^unix_socket_directories/d", other.data / "postgresql.conf")
     other.run("sh", "-c", f"printf \"port = {other.port}\\nunix_socket_directories = '{other.folder}'\\n\" >>{other.data}/postgresql.conf")
+    return other
+
+
+def recovered(archived: Cluster, *time: str) -> tuple[Cluster, Database]:
+    """A second server from the base backup and the archive."""
+    other = laid_out(archived, archived.pitr["wal"], *time)
     other.start()
     db = Database(other, archived.pitr["db"].name)
     wait_for(lambda: not db.value("SELECT pg_is_in_recovery()"), 60)
@@ -211,11 +217,8 @@ def test_damage_in_the_archive_is_not_its_end(archived):
     assert damaged.returncode > 125 and "is damaged" in damaged.stderr and "hint:" in damaged.stderr
     absent = backup(archived, "fetch", archived.folder / "unmounted", segment.stem, archived.folder / "x", check=False)
     assert absent.returncode > 125 and "cannot be read" in absent.stderr
-    other = Cluster()
+    other = laid_out(archived, copy)
     try:
-        backup(archived, "restore", pitr["base"], other.data, copy)
-        other.run("sed", "-i", "/^archive_mode/d;/^port/d;/^unix_socket_directories/d", other.data / "postgresql.conf")
-        other.run("sh", "-c", f"printf \"port = {other.port}\\nunix_socket_directories = '{other.folder}'\\n\" >>{other.data}/postgresql.conf")
         other.run(other.bindir / "pg_ctl", "-D", other.data, "-l", other.log, "-w", "-t", "60", "start", check=False, capture_output=True)
         wait_for(lambda: not (other.data / "postmaster.pid").exists(), 60)
         log = other.log.read_text()
