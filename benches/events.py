@@ -36,6 +36,7 @@ BUILD = Path(os.environ.get("PGEDGE_BUILD", ROOT / ".build"))
 RESULTS, OUT = BUILD / "bench-events.json", ROOT / "docs" / "benchmarks"
 SECONDS = float(os.environ.get("SECONDS_EACH", "2"))
 REPEATS = int(os.environ.get("REPEATS", "3"))
+DAY_SECONDS = float(os.environ.get("DAY_SECONDS", "480"))
 
 COLUMNS = """(id serial PRIMARY KEY, event_type varchar(50) NOT NULL, payload jsonb NOT NULL, priority int DEFAULT 5, status varchar(20) DEFAULT 'pending',
               created_at timestamp DEFAULT now(), processed_at timestamp)"""
@@ -124,8 +125,8 @@ def held(whole_life, backlog):
         cluster = server([s])
         try:
             if not whole_life:
-                # Ours uses up some 15,000 a second, and a million must still wait at the end.
-                fill(cluster, s, backlog + (1_600_000 if s is OURS else 400_000))
+                # A million must still wait at the end, and ours uses up some 50,000 a second.
+                fill(cluster, s, backlog + (5_000_000 if s is OURS else 400_000))
             with psycopg.connect(cluster.dsn()) as holder:
                 holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 holder.execute("SELECT txid_current_snapshot(), count(*) FROM pg_class")
@@ -208,6 +209,33 @@ def wal():
     finally:
         cluster.destroy()
     return found
+
+
+def day():
+    """A day of 10 million events in a few minutes: size of table and indexes for each hour, finished events deleted by retention after an hour."""
+    hour = DAY_SECONDS / 24
+    # All that PostgreSQL does by the clock is as much faster.
+    cluster = server([OURS], autovacuum_naptime="1s", autovacuum_vacuum_cost_delay="0", **{"pgedge.event_retention": f"{round(hour)}s"})
+    try:
+        rate = 10_000_000 / DAY_SECONDS / 100
+        with tempfile.NamedTemporaryFile("w", suffix=".sql") as f, connect(cluster) as conn:
+            f.write(OURS.script(100, True))
+            f.flush()
+            sizes, live = [], []
+            worker = threading.Thread(target=cluster.tool, args=("pgbench", "-n", "-M", "prepared", "-c", "8", "-j", "2", "-R", f"{rate:.1f}", "-T", str(round(DAY_SECONDS)), "-f", f.name, "postgres"),
+                                      kwargs={"capture_output": True, "text": True})
+            start = time.monotonic()
+            worker.start()
+            for n in range(24):
+                time.sleep(max(0.0, start + (n + 1) * hour - time.monotonic()))
+                sizes.append([int(x) for x in conn.execute("SELECT pg_table_size('claude_events'), pg_indexes_size('claude_events')").fetchone()])
+            worker.join()
+            through, left = conn.execute("SELECT last_value, (SELECT count(*) FROM claude_events) FROM claude_events_id_seq").fetchone()
+        found = {"pgedge": {"sizes": sizes, "through": through, "left": left, "seconds": DAY_SECONDS}}
+        print(found, flush=True)
+        return found
+    finally:
+        cluster.destroy()
 
 
 def server_cpu(pid):
@@ -294,7 +322,7 @@ PARTS = {
     **{f"load-{b}": lambda b=b: load(b) for b in BATCHES},
     **{f"off-{b}": lambda b=b: load(b, (1, 8), synchronous_commit="off") for b in BATCHES},
     **{f"enqueue-{b}": lambda b=b: load(b, (1, 8), whole_life=False) for b in BATCHES},
-    "wal": wal, "small": small,
+    "wal": wal, "small": small, "day": day,
 }
 
 
@@ -316,7 +344,7 @@ def plot(found, path):
 
 def held_table(found):
     lines = ["| | " + " | ".join(f"{10 * (n + 1)} s" for n in range(8)) + " | last three / first three | pgedge / it, last three | dead rows | table + indexes | WAL an event |", "| --- |" + " --- |" * 13]
-    ours = sum(found["pgedge"]["buckets"][-3:])
+    ours = sum(found["pgedge"]["buckets"][-3:]) if "pgedge" in found else float("nan")
     for name, f in found.items():
         b = f["buckets"][:8]
         lines.append(f"| {name} | " + " | ".join(f"{x:,.0f}" for x in b[:8]) + f" | {sum(b[-3:]) / sum(b[:3]):.2f} | {ours / sum(b[-3:]):.1f} | {f['dead']:,} | {f['table'] / 1e6:,.0f} + {f['index'] / 1e6:,.0f} MB | {f['wal']:,.0f} B |")
@@ -347,7 +375,7 @@ def report(found):
     for part, title in (("held-backlog", "A snapshot is held, a million wait: claim + complete, 8 clients, batches of 10"), ("held-small", "A snapshot is held, a small queue: whole lives, 8 clients, batches of 10")):
         if part in found:
             lines += ["", f"## {title}", "", *held_table(found[part])]
-            if part == "held-backlog":
+            if part == "held-backlog" and "pgedge" in found[part]:
                 lines += ["", f"{found[part]['pgedge']['left']:,} events still waited for pgedge at the end."]
     held_part = next((p for p in ("held-backlog", "held-small") if p in found), None)
     if held_part:
@@ -357,7 +385,8 @@ def report(found):
         m = found["million"]
         lines += ["", "## A thousand and a million waiting: whole lives, events/s, 8 clients", "", "| | batch 10, thousand | million | batch 100, thousand | million |", "| --- | --- | --- | --- | --- |"]
         lines += [f"| {name} | " + " | ".join(f"{m[name][w][c]:,.0f}" for c in ("8x10", "8x100") for w in ("1000", "1000000")) + " |" for name in m]
-        lines += ["", f"A claim of 10 by priority from a million: {m['pgedge']['claim_ms']:.2f} ms (client's time with BEGIN and ROLLBACK, median)."]
+        if "pgedge" in m:
+            lines += ["", f"A claim of 10 by priority from a million: {m['pgedge']['claim_ms']:.2f} ms (client's time with BEGIN and ROLLBACK, median)."]
     for kind, title, clients in (("load", "Ordinary load: whole lives, events/s", (1, 4, 8, 16)), ("off", "The same with `synchronous_commit = off`", (1, 8)), ("enqueue", "Enqueue only, events/s", (1, 8))):
         if any(f"{kind}-{b}" in found for b in BATCHES):
             lines += ["", f"## {title}", "", *cells(found, kind, clients)]
@@ -373,6 +402,14 @@ def report(found):
                   f"| throughput while a transaction that has written events is open | {s['open_writer']:.2f} |",
                   f"| throughput without statistics, beside that with | {s['no_statistics']:.2f} |",
                   f"| a claim of 10, and of 1, from 100,000 waiting events of 1,000 ordering keys | {s['ordered_ms']:.2f} ms, {s['ordered_one_ms']:.2f} ms |"]
+    if "day" in found:
+        d = found["day"]["pgedge"]
+        total = [sum(x) for x in d["sizes"]]
+        lines += ["", "## A day of ten million events", "",
+                  f"Sent in {d['seconds']:.0f} s by 8 clients in batches of 100, so that an hour takes {d['seconds'] / 24:.0f} s; `pgedge.event_retention` is an hour, autovacuum looks every second.", "",
+                  "| events through | after the first hour | second | 6th | 12th | 18th | last | largest / after the first |", "| --- |" + " --- |" * 7,
+                  f"| {d['through']:,} | " + " | ".join(f"{d['sizes'][n][0] / 1e6:,.0f} + {d['sizes'][n][1] / 1e6:,.0f} MB" for n in (0, 1, 5, 11, 17, 23)) + f" | {max(total) / total[0]:.2f} |",
+                  "", f"Table + indexes; {d['left']:,} finished events are in the table at the end."]
     OUT.mkdir(exist_ok=True)
     (OUT / "events.md").write_text("\n".join(lines) + "\n")
 

@@ -21,7 +21,8 @@ const PATROL_SHARE: i64 = 100;
 const PATROL_ROWS: usize = 1_000;
 
 impl Turn<'_, '_> {
-    /// Remembers the events of transactions that cursors had passed while they were writing, and that are over now.
+    /// Remembers the events of transactions that cursors had passed while they were writing, and that are over now: those in the lanes where a
+    /// cursor did. In the others they stand in line as any event does.
     pub(super) fn feed_late(&mut self, table: &Table, snapshot: pg_sys::Snapshot) {
         let over: Vec<_> =
             self.q.stragglers().iter().filter(|s| !self.horizon.is_writing(s.xid)).copied().take(64).collect();
@@ -31,6 +32,9 @@ impl Turn<'_, '_> {
         let mut scan = table.ready(snapshot);
         'stragglers: for s in over {
             for lane in s.lane as u8..=LANES as u8 {
+                if !self.q.is_passed(lane, s.xid) {
+                    continue;
+                }
                 let from = if u32::from(lane) == s.lane { s.id } else { i64::MIN };
                 scan.of_transaction(lane, s.xid, from.saturating_add(1));
                 while scan.next() {

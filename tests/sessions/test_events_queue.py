@@ -55,6 +55,18 @@ def test_late_commits_are_not_missed(shared, conn):
         assert sorted(ids(claim(conn))) == sorted([first, more, again]) and lost not in ids(claim(conn))
 
 
+def test_a_late_commit_stands_in_line_where_it_was_not_passed(shared, conn):
+    """Claims of urgent events pass a transaction that is still writing; its less urgent ones have older ones before them."""
+    backlog = [enqueue(conn, priority=9) for _ in range(3)]
+    with shared.connect(autocommit=False) as late:
+        urgent, patient = enqueue(late, priority=1), enqueue(late, priority=9)
+        passed = enqueue(conn, priority=1)
+        assert ids(claim(conn, 1)) == [passed]
+        late.commit()
+    assert ids(claim(conn, 1)) == [urgent]
+    assert [ids(claim(conn, 1)) for _ in range(4)] == [[i] for i in [*backlog, patient]]
+
+
 @pytest.mark.parametrize("own", ["SELECT pg_current_xact_id()", "SELECT pgedge.enqueue_event('own', '{}')"])
 def test_a_claiming_transaction_that_writes_itself_passes_nobody(shared, conn, own):
     """Its own id may be beyond its snapshot's end, with other writers unseen between the two."""

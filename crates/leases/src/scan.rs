@@ -81,6 +81,13 @@ impl Queue<'_> {
         true
     }
 
+    /// Whether any cursor of a lane is at a transaction or past it. If not, all scans are still to come to its events there.
+    #[must_use]
+    pub fn is_passed(&self, lane: u8, xid: u64) -> bool {
+        let groups = self.state.groups.iter().filter(|g| g.filter != 0);
+        groups.map(|g| g.cursors[usize::from(lane) - 1].0).any(|at| at >= xid)
+    }
+
     /// What is kept of a filter.
     pub fn place(&mut self, group: usize) -> &mut Group {
         &mut self.state.groups[group]

@@ -153,6 +153,17 @@ fn memory_is_bounded() {
 }
 
 #[test]
+fn which_lanes_a_transaction_was_passed_in() {
+    let mut m = Memory::new(1);
+    let mut q = m.queue();
+    assert!(!q.is_passed(3, 0), "there is no cursor yet");
+    let (a, b) = (q.group(11), q.group(12));
+    assert!(q.advance(a, 3, (5, i64::MIN), &[5]) && q.advance(b, 3, (7, 1), &[]));
+    assert!(q.is_passed(3, 5) && q.is_passed(3, 7) && !q.is_passed(3, 8), "by one cursor or another");
+    assert!(!q.is_passed(2, 5) && !q.is_passed(10, 1), "in this lane alone");
+}
+
+#[test]
 fn cursors_belong_to_filters() {
     let mut m = Memory::new(1);
     let mut q = m.queue();
