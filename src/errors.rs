@@ -33,6 +33,10 @@ unsafe extern "C-unwind" fn on_raise(kept: *mut core::ffi::c_void) {
     // copy is NULL or ends with NUL, and is copied by what takes it.
     unsafe {
         let kept = &mut *kept.cast::<Kept>();
+        if pg_sys::geterrcode() == PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as i32 {
+            // A copy would need more of it; pgrx knows this one.
+            return;
+        }
         let before = pg_sys::MemoryContextSwitchTo(kept.memory);
         let now = pg_sys::CopyErrorData();
         pg_sys::MemoryContextSwitchTo(before);

@@ -209,7 +209,9 @@ pub fn turn(
     };
     t.feed_late(table, snapshot);
     t.feed_due(table, snapshot);
-    let walks = walk || t.now >= t.q.state.walk_at;
+    // A pause that is longer than any was set before the clock was put back.
+    let pause = t.q.state.walk_at.saturating_sub(t.now);
+    let walks = walk || !(1..=WALK_AT_MOST).contains(&pause);
     let heads = if walks { t.heads(table, snapshot) } else { vec![] };
     let mut sources = t.sources(table, snapshot);
     if !t.fixed {

@@ -161,3 +161,34 @@ def test_each_transaction_of_a_worker_in_another_session(db, many):
     finally:
         for c in pool:
             c.close()
+
+
+UNDOING = {  # what a trigger of the table's owner does, under a completion or a plain client's update
+    "drops the update": "RETURN NULL;", "puts the status back": "NEW.status = 'pending'; RETURN NEW;", "changes the priority": "NEW.priority = 9; RETURN NEW;",
+}
+
+
+@pytest.mark.parametrize("does", UNDOING)
+@pytest.mark.parametrize("how", ["completed", "updated"])
+def test_an_event_that_a_users_trigger_left_waiting_is_handed_out_again(db, does, how):
+    with db.connect() as conn:
+        conn.execute("SET pgedge.queue_check_interval = 10")
+        event, other = enqueue(conn), enqueue(conn)
+        rows = claim(conn)
+        conn.execute(f"CREATE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {UNDOING[does]} END $$")
+        conn.execute("CREATE TRIGGER zz_undo BEFORE UPDATE ON claude_events FOR EACH ROW EXECUTE FUNCTION undo()")
+        if how == "completed":
+            conn.execute("SELECT pgedge.complete_events(ARRAY[%s]::bigint[], %s)", (event, rows[0][2]))
+        else:
+            conn.execute("SELECT pgedge.release_events(ARRAY[%s]::bigint[], %s)", (event, rows[0][2]))
+            conn.execute("UPDATE claude_events SET payload = '1' WHERE id = %s", (event,))
+        conn.execute("DROP TRIGGER zz_undo ON claude_events")
+        waits = conn.execute("SELECT status FROM claude_events WHERE id = %s", (event,)).fetchone() == ("pending",)
+        assert waits == (how == "updated" or does != "changes the priority")
+        until = time.monotonic() + 10
+        got = []
+        while waits and not got:
+            assert time.monotonic() < until
+            got = ids(claim(conn))
+        assert got == [event] * waits and claim(conn) == []
+        assert conn.execute("SELECT id FROM pgedge.event_leases WHERE id = %s", (other,)).fetchone() == (other,)
