@@ -81,6 +81,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgedge._events_check_ids(bigint[], bigint) IS 'internal: refuses nulls among ids';
 
+CREATE FUNCTION pgedge._events_check_may_write() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('transaction_read_only')::boolean THEN
+        PERFORM pgedge._events_reject('cannot change the event queue in a read-only transaction',
+            'Run it in a transaction that may write (SET TRANSACTION READ WRITE), on the primary server.', '25006');
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgedge._events_check_may_write() IS 'internal: error 25006 on a standby and in read-only transactions';
+
 CREATE FUNCTION pgedge._events_key_is_lost(event_type text, dedup_key text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -363,6 +373,7 @@ DECLARE
     purged bigint;
     age interval;
 BEGIN
+    PERFORM pgedge._events_table(); -- a call into the library, which declares the setting
     age := coalesce($1, nullif(current_setting('pgedge.event_retention'), '-1')::interval);
     IF age IS NULL OR $2 IS NULL THEN
         PERFORM pgedge._events_reject(CASE WHEN age IS NULL THEN 'older_than must not be null while pgedge.event_retention is not set' ELSE 'include_dead must not be null' END,
@@ -518,6 +529,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_
 #variable_conflict use_column
 BEGIN
     PERFORM pgedge._events_check_new($1, 5, interval '0', 1);
+    PERFORM pgedge._events_check_may_write();
     INSERT INTO pgedge.event_limits (event_type, paused) VALUES ($1, true) ON CONFLICT (event_type) DO UPDATE SET paused = true;
 END $$;
 COMMENT ON FUNCTION pgedge.pause_events(text) IS
@@ -528,6 +540,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_
 #variable_conflict use_column
 BEGIN
     PERFORM pgedge._events_check_new($1, 5, interval '0', 1);
+    PERFORM pgedge._events_check_may_write();
     UPDATE pgedge.event_limits SET paused = false WHERE event_type = $1 AND paused;
     IF NOT FOUND THEN RETURN false; END IF;
     PERFORM pgedge._events_made_ready(pgedge._events_table());

@@ -69,14 +69,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pgedge._webhook_net_is_public(text) IS 'internal: whether every role has one of these rights on pg_net''s tables';
 
+-- By its signature and not by a call in SQL, which an overload of that name would make ambiguous.
+CREATE FUNCTION pgedge._webhook_http_post(url text, body jsonb, params jsonb, headers jsonb, timeout_milliseconds int) RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgedge_webhook_http_post';
+COMMENT ON FUNCTION pgedge._webhook_http_post(text, jsonb, jsonb, jsonb, int) IS 'internal: calls net.http_post(text, jsonb, jsonb, jsonb, integer), or error 55000 when there is none';
+
 CREATE FUNCTION pgedge._webhook_net_post(url text, body jsonb, headers jsonb, timeout_milliseconds int) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    request bigint;
 BEGIN
     PERFORM pgedge._events_as_owner('net.http_request_queue', true);
-    EXECUTE 'SELECT net.http_post(url => $1, body => $2, headers => $3, timeout_milliseconds => $4)' INTO STRICT request USING url, body, headers, timeout_milliseconds;
-    RETURN request;
+    RETURN pgedge._webhook_http_post(url, body, '{}', headers, timeout_milliseconds);
 END $$;
 COMMENT ON FUNCTION pgedge._webhook_net_post(text, jsonb, jsonb, int) IS 'internal: hands a request to pg_net';
 
@@ -148,11 +150,16 @@ RETURN headers || pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('Co
 COMMENT ON FUNCTION pgedge._webhook_headers(jsonb, text, text, bigint, bigint, text) IS 'internal: all headers of a request but those of pg_net';
 
 CREATE FUNCTION pgedge._webhook_backoff(attempts int, retry_after interval) RETURNS interval
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT make_interval(secs => least(s.cap, coalesce(extract(epoch FROM retry_after)::double precision,
-                                                     least(s.cap, s.base * power(2::double precision, least(greatest(attempts, 1) - 1, 60))) * (0.5 + random() / 2))))
-    FROM (SELECT extract(epoch FROM current_setting('pgedge.retry_base')::interval)::double precision, extract(epoch FROM current_setting('pgedge.retry_cap')::interval)::double precision) s(base, cap)
-$$;
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    base double precision; cap double precision;
+BEGIN
+    PERFORM pgedge._events_table(); -- a call into the library, which declares the settings
+    base := extract(epoch FROM current_setting('pgedge.retry_base')::interval);
+    cap := extract(epoch FROM current_setting('pgedge.retry_cap')::interval);
+    RETURN make_interval(secs => least(cap, coalesce(extract(epoch FROM retry_after)::double precision,
+                                                     least(cap, base * power(2::double precision, least(greatest(attempts, 1) - 1, 60))) * (0.5 + random() / 2))));
+END $$;
 COMMENT ON FUNCTION pgedge._webhook_backoff(int, interval) IS 'internal: the delay before the next attempt; as fail_events() has it, or what the receiver asked for';
 
 -- A claimed event: its rows, and a request for each webhook that is due. How many requests.
@@ -336,6 +343,24 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pgedge._webhook_follow(bigint[]) IS 'internal: the rows of events that were finished, dead, deleted or given back';
 
+-- What pg_net says of a request that failed, for everyone who may see deliveries: one line of at most 500 characters, with nothing of the
+-- webhook's url but its host, none of its headers' values, and no other address.
+CREATE FUNCTION pgedge._webhook_problem(error_msg text, headers jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    said text := regexp_replace(error_msg, '[[:cntrl:][:space:]]+', ' ', 'g');
+    header text;
+BEGIN
+    IF length(said) > 4000 THEN RETURN format('pg_net gave an error of %s characters', length(error_msg)); END IF;
+    FOR header IN SELECT h.value FROM jsonb_each_text(headers) h WHERE length(h.value) > 3 ORDER BY length(h.value) DESC LOOP
+        said := replace(said, regexp_replace(header, '[[:cntrl:][:space:]]+', ' ', 'g'), '…');
+    END LOOP;
+    said := regexp_replace(said, '([A-Za-z][A-Za-z0-9+.-]*://)[^[:space:]]*', '\1…', 'g');
+    said := regexp_replace(said, '[^[:space:]/@]+@', '…@', 'g');
+    RETURN left(btrim(said), 500);
+END $$;
+COMMENT ON FUNCTION pgedge._webhook_problem(text, jsonb) IS 'internal: pg_net''s error, fit for last_error';
+
 -- The answers that are here, and the requests that get none.
 CREATE FUNCTION pgedge._webhook_read_answers(epoch uuid, OUT delivered bigint, OUT retried bigint, OUT dead bigint)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -353,13 +378,13 @@ BEGIN
         SELECT array_agg(t.id) FILTER (WHERE t.taken), array_agg(t.id) FILTER (WHERE NOT t.taken) INTO taken, waiting FROM pgedge._webhook_net_take_back(late) t;
     END IF;
     FOR d IN SELECT d.message_id, d.event_id, d.lease_token, d.webhook_id, d.attempts, d.request_id, d.epoch IS DISTINCT FROM $1 AS lost, d.deadline < clock_timestamp() AS late,
-                    w.max_attempts, w.timeout, a.id IS NOT NULL AS answered, a.status_code, a.error_msg, pgedge._webhook_retry_after(a.retry_after) AS retry_after
+                    w.max_attempts, w.timeout, w.headers, a.id IS NOT NULL AS answered, a.status_code, a.error_msg, pgedge._webhook_retry_after(a.retry_after) AS retry_after
              FROM pgedge._webhook_deliveries d JOIN pgedge.webhooks w ON w.id = d.webhook_id
              LEFT JOIN pgedge._webhook_net_answers(asked, since) a ON a.id = d.request_id AND d.epoch = $1
              WHERE d.lease_token IS NOT NULL AND d.state = 'sent' ORDER BY d.event_id, d.webhook_id LOOP
         IF d.answered THEN
             verdict := pgedge._webhook_verdict(d.status_code);
-            problem := CASE WHEN verdict = 'delivered' THEN NULL WHEN d.status_code IS NULL THEN left(d.error_msg, 500) ELSE format('HTTP %s', d.status_code) END;
+            problem := CASE WHEN verdict = 'delivered' THEN NULL WHEN d.status_code IS NULL THEN pgedge._webhook_problem(d.error_msg, d.headers) ELSE format('HTTP %s', d.status_code) END;
             IF verdict = 'pending' AND d.attempts >= d.max_attempts THEN verdict := 'failed'; END IF;
             due := CASE verdict WHEN 'pending' THEN clock_timestamp() + pgedge._webhook_backoff(d.attempts, d.retry_after) END;
         ELSIF d.lost OR d.request_id = ANY (taken) THEN
@@ -413,6 +438,44 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgedge._webhook_settle_all() IS 'internal: finishes, puts back or buries the events whose round of requests is over';
 
+-- Deliveries of webhooks that are gone: requests that wait at pg_net are taken back, and events that nobody else is told of are given back, now and
+-- not when their leases end. What was delivered counts as before; what failed does not count any more.
+CREATE FUNCTION pgedge._webhook_let_go() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone bigint[] := ARRAY(SELECT DISTINCT d.webhook_id FROM pgedge._webhook_deliveries d WHERE d.live AND NOT EXISTS (SELECT FROM pgedge.webhooks w WHERE w.id = d.webhook_id));
+    asked bigint[]; taken bigint[];
+    current text;
+    r record;
+BEGIN
+    IF gone = '{}' THEN RETURN; END IF;
+    SELECT array_agg(d.request_id) INTO asked FROM pgedge._webhook_deliveries d JOIN pgedge._webhook_epoch e ON e.epoch = d.epoch
+    WHERE d.webhook_id = ANY (gone) AND d.live AND d.state = 'sent';
+    IF asked IS NOT NULL THEN
+        BEGIN
+            current := pgedge._webhook_transport();
+            IF EXISTS (SELECT FROM pgedge._webhook_epoch e WHERE e.transport = current) THEN
+                SELECT array_agg(t.id) INTO taken FROM pgedge._webhook_net_take_back(asked) t WHERE t.taken;
+            END IF;
+        EXCEPTION WHEN object_not_in_prerequisite_state OR object_in_use OR insufficient_privilege THEN
+            RAISE WARNING 'requests of deleted webhooks stay at pg_net: %', SQLERRM;
+        END;
+    END IF;
+    FOR r IN SELECT d.lease_token, array_agg(DISTINCT d.event_id) AS ids FROM pgedge._webhook_deliveries d
+             WHERE d.webhook_id = ANY (gone) AND d.live AND d.lease_token IS NOT NULL
+               AND NOT EXISTS (SELECT FROM pgedge._webhook_deliveries o WHERE o.event_id = d.event_id AND o.lease_token IS NOT NULL AND (o.webhook_id <> ALL (gone) OR o.state = 'delivered'))
+             GROUP BY 1 ORDER BY 1 LOOP
+        PERFORM pgedge.release_events(r.ids, r.lease_token);
+    END LOOP;
+    UPDATE pgedge._webhook_deliveries d SET live = d.state = 'delivered', lease_token = CASE WHEN d.state = 'delivered' THEN d.lease_token END, retry_at = NULL,
+        finished_at = coalesce(d.finished_at, clock_timestamp()),
+        last_error = CASE WHEN d.state NOT IN ('pending', 'sent') THEN d.last_error WHEN d.state = 'pending' OR d.request_id = ANY (taken) THEN 'the webhook is gone'
+                          ELSE 'the webhook is gone; the request may have been sent' END,
+        state = CASE WHEN d.state IN ('pending', 'sent') THEN 'cancelled' ELSE d.state END
+    WHERE d.webhook_id = ANY (gone) AND d.live;
+END $$;
+COMMENT ON FUNCTION pgedge._webhook_let_go() IS 'internal: ends the deliveries of webhooks that are gone, and gives their events back';
+
 CREATE FUNCTION pgedge.reconcile_webhooks() RETURNS TABLE (delivered bigint, retried bigint, dead bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -427,6 +490,10 @@ BEGIN
         epoch := pgedge._webhook_current_epoch(transport, true);
     END IF;
     IF epoch IS NOT NULL THEN
+        -- A transaction that deletes a webhook may not see what was sent meanwhile.
+        IF EXISTS (SELECT FROM pgedge._webhook_deliveries d WHERE d.lease_token IS NOT NULL AND d.state <> 'delivered' AND NOT EXISTS (SELECT FROM pgedge.webhooks w WHERE w.id = d.webhook_id)) THEN
+            PERFORM pgedge._webhook_let_go();
+        END IF;
         SELECT * INTO delivered, retried, dead FROM pgedge._webhook_read_answers(epoch);
         PERFORM pgedge._webhook_settle_all();
         SELECT array_agg(DISTINCT x.event_id) INTO idle FROM (

@@ -32,13 +32,14 @@ COMMENT ON COLUMN pgedge.webhooks.secret IS 'signs each request; several, separa
 COMMENT ON COLUMN pgedge.webhooks.disabled_reason IS 'why pgedge set enabled to false';
 
 -- A row for each message to a webhook. While an event is unfinished, or dead and may be redriven, its rows are live; lease_token says that it
--- is claimed and a round of requests is open. event_created_at tells the event from an earlier one of the same id.
+-- is claimed and a round of requests is open. event_created_at tells the event from an earlier one of the same id. A row outlives its webhook:
+-- it says what became of the message, and _webhook_let_go() sees to it that nothing of it stays open.
 CREATE TABLE pgedge._webhook_deliveries (
     message_id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     event_id bigint NOT NULL,
     event_type text NOT NULL,
     event_created_at timestamp,
-    webhook_id bigint NOT NULL REFERENCES pgedge.webhooks ON DELETE CASCADE,
+    webhook_id bigint NOT NULL,
     state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'sent', 'delivered', 'failed', 'dead', 'cancelled')),
     live boolean NOT NULL DEFAULT true,
     lease_token bigint,
@@ -79,26 +80,41 @@ SELECT 'msg_' || pg_catalog.replace(d.message_id::text, '-', '') AS message_id, 
        d.last_error, d.posted_at AS last_attempt_at, d.retry_at AS next_attempt_at, d.created_at, d.finished_at
 FROM pgedge._webhook_deliveries d;
 COMMENT ON VIEW pgedge.webhook_deliveries IS
-'Each message to each webhook, without secrets: pending (to be sent, not before next_attempt_at), sent (at pg_net), delivered, failed (given up; other webhooks are still tried), dead (given up, and so is the event: redrive_events() sends it again), cancelled (the event or the webhook no longer wants it). message_id is the request''s webhook-id and Idempotency-Key, the same in every attempt. purge_webhook_deliveries() deletes what is finished.';
+'Each message to each webhook, without secrets: pending (to be sent, not before next_attempt_at), sent (at pg_net), delivered, failed (given up; other webhooks are still tried), dead (given up, and so is the event: redrive_events() sends it again), cancelled (the event or the webhook no longer wants it, or is gone). message_id is the request''s webhook-id and Idempotency-Key, the same in every attempt. purge_webhook_deliveries() deletes what is finished.';
 
 -- What can be a webhook --------------------------------------------------------------------------------------------------------------------
--- No message tells a secret, a header's value, or of a url more than its host: what is behind it may be one.
+-- No message tells a secret, a header's value, or of a url more than scheme and host: what is around them may be one. Nor does the server's
+-- log get the statement.
+
+CREATE FUNCTION pgedge._webhook_reject(problem text, hint text, code text DEFAULT '22023') RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgedge_webhook_reject';
+COMMENT ON FUNCTION pgedge._webhook_reject(text, text, text) IS 'internal: raises an error, and keeps the statement, which may hold secrets, out of the server''s log';
+
+-- Scheme, host and port of what looks like an address; of anything else, and where there is an @, at most the scheme.
+CREATE FUNCTION pgedge._webhook_shown(url text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN left(coalesce(CASE WHEN strpos(url, '@') = 0 THEN substring(url FROM '^[Hh][Tt][Tt][Pp][Ss]?://(?:[0-9A-Za-z._-]*|\[[0-9A-Fa-f:.]*\])(?::[0-9]{1,10}(?=[/?#]|$))?') END,
+                     substring(url FROM '^[A-Za-z][A-Za-z0-9+.-]{0,20}(?=:)') || ':', ''), 100) || '…';
+COMMENT ON FUNCTION pgedge._webhook_shown(text) IS 'internal: what a message may show of an address';
 
 CREATE FUNCTION pgedge._webhook_check_url(url text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    shown text := left(substring(url FROM '^([^:]*:?/{0,2}[^/?#@[:space:]]*)'), 100);
+    shown text := pgedge._webhook_shown(url);
+    port text := substring(lower(url) FROM '^https?://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]+)(?:[/?#]|$)');
 BEGIN
     IF url IS NULL THEN
-        PERFORM pgedge._events_reject('url must not be null', 'Give the address that requests go to, e.g. ''https://example.com/hook''.', '22004');
+        PERFORM pgedge._webhook_reject('url must not be null', 'Give the address that requests go to, e.g. ''https://example.com/hook''.', '22004');
     ELSIF url !~* '^https?://' THEN
-        PERFORM pgedge._events_reject(format('url is neither http nor https: "%s…"', shown), 'Give an absolute address, e.g. ''https://example.com/hook''.');
+        PERFORM pgedge._webhook_reject(format('url is neither http nor https: "%s"', shown), 'Give an absolute address, e.g. ''https://example.com/hook''.');
     ELSIF url ~* '^https?://[^/?#]*@' THEN
-        PERFORM pgedge._events_reject('url contains a user name', 'Use a header: {"Authorization": "Basic …"}.');
+        PERFORM pgedge._webhook_reject('url contains a user name', 'Use a header: {"Authorization": "Basic …"}.');
+    ELSIF length(port) > 5 OR port::int NOT BETWEEN 1 AND 65535 THEN
+        PERFORM pgedge._webhook_reject(format('url has an impossible port: "%s"', shown), 'A port is a number from 1 to 65535; without one it is 80 (http) or 443 (https).');
     ELSIF url !~* '^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?([/?#]|$)' OR url ~ '[^\x21-\x7e]' THEN
-        PERFORM pgedge._events_reject(format('url is not well formed: "%s…"', shown), 'Give host and path in ASCII, other characters percent-encoded (host names as xn--…), without spaces.');
+        PERFORM pgedge._webhook_reject(format('url is not well formed: "%s"', shown), 'Give host and path in ASCII, other characters percent-encoded (host names as xn--…), without spaces.');
     ELSIF length(url) > 2000 THEN
-        PERFORM pgedge._events_reject(format('url is too long (%s characters): "%s…"', length(url), shown), 'An address has at most 2000 characters.', '22001');
+        PERFORM pgedge._webhook_reject(format('url is too long (%s characters): "%s"', length(url), shown), 'An address has at most 2000 characters.', '22001');
     END IF;
 END $$;
 COMMENT ON FUNCTION pgedge._webhook_check_url(text) IS 'internal: refuses an address that cannot be posted to';
@@ -109,27 +125,33 @@ DECLARE
     h record;
     hint text := 'Give an object of names and strings, e.g. {"Authorization": "Bearer …"}.';
     taken text[] := '{}';
+    total bigint := 0;
 BEGIN
     IF headers IS NULL THEN
-        PERFORM pgedge._events_reject('headers must not be null', 'Leave them out, or give {}.', '22004');
+        PERFORM pgedge._webhook_reject('headers must not be null', 'Leave them out, or give {}.', '22004');
     ELSIF jsonb_typeof(headers) <> 'object' THEN
-        PERFORM pgedge._events_reject(format('headers must be a JSON object, not %s', jsonb_typeof(headers)), hint);
+        PERFORM pgedge._webhook_reject(format('headers must be a JSON object, not %s', jsonb_typeof(headers)), hint);
     END IF;
     FOR h IN SELECT e.key AS name, jsonb_typeof(e.value) AS kind, e.value #>> '{}' AS value FROM jsonb_each(headers) e LOOP
         IF h.name !~ '^[!#$%&''*+.^_`|~0-9A-Za-z-]{1,200}$' THEN
-            PERFORM pgedge._events_reject(format('header has an impossible name: "%s"', left(h.name, 60)), 'A name consists of letters, digits and hyphens.');
+            PERFORM pgedge._webhook_reject(format('header has an impossible name: "%s"', left(h.name, 60)), 'A name consists of letters, digits and hyphens.');
         ELSIF h.kind <> 'string' THEN
-            PERFORM pgedge._events_reject(format('header "%s" must be a string, not %s', h.name, h.kind), hint);
+            PERFORM pgedge._webhook_reject(format('header "%s" must be a string, not %s', h.name, h.kind), hint);
         ELSIF h.value ~ '[\x01-\x08\x0a-\x1f\x7f]' OR btrim(h.value, E' \t') = '' OR length(h.value) > 8000 THEN
-            PERFORM pgedge._events_reject(format('header "%s" has an impossible value', h.name), 'A value is one line without control characters, not empty, of at most 8000 characters.');
+            PERFORM pgedge._webhook_reject(format('header "%s" has an impossible value', h.name), 'A value is one line without control characters, not empty, of at most 8000 characters.');
         ELSIF lower(h.name) IN ('content-type', 'content-length', 'transfer-encoding', 'host', 'connection', 'expect', 'user-agent', 'idempotency-key',
                                 'webhook-id', 'webhook-timestamp', 'webhook-signature', 'x-pgedge-event-type', 'x-pgedge-event-id') THEN
-            PERFORM pgedge._events_reject(format('header "%s" is set by pgedge or pg_net', h.name), 'Leave it out.');
+            PERFORM pgedge._webhook_reject(format('header "%s" is set by pgedge or pg_net', h.name), 'Leave it out.');
         ELSIF lower(h.name) = ANY (taken) THEN
-            PERFORM pgedge._events_reject(format('header "%s" is given twice', h.name), 'The case of names does not matter: give one of them.');
+            PERFORM pgedge._webhook_reject(format('header "%s" is given twice', h.name), 'The case of names does not matter: give one of them.');
         END IF;
         taken := taken || lower(h.name);
+        total := total + octet_length(h.name) + octet_length(h.value);
     END LOOP;
+    -- Few servers take more, and many less: 8 or 16 kB are usual, the request's own headers included.
+    IF total > 15000 THEN
+        PERFORM pgedge._webhook_reject(format('headers are too long (%s bytes)', total), 'Names and values have at most 15000 bytes together; many servers take only half of that.', '22001');
+    END IF;
 END $$;
 COMMENT ON FUNCTION pgedge._webhook_check_headers(jsonb) IS 'internal: refuses headers that would break the request';
 
@@ -161,29 +183,31 @@ DECLARE
 BEGIN
     IF NEW.event_types IS NOT NULL THEN
         IF array_ndims(NEW.event_types) IS DISTINCT FROM 1 THEN
-            PERFORM pgedge._events_reject(format('event_types must be a list with one type or more: %s', left(NEW.event_types::text, 60)), 'Name the types, or give NULL for every type.');
+            PERFORM pgedge._webhook_reject(format('event_types must be a list with one type or more: %s', left(NEW.event_types::text, 60)), 'Name the types, or give NULL for every type.');
         ELSIF array_position(NEW.event_types, NULL) IS NOT NULL THEN
-            PERFORM pgedge._events_reject('event_types must not contain nulls', 'Name the types, or give NULL instead of the list for every type.', '22004');
+            PERFORM pgedge._webhook_reject('event_types must not contain nulls', 'Name the types, or give NULL instead of the list for every type.', '22004');
         END IF;
         SELECT t INTO wrong FROM unnest(NEW.event_types) t WHERE btrim(t) = '' OR length(t) > 50 LIMIT 1;
         IF FOUND THEN
-            PERFORM pgedge._events_reject(format('no event can have the type "%s"', left(wrong, 60)), 'An event type has 1 to 50 characters.');
+            PERFORM pgedge._webhook_reject(format('no event can have the type "%s"', left(wrong, 60)), 'An event type has 1 to 50 characters.');
         END IF;
     END IF;
-    PERFORM pgedge._webhook_check_url(NEW.url);
-    PERFORM pgedge._webhook_check_headers(NEW.headers);
+    -- What an earlier version let in stays as long as it is not touched.
+    IF TG_OP = 'INSERT' OR NEW.url IS DISTINCT FROM OLD.url THEN PERFORM pgedge._webhook_check_url(NEW.url); END IF;
+    IF TG_OP = 'INSERT' OR NEW.headers IS DISTINCT FROM OLD.headers THEN PERFORM pgedge._webhook_check_headers(NEW.headers); END IF;
     IF NEW.secret IS NOT NULL AND (NEW.secret = '' OR EXISTS (SELECT FROM pgedge._webhook_keys(NEW.secret) k WHERE k IS NULL)) THEN
-        PERFORM pgedge._events_reject('secret is not usable as a key',
+        PERFORM pgedge._webhook_reject('secret is not usable as a key',
             'Leave it out to have one generated, or give ''whsec_'' and the base64 of 24 to 64 bytes, or text of 24 to 1000 bytes; separate several by single spaces. NULL sends unsigned requests.');
     ELSIF cardinality(string_to_array(NEW.secret, ' ')) > 5 THEN
-        PERFORM pgedge._events_reject('secret has more than 5 keys', 'Remove those that no receiver uses any more.');
-    ELSIF NEW.timeout IS NULL OR NEW.max_attempts IS NULL OR NEW.envelope IS NULL OR NEW.enabled IS NULL THEN
-        PERFORM pgedge._events_reject(format('%s must not be null', CASE WHEN NEW.timeout IS NULL THEN 'timeout' WHEN NEW.max_attempts IS NULL THEN 'max_attempts'
-            WHEN NEW.envelope IS NULL THEN 'envelope' ELSE 'enabled' END), 'Leave the column out to get its default.', '22004');
+        PERFORM pgedge._webhook_reject('secret has more than 5 keys', 'Remove those that no receiver uses any more.');
+    ELSIF NEW.id IS NULL OR NEW.timeout IS NULL OR NEW.max_attempts IS NULL OR NEW.envelope IS NULL OR NEW.enabled IS NULL OR NEW.created_at IS NULL THEN
+        -- The constraints of the table say the same, and show the whole row with it.
+        PERFORM pgedge._webhook_reject(format('%s must not be null', CASE WHEN NEW.id IS NULL THEN 'id' WHEN NEW.timeout IS NULL THEN 'timeout' WHEN NEW.max_attempts IS NULL THEN 'max_attempts'
+            WHEN NEW.envelope IS NULL THEN 'envelope' WHEN NEW.enabled IS NULL THEN 'enabled' ELSE 'created_at' END), 'Leave the column out to get its default.', '22004');
     ELSIF NEW.timeout NOT BETWEEN interval '100 milliseconds' AND interval '10 minutes' THEN
-        PERFORM pgedge._events_reject(format('timeout "%s" is out of range', NEW.timeout), 'Give a time from 100 milliseconds to 10 minutes.');
+        PERFORM pgedge._webhook_reject(format('timeout "%s" is out of range', NEW.timeout), 'Give a time from 100 milliseconds to 10 minutes.');
     ELSIF NEW.max_attempts NOT BETWEEN 1 AND 1000 THEN
-        PERFORM pgedge._events_reject(format('max_attempts %s is out of range', NEW.max_attempts), 'Allow 1 to 1000 attempts.', '22003');
+        PERFORM pgedge._webhook_reject(format('max_attempts %s is out of range', NEW.max_attempts), 'Allow 1 to 1000 attempts.', '22003');
     END IF;
     IF NEW.enabled THEN NEW.disabled_reason := NULL; END IF;
     RETURN NEW;
@@ -191,6 +215,28 @@ END $$;
 COMMENT ON FUNCTION pgedge._webhook_check() IS 'internal: trigger on webhooks; refuses what cannot be a webhook, before anything could show its row';
 CREATE TRIGGER checked BEFORE INSERT OR UPDATE ON pgedge.webhooks FOR EACH ROW EXECUTE FUNCTION pgedge._webhook_check();
 ALTER TABLE pgedge.webhooks ENABLE ALWAYS TRIGGER checked;
+
+-- A webhook that is gone has no more deliveries: see _webhook_let_go(). First what keeps reconcilers away, since those lock deliveries before webhooks.
+CREATE FUNCTION pgedge._webhook_going() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM pgedge._webhook_epoch FOR UPDATE;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgedge._webhook_going() IS 'internal: trigger on webhooks; waits for dispatch_webhooks() and reconcile_webhooks()';
+CREATE TRIGGER going BEFORE DELETE OR UPDATE OF id OR TRUNCATE ON pgedge.webhooks FOR EACH STATEMENT EXECUTE FUNCTION pgedge._webhook_going();
+ALTER TABLE pgedge.webhooks ENABLE ALWAYS TRIGGER going;
+
+CREATE FUNCTION pgedge._webhook_gone() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgedge._webhook_let_go();
+    PERFORM pgedge._webhook_settle_all();
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgedge._webhook_gone() IS 'internal: trigger on webhooks; ends the deliveries of those that are gone';
+CREATE TRIGGER gone AFTER DELETE OR UPDATE OF id OR TRUNCATE ON pgedge.webhooks FOR EACH STATEMENT EXECUTE FUNCTION pgedge._webhook_gone();
+ALTER TABLE pgedge.webhooks ENABLE ALWAYS TRIGGER gone;
 
 CREATE FUNCTION pgedge.rotate_webhook_secret(webhook_id bigint, keep_old boolean DEFAULT true) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,7 +1,7 @@
-//! The optional background worker that calls `dispatch_webhooks()` and `reconcile_webhooks()` by itself; the work is SQL
-//! (`sql/webhook_delivery.sql`).
+//! What webhooks cannot do in SQL, where their work is (`sql/webhook_delivery.sql`): the optional background worker that calls
+//! `dispatch_webhooks()` and `reconcile_webhooks()` by itself, the call of pg_net's function, and errors that keep statements out of the log.
 //!
-//! It exists only where pgedge is in `shared_preload_libraries` and `pgedge.webhook_database` is set, and starts when recovery is over, so
+//! The worker exists only where pgedge is in `shared_preload_libraries` and `pgedge.webhook_database` is set, and starts when recovery is over, so
 //! not on a standby before its promotion. An error ends it, and the postmaster starts it anew [`RESTART`] later: nothing is kept between turns.
 use core::ffi::CStr;
 use std::ffi::CString;
@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
+
+use crate::errors;
 
 /// `pgedge.webhook_database`: the database whose webhooks the worker serves; none when empty.
 static DATABASE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -144,4 +147,70 @@ fn report_activity(call: &str) {
     let Ok(text) = CString::new(call) else { return };
     // SAFETY: the text is copied.
     unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr()) };
+}
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pgedge_webhook_http_post() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// `_webhook_http_post(url, body, params, headers, timeout_milliseconds)`: calls pg_net's function of exactly this signature, whatever others of
+/// its name there are. Error 55000 when there is none.
+///
+/// # Safety
+/// Called by the function manager, as sql/webhook_delivery.sql declares it: STRICT, so no argument is NULL.
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pgedge_webhook_http_post(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    const TYPES: [pg_sys::Oid; 5] =
+        [pg_sys::TEXTOID, pg_sys::JSONBOID, pg_sys::JSONBOID, pg_sys::JSONBOID, pg_sys::INT4OID];
+    // SAFETY: a lookup by name and types; the function found takes and gives what the arguments and the result of the declaration are.
+    unsafe {
+        let names = [c"net", c"http_post"].map(|n| pg_sys::makeString(n.as_ptr().cast_mut()).cast());
+        let name = names.into_iter().fold(core::ptr::null_mut(), |list, n| pg_sys::lappend(list, n));
+        let post = pg_sys::LookupFuncName(name, TYPES.len() as i32, TYPES.as_ptr(), true);
+        if post == pg_sys::InvalidOid
+            || pg_sys::get_func_rettype(post) != pg_sys::INT8OID
+            || pg_sys::get_func_retset(post)
+            || pg_sys::get_func_prokind(post) != pg_sys::PROKIND_FUNCTION as core::ffi::c_char
+        {
+            errors::fail(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "pg_net has no function net.http_post(text, jsonb, jsonb, jsonb, integer) that returns bigint",
+                "ALTER EXTENSION pg_net UPDATE; a later pg_net with another signature needs a later pgedge.",
+            );
+        }
+        let argument = |n| pgrx::fcinfo::pg_getarg_datum_raw(fcinfo, n);
+        let (url, body, params, headers, timeout) = (argument(0), argument(1), argument(2), argument(3), argument(4));
+        errors::intact(|| pg_sys::OidFunctionCall5Coll(post, pg_sys::InvalidOid, url, body, params, headers, timeout))
+    }
+}
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pgedge_webhook_reject() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// `_webhook_reject(problem, hint, code)`: raises an error without its statement, which may hold secrets.
+///
+/// # Safety
+/// Called by the function manager, as sql/webhooks.sql declares it: STRICT, so no argument is NULL.
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pgedge_webhook_reject(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    // SAFETY: three texts.
+    let argument = |n| unsafe { pgrx::fcinfo::pg_getarg::<String>(fcinfo, n) }.unwrap_or_default();
+    let code = match argument(2).as_str() {
+        "22001" => PgSqlErrorCode::ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
+        "22003" => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+        "22004" => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+        _ => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+    };
+    errors::fail_discreetly(code, argument(0), argument(1))
 }

@@ -19,6 +19,11 @@ const KEYS: usize = 1_000;
 /// Ordering keys looked at for each event wanted, once there are enough claimable ones; and how many at least.
 const KEYS_EACH: usize = 3;
 const KEYS_AT_LEAST: usize = 25;
+/// Looking at keys walks over what was finished while a snapshot is held. When it takes longer than this (µs), a claim that has enough looks at no
+/// more of them, and claims that find other events do without for so many times as long, at most so long.
+const WALK: i64 = 1_000;
+const WALK_PAUSE: i64 = 4;
+const WALK_AT_MOST: i64 = 1_000_000;
 /// Every so many claims one looks first for events that have waited too long behind more urgent ones.
 const AGING_TURN: u64 = 16;
 
@@ -151,14 +156,24 @@ pub struct Outcome {
     /// There are ordering keys that were not looked at; and whether the look went past the last one.
     pub keys_left: bool,
     pub wrapped: bool,
+    /// Ordering keys were not looked at.
+    pub unwalked: bool,
     /// No room for another lease.
     pub full: bool,
     /// It stopped because it had looked at many rows, not because there are no more.
     pub more: bool,
 }
 
-/// One turn of a claim, under the lock.
-pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token: i64, sink: Sink<'_>) -> Outcome {
+/// One turn of a claim, under the lock; with `walk` it looks at ordering keys in any case.
+pub fn turn(
+    segment: Segment,
+    table: &Table,
+    wish: &Wish<'_>,
+    got: usize,
+    walk: bool,
+    token: i64,
+    sink: Sink<'_>,
+) -> Outcome {
     let mut locked = segment.lock();
     let q = &mut locked.queue;
     let (fixed, now) = (session::keeps_snapshot(), session::clock());
@@ -194,7 +209,10 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
     };
     t.feed_late(table, snapshot);
     t.feed_due(table, snapshot);
-    let heads = t.heads(table, snapshot);
+    // A pause that is longer than any was set before the clock was put back.
+    let pause = t.q.state.walk_at.saturating_sub(t.now);
+    let walks = walk || !(1..=WALK_AT_MOST).contains(&pause);
+    let heads = if walks { t.heads(table, snapshot) } else { vec![] };
     let mut sources = t.sources(table, snapshot);
     if !t.fixed {
         t.patrol(&mut sources);
@@ -213,6 +231,7 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
         more: t.moved && !t.full && t.got < wish.want,
         keys_left: t.keys_left,
         wrapped: t.wrapped,
+        unwalked: !walks,
         spent: t.spent,
         foreign: t.foreign,
         displaced: t.displaced,
@@ -230,6 +249,7 @@ pub fn turn(segment: Segment, table: &Table, wish: &Wish<'_>, got: usize, token:
 impl Turn<'_, '_> {
     /// The claimable heads of ordering keys, by lane and age; of very many keys, those after the one that the last claim ended at.
     fn heads(&mut self, table: &Table, snapshot: pg_sys::Snapshot) -> Vec<Head> {
+        let began = session::clock();
         let mut scan = table.ordered(snapshot);
         let start = String::from_utf8_lossy(self.q.key_from()).into_owned();
         scan.after_key(Some(start.as_str()).filter(|s| !s.is_empty()));
@@ -258,7 +278,8 @@ impl Turn<'_, '_> {
             scan.after_key(Some(&key));
             first.get_or_insert_with(|| key.clone());
             last = Some(key);
-            let enough = heads.len() >= self.wish.want && keys >= (self.wish.want * KEYS_EACH).max(KEYS_AT_LEAST);
+            let enough = heads.len() >= self.wish.want
+                && (keys >= (self.wish.want * KEYS_EACH).max(KEYS_AT_LEAST) || session::clock() - began > WALK);
             if keys >= KEYS || enough {
                 self.keys_left = !enough;
                 break;
@@ -266,6 +287,11 @@ impl Turn<'_, '_> {
         }
         scan.end();
         self.q.set_key_from(last.as_deref().unwrap_or(""));
+        if !self.fixed {
+            let took = session::clock() - began;
+            let pause = if took > WALK { (took * WALK_PAUSE).min(WALK_AT_MOST) } else { 0 };
+            self.q.state.walk_at = self.now + took + pause;
+        }
         heads.sort_unstable_by_key(|h| (h.lane, h.id));
         heads
     }
@@ -651,9 +677,9 @@ pub unsafe extern "C-unwind" fn pgedge_claim_events(fcinfo: pg_sys::FunctionCall
 fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>) -> usize {
     let table = Table::open(table_oid);
     let token = random_bits() as i64 & 0xFFFF_FFFF_FFFF | 1;
-    let (mut got, mut looked_again, mut rounds) = (0, wish.peek, 0);
+    let (mut got, mut looked_again, mut rounds, mut walk) = (0, wish.peek, 0, false);
     loop {
-        let outcome = turn(segment, &table, wish, got, token, sink);
+        let outcome = turn(segment, &table, wish, got, walk, token, sink);
         got = outcome.got;
         super::write_spent(table_oid, &outcome.spent);
         let replaced =
@@ -671,6 +697,11 @@ fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>
         let keys_left = got == 0 && outcome.keys_left && rounds < 2;
         let room_made = outcome.full && !outcome.displaced.is_empty();
         if outcome.more || keys_left || (replaced > 0 || room_made) && got < wish.want {
+            continue;
+        }
+        // There is nothing else. Who only waits for an event looks again soon.
+        walk = got == 0 && outcome.unwalked && !wish.peek;
+        if walk {
             continue;
         }
         if got == 0 && !looked_again && super::wake::nothing_found(segment) {

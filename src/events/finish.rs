@@ -86,16 +86,7 @@ fn mark(table: pg_sys::Oid, held: &[Slot]) -> Vec<i64> {
         let level = (!pg_sys::SPI_plan_is_valid(plan) || !was_run(plan)).then(|| {
             let level = pg_sys::NewGUCNestLevel();
             for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_hashjoin", c"enable_mergejoin"] {
-                pg_sys::set_config_option(
-                    setting.as_ptr(),
-                    c"off".as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
-                    pg_sys::GucSource::PGC_S_SESSION,
-                    pg_sys::GucAction::GUC_ACTION_SAVE,
-                    true,
-                    0,
-                    false,
-                );
+                super::set_for_now(setting, c"off");
             }
             level
         });
@@ -238,7 +229,7 @@ pub unsafe extern "C-unwind" fn pgedge_complete_events(fcinfo: pg_sys::FunctionC
         return Datum::from(0);
     }
     retain(table);
-    let done = errors::keeping_sqlstates(|| super::as_role(super::owner(table), || mark(table, &held)));
+    let done = errors::intact(|| super::as_role(super::owner(table), || mark(table, &held)));
     for id in done {
         // SAFETY: InitMaterializedSRF made the store and the descriptor, of one bigint.
         unsafe {

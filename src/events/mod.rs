@@ -159,13 +159,35 @@ fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Runs a statement, schema-qualified throughout, as another role; %t in it stands for the table. How many rows it changed.
+/// Changes a setting until the level of settings that the caller began ends.
+fn set_for_now(name: &core::ffi::CStr, value: &core::ffi::CStr) {
+    // SAFETY: both strings are copied.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Runs a statement, schema-qualified throughout, as another role; %t in it stands for the table. That role's triggers do not look for names where
+/// the caller's search_path says. How many rows it changed.
 fn run_as(role: pg_sys::Oid, table: pg_sys::Oid, sql: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> u64 {
-    let done = as_role(role, || {
-        Spi::connect_mut(|client| {
-            client.update(&sql.replace("%t", &qualified_name(table)), None, args).map(|rows| rows.len() as u64)
-        })
+    let statement = sql.replace("%t", &qualified_name(table));
+    // SAFETY: ended below, or by the transaction's abort.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set_for_now(c"search_path", c"pg_catalog, pg_temp");
+    let done = errors::intact(|| {
+        as_role(role, || Spi::connect_mut(|client| client.update(&statement, None, args).map(|rows| rows.len() as u64)))
     });
+    // SAFETY: as above.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
     done.unwrap_or_else(|error| {
         errors::fail(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
@@ -196,7 +218,8 @@ fn write_spent(table: pg_sys::Oid, spent: &[claim::Spent]) {
     }
 }
 
-/// Gives events that a restore brought from another server a place in this one's queue; all of them at once. How many.
+/// Gives events that a restore brought from another server a place in this one's queue; all of them at once. How many. The place of some may be
+/// this very transaction, which had not begun when they were found.
 fn replace_foreign(table: pg_sys::Oid, foreign: &[i64]) -> u64 {
     if foreign.is_empty() {
         return 0;
@@ -204,7 +227,7 @@ fn replace_foreign(table: pg_sys::Oid, foreign: &[i64]) -> u64 {
     run_as(
         owner(table),
         table,
-        "UPDATE %t e SET qx = pg_catalog.pg_current_xact_id() FROM (SELECT o.id FROM %t o WHERE o.lane IS NOT NULL AND o.qx OPERATOR(pg_catalog.>) pg_catalog.pg_current_xact_id() FOR UPDATE SKIP LOCKED) f WHERE e.id OPERATOR(pg_catalog.=) f.id",
+        "UPDATE %t e SET qx = pg_catalog.pg_current_xact_id() FROM (SELECT o.id FROM %t o WHERE o.lane IS NOT NULL AND o.qx OPERATOR(pg_catalog.>=) pg_catalog.pg_current_xact_id() FOR UPDATE SKIP LOCKED) f WHERE e.id OPERATOR(pg_catalog.=) f.id",
         &[],
     )
 }

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use crate::errors;
 
 const MAGIC: u64 = 0x7067_6564_6765_5131;
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 const FOLDER: &str = "pg_stat_tmp";
 
 /// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow.

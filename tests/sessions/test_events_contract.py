@@ -1,6 +1,8 @@
 """The event queue's contract, one session at a time: what each function does, and what it refuses."""
 from __future__ import annotations
 
+import time
+
 import psycopg
 import pytest
 
@@ -313,6 +315,34 @@ def test_execute_alone_is_enough_and_the_owners_triggers_gain_nothing(db):
     finally:
         db.sql("ALTER TABLE claude_events OWNER TO postgres")
         db.sql("DROP OWNED BY consumer, keeper")
+        db.sql("DROP ROLE consumer, keeper")
+
+
+def test_the_callers_search_path_gains_nothing_of_the_owners_triggers(db):
+    """Whatever a claim writes as the owner of the table."""
+    db.sql("CREATE ROLE consumer LOGIN")
+    db.sql("CREATE ROLE keeper")
+    try:
+        for statement in (
+            "GRANT USAGE ON SCHEMA pgedge TO consumer", "GRANT EXECUTE ON FUNCTION pgedge.claim_events, pgedge.enqueue_event, pgedge.complete_events TO consumer",
+            "ALTER TABLE claude_events OWNER TO keeper", "CREATE SCHEMA evil AUTHORIZATION consumer", "GRANT USAGE ON SCHEMA evil TO PUBLIC", "CREATE TABLE seen (who name)", "GRANT INSERT ON seen TO PUBLIC",
+            "CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM note(1); RETURN NEW; END$$", "CREATE FUNCTION note(int) RETURNS void LANGUAGE sql AS ''",
+            "CREATE TRIGGER spy BEFORE UPDATE ON claude_events FOR EACH ROW EXECUTE FUNCTION spy()",
+        ):
+            db.sql(statement)
+        with db.connect("consumer") as c:
+            c.execute("CREATE FUNCTION evil.note(int) RETURNS void LANGUAGE sql AS 'INSERT INTO public.seen VALUES (current_user)'; SET search_path = evil, public")
+            one(c, "SELECT pgedge.enqueue_event('t', '{}', max_attempts => 1)")
+            [(got, _, token, *_)] = c.execute("SELECT id, attempt, lease_token FROM pgedge.claim_events(1, '0.01 s')").fetchall()
+            time.sleep(0.05)
+            for call in (f"SELECT pgedge.complete_events(ARRAY[{got}], {token})", "SELECT pgedge.claim_events()"):
+                with pytest.raises(psycopg.errors.UndefinedFunction):
+                    c.execute(call)
+            assert one(c, "SHOW search_path") == "evil, public"
+        assert db.sql("SELECT * FROM seen") == []
+    finally:
+        db.sql("ALTER TABLE claude_events OWNER TO postgres")
+        db.sql("DROP OWNED BY consumer, keeper CASCADE")
         db.sql("DROP ROLE consumer, keeper")
 
 

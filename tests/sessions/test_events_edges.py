@@ -488,3 +488,56 @@ def test_triggers_that_hide_the_dedup_key_end_in_an_error(conn, body):
     for call in ("SELECT pgedge.enqueue_event('t', '{}', dedup_key => 'k')", "SELECT pgedge.enqueue_events('t', '{1,2}'::jsonb[], dedup_keys => '{k,k2}')"):
         error = fails(conn, "27000", call)
         assert '"k"' in error.diag.message_primary and "trigger" in error.diag.message_hint
+
+
+PLACES = [-1, 0, 1, 1000]
+
+
+@pytest.mark.parametrize("far", PLACES)
+@pytest.mark.parametrize("how", ["claim", "claim in a transaction that has written", "wait"])
+def test_events_restored_with_the_place_of_the_very_next_transaction(how, far):
+    """One claim gives them, wherever this server's counter stands."""
+    with Cluster({"autovacuum": "off"}) as cluster:
+        cluster.psql("CREATE EXTENSION pgedge CASCADE")
+        with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+            next_one = lambda: int(conn.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])  # noqa: E731
+            place = next_one() + 20
+            # As a restore brings them: in one transaction, with triggers and all else later.
+            conn.execute("ALTER TABLE claude_events DISABLE TRIGGER ALL")
+            conn.execute("INSERT INTO claude_events (event_type, payload, qx, priority) SELECT 't', '{}', %s::text::xid8, 1 + n %% 3 FROM generate_series(1, 30) n", (place,))
+            conn.execute("ALTER TABLE claude_events ENABLE TRIGGER ALL")
+            while next_one() < place - far:
+                conn.execute("SELECT pg_current_xact_id()")
+            if far > 500:
+                conn.execute("ALTER TABLE claude_events DISABLE TRIGGER ALL; UPDATE claude_events SET qx = (pg_current_xact_id()::text::bigint + 1000)::text::xid8; ALTER TABLE claude_events ENABLE TRIGGER ALL")
+            else:
+                assert next_one() == place - far
+            if how == "wait":
+                assert conn.execute("SELECT pgedge.wait_for_events('0.001 s')").fetchone() == (True,)
+            with conn.transaction():
+                if how == "claim in a transaction that has written":
+                    conn.execute("CREATE TEMP TABLE x AS SELECT 1")
+                assert len(claim(conn, 100)) == 30
+            assert claim(conn) == []
+            assert conn.execute("SELECT count(*) FROM claude_events WHERE qx > pg_current_xact_id()").fetchone() == (0,)
+
+
+FIRST_CALLS = ["claim_events()", "complete_events('{1}', 1)", "fail_events('{1}', 1)", "release_events('{1}', 1)", "extend_lease('{1}', 1, '1 s')", "cancel_events('{1}')", "redrive_events()",
+               "purge_events()", "purge_events('1 day')", "enqueue_event('t', '{}')", "enqueue_events('t', '{}')", "wait_for_events('1 ms')", "pause_events('t')", "resume_events('t')",
+               "purge_webhook_deliveries()", "_webhook_backoff(1, NULL)", "create_tables()", "_queue_stats()", "_event_leases()", "health()", "rotate_webhook_secret(1)"]
+
+
+@pytest.mark.parametrize("call", FIRST_CALLS)
+def test_every_function_may_be_the_first_of_its_session(db, call):
+    """The library declares the settings when it is loaded, by the first of its functions that runs."""
+    with db.connect() as conn:
+        try:
+            conn.execute(f"SELECT * FROM pgedge.{call}")
+        except psycopg.Error as error:
+            assert (call, error.sqlstate) in {("purge_events()", "22004"), ("purge_webhook_deliveries()", "22004"), ("rotate_webhook_secret(1)", "02000")}, error
+
+
+def test_no_function_reads_a_setting_that_may_not_be_declared_yet(db):
+    """Those that read one are in the list above."""
+    readers = {r[0] for r in db.sql("SELECT proname FROM pg_proc WHERE pronamespace = 'pgedge'::regnamespace AND prosrc || coalesce(pg_get_function_sqlbody(oid), '') ~ 'current_setting\\(''pgedge[.]'")}
+    assert len(readers) >= 4 and readers <= {call.split("(")[0] for call in FIRST_CALLS}, readers

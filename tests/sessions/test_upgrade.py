@@ -16,7 +16,10 @@ CURRENT = re.search(r'^version = "(.+)"', (ROOT / "Cargo.toml").read_text(), re.
 CATALOG = """
 SELECT pg_describe_object(d.classid, d.objid, 0), coalesce(pg_get_functiondef(p.oid), pg_get_viewdef(c.oid), ''), coalesce(p.proacl::text, c.relacl::text, ''),
        obj_description(d.objid), coalesce((SELECT string_agg(attname || format_type(atttypid, atttypmod) || attnotnull, ',' ORDER BY attname)
-       FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped), '')
+       FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped), ''),
+       (SELECT string_agg(conname || pg_get_constraintdef(oid), E'\n' ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid AND contype <> 'n'),
+       (SELECT string_agg(pg_get_triggerdef(oid) || tgenabled::text, E'\n' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal),
+       (SELECT string_agg(pg_get_indexdef(indexrelid), E'\n' ORDER BY pg_get_indexdef(indexrelid)) FROM pg_index WHERE indrelid = c.oid)
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pgedge'
 LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid AND p.prokind <> 'a'
 LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid

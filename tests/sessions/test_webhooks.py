@@ -132,6 +132,48 @@ def test_hmac_sha256(db):
 PAYLOADS = ['{"a": 1}', '{"b":1.500,"a":1e3,"long":{"k":[1,2,null,true]}}', '{"text": "größe ☃ 𝄞 \\u00e9 \\"quoted\\" \\\\ \\n"}', "[]", '"text"', "12345678901234567890.10", "null"]
 
 
+def test_pg_nets_errors_are_told_without_what_they_may_hold(db):
+    shown = lambda message, headers="{}": db.value("SELECT pgedge._webhook_problem(%s, %s)", (message, headers))  # noqa: E731
+    assert shown("Couldn't resolve host name") == "Couldn't resolve host name"
+    assert shown("a\tb\n\x1b[31mc\x00".replace("\x00", "") + "\x7f\u0085d") == "a b [31mc d"
+    assert shown("x" * 4000) == "x" * 500 and shown("y" * 1_000_000) == "pg_net gave an error of 1000000 characters"
+    assert shown("could not reach https://h/t0ken?k=t0ken now, nor u:p4ss@h2") == "could not reach https://… now, nor …@h2"
+    assert shown("bad url http://user:p4ss@h:80/x") == "bad url http://…"
+    assert shown('header "Bearer t0ken, really" refused, t0ken too', '{"A": "Bearer t0ken, really", "B": "t0ken", "C": "er"}') == 'header "…" refused, … too'
+    assert shown("") == "" and shown(None) is None
+
+
+def test_a_long_error_of_pg_net_is_bounded_everywhere(box, receiver):
+    with box.connect() as conn:
+        conn.execute(PROTECT)
+        which = hook(conn, receiver.url + "/in", headers={"A": "Bearer t0ken-0123"})
+        number = enqueue(conn)
+        assert dispatch(conn) == 1
+        conn.execute("INSERT INTO net._http_response (id, error_msg) SELECT id, E'no\\n\\x01 ' || url || ' with ' || (headers ->> 'A') || repeat('!', 900) FROM net.http_request_queue; DELETE FROM net.http_request_queue")
+        assert reconcile(conn) == (0, 1, 0)
+        said = "no http://… with …" + "!" * 482
+        assert conn.execute("SELECT last_error FROM pgedge.webhook_deliveries").fetchone() == (said,)
+        assert conn.execute("SELECT last_error, history -> 0 ->> 'error' FROM claude_events WHERE id = %s", (number,)).fetchone() == (f"webhook {which}: {said}",) * 2
+
+
+def test_an_overload_of_http_post_changes_nothing_and_its_absence_is_named(net, receiver):
+    with net.connect() as conn:
+        for arguments in ("url text, body jsonb, headers jsonb, timeout_milliseconds int", "url text, body jsonb, params jsonb, headers jsonb, timeout_milliseconds int, more int DEFAULT 0",
+                          "url text, body text, params jsonb, headers jsonb, timeout_milliseconds int", "url varchar, body jsonb, params jsonb, headers jsonb, timeout_milliseconds bigint DEFAULT 1",
+                          "VARIADIC more text[]"):
+            conn.execute(f"CREATE FUNCTION net.http_post({arguments}) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$")
+        hook(conn, receiver.url + "/in")
+        number = enqueue(conn)
+        work(conn, lambda: event(conn, number) == "processed")
+        conn.execute("ALTER EXTENSION pg_net DROP FUNCTION net.http_post(text, jsonb, jsonb, jsonb, int); ALTER FUNCTION net.http_post(text, jsonb, jsonb, jsonb, int) RENAME TO other")
+        enqueue(conn)
+        assert "net.http_post" in str(fails(conn, "55000", "SELECT pgedge.dispatch_webhooks()"))
+        assert "net.http_post(text, jsonb, jsonb, jsonb, integer)" in str(fails(conn, "55000", "SELECT pgedge._webhook_http_post('http://h/', '1', '{}', '{}', 1)"))
+        conn.execute("CREATE FUNCTION net.http_post(text, jsonb, jsonb, jsonb, int) RETURNS text LANGUAGE sql AS 'SELECT $1'; ALTER EXTENSION pg_net ADD FUNCTION net.http_post(text, jsonb, jsonb, jsonb, int)")
+        fails(conn, "55000", "SELECT pgedge.dispatch_webhooks()")
+        assert conn.execute("SELECT count(*) FROM pgedge.event_leases").fetchone() == (0,)
+
+
 @pytest.mark.parametrize("envelope", [False, True])
 def test_the_receiver_can_verify_what_arrives(net, receiver, envelope):
     with net.connect() as conn:
@@ -432,7 +474,122 @@ def test_a_webhook_deleted_or_disabled_on_the_way(box, receiver):
         conn.execute("DELETE FROM pgedge.webhooks WHERE id = %s", (gone,))
         with Sender(box.cluster.dsn(box.name)):
             work(conn, lambda: event(conn, number) == "processed")
-        assert [s[0] for s in states(conn)] == [stays]
+        assert [s[:2] for s in states(conn)] == [(gone, "cancelled"), (stays, "delivered")]
+    assert not receiver.at("/gone")
+
+
+def queued(conn) -> list[str]:
+    return [r[0].rsplit("/", 1)[1] for r in conn.execute("SELECT url FROM net.http_request_queue ORDER BY id").fetchall()]
+
+
+def leased(conn) -> list[int]:
+    return [r[0] for r in conn.execute("SELECT id FROM pgedge.event_leases ORDER BY id").fetchall()]
+
+
+GOING = ["DELETE FROM pgedge.webhooks WHERE id = {id}", "UPDATE pgedge.webhooks SET id = 1000 WHERE id = {id}", "TRUNCATE pgedge.webhooks", "DELETE FROM pgedge.webhooks"]
+
+
+@pytest.mark.parametrize("how", GOING)
+def test_a_webhook_that_goes_gives_its_events_back_at_once(box, receiver, how):
+    with box.connect() as conn:
+        which = hook(conn, receiver.url + "/gone")
+        ids = [enqueue(conn) for _ in range(3)]
+        assert dispatch(conn) == 3 and leased(conn) == ids and queued(conn) == ["gone"] * 3
+        # Undone with its transaction.
+        with conn.transaction(force_rollback=True):
+            conn.execute(how.format(id=which))
+            assert queued(conn) == []
+        assert leased(conn) == ids and queued(conn) == ["gone"] * 3 and [s[1] for s in states(conn)] == ["sent"] * 3
+        conn.execute(how.format(id=which))
+        assert leased(conn) == [] and queued(conn) == []
+        assert conn.execute("SELECT DISTINCT webhook_id, state, last_error, finished_at IS NOT NULL, next_attempt_at FROM pgedge.webhook_deliveries").fetchall() == [
+            (which, "cancelled", "the webhook is gone", True, None)]
+        assert conn.execute("SELECT count(*) FROM pgedge._webhook_deliveries WHERE live OR lease_token IS NOT NULL").fetchone() == (0,)
+        # As if no attempt had been made: to a worker, or to another webhook.
+        rows = conn.execute("SELECT id, attempt, lease_token FROM pgedge.claim_events(1)").fetchall()
+        assert rows[0][:2] == (ids[0], 1)
+        assert conn.execute("SELECT pgedge.complete_events(ARRAY[%s]::bigint[], %s)", (ids[0], rows[0][2])).fetchall() == [(ids[0],)]
+        conn.execute("DELETE FROM pgedge.webhooks")
+        hook(conn, receiver.url + "/next")
+        with Sender(box.cluster.dsn(box.name)):
+            work(conn, lambda: all(event(conn, i) == "processed" for i in ids))
+        assert conn.execute("SELECT pgedge.purge_webhook_deliveries('0')").fetchone() == (5,)
+    assert len(receiver.at("/next")) == 2 and not receiver.at("/gone")
+
+
+def test_a_webhook_that_goes_leaves_the_others_what_they_do(box, receiver):
+    """By what the other webhook of the event has come to."""
+    with box.connect() as conn, box.connect() as worker:
+        gone, stays = hook(conn, receiver.url + "/gone", max_attempts=1), hook(conn, receiver.url + "/stays")
+        receiver.answers["/stays"] = 500
+        conn.execute("SET pgedge.retry_base = '1 h'")
+        waits = enqueue(conn)  # the other one is to be tried again, this one is at pg_net
+        assert dispatch(conn) == 2
+        conn.execute("UPDATE net.http_request_queue SET url = url || '?later' WHERE url LIKE '%%/gone'")
+        conn.execute("CREATE TABLE later AS WITH d AS (DELETE FROM net.http_request_queue WHERE url LIKE '%%?later' RETURNING *) TABLE d")
+        with Sender(box.cluster.dsn(box.name)):
+            answered(conn)
+        conn.execute("INSERT INTO net.http_request_queue TABLE later")
+        receiver.answers["/gone"] = 404
+        receiver.answers["/stays"] = 200
+        both = enqueue(conn)  # this one has failed, the other has it: dead
+        assert dispatch(conn) == 2
+        conn.execute("TRUNCATE later; INSERT INTO later SELECT * FROM net.http_request_queue WHERE id = (SELECT min(id) FROM net.http_request_queue)")
+        with worker.transaction():
+            worker.execute("SELECT FROM net.http_request_queue WHERE id IN (SELECT id FROM later) FOR UPDATE")  # on its way
+            conn.execute("DELETE FROM net.http_request_queue WHERE id NOT IN (SELECT id FROM later)")
+            conn.execute("INSERT INTO net._http_response (id, status_code) SELECT request_id, CASE webhook_id WHEN %s THEN 404 ELSE 200 END FROM pgedge._webhook_deliveries WHERE event_id = %s", (gone, both))
+            assert reconcile(conn) == (1, 0, 1) and event(conn, both) == "dead" and event(conn, waits) == "pending" and leased(conn) == [waits]
+            conn.execute("DELETE FROM pgedge.webhooks WHERE id = %s", (gone,))
+            assert leased(conn) == [], "its round is over"
+            assert conn.execute("SELECT status, attempts, run_at > now() + interval '20 min', last_error FROM claude_events WHERE id = %s", (waits,)).fetchone() == ("pending", 1, True, f"webhook {stays}: HTTP 500")
+            assert conn.execute("SELECT event_id, webhook_id, state, last_error FROM pgedge.webhook_deliveries ORDER BY event_id, webhook_id").fetchall() == [
+                (waits, gone, "cancelled", "the webhook is gone; the request may have been sent"), (waits, stays, "pending", "HTTP 500"),
+                (both, gone, "dead", "HTTP 404"), (both, stays, "delivered", None)]
+            assert queued(conn) == ["gone?later"], "pg_net is at it"
+        conn.execute("DELETE FROM net.http_request_queue; SELECT pgedge.redrive_events()")
+        conn.execute("UPDATE claude_events SET run_at = NULL; UPDATE pgedge._webhook_deliveries SET retry_at = NULL")
+        with Sender(box.cluster.dsn(box.name)):
+            work(conn, lambda: event(conn, waits) == event(conn, both) == "processed")
+    assert len(receiver.at("/stays")) == 2, "what it had is not sent again"
+
+
+def test_deleting_a_webhook_needs_no_pg_net_and_waits_for_nobody_for_long(box, receiver):
+    with box.connect() as conn, box.connect() as other:
+        gone, kept = hook(conn, receiver.url + "/gone"), hook(conn, receiver.url + "/kept", types="{sms}")
+        number = enqueue(conn)
+        assert dispatch(conn) == 1
+        conn.execute("CREATE FUNCTION public.spy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''spied''; END'; CREATE TRIGGER spy BEFORE DELETE ON net.http_request_queue FOR EACH ROW EXECUTE FUNCTION public.spy()")
+        notices = []
+        conn.add_notice_handler(lambda d: notices.append(d.message_primary))
+        conn.execute("DELETE FROM pgedge.webhooks WHERE id = %s", (gone,))
+        assert len(notices) == 1 and "stay at pg_net" in notices[0] and "trigger spy" in notices[0]
+        assert leased(conn) == [] and [s[1] for s in states(conn)] == ["cancelled"] and event(conn, number) == "pending"
+        conn.execute("DROP EXTENSION pg_net")
+        conn.execute("DELETE FROM pgedge.webhooks WHERE id = %s", (kept,))
+        # A deletion that did not see what was sent: the next reconciliation ends it.
+        conn.execute("CREATE EXTENSION pg_net")
+        gone = hook(conn, receiver.url + "/gone")
+        conn.execute("ALTER TABLE pgedge.webhooks DISABLE TRIGGER gone")
+        assert dispatch(conn) == 1
+        conn.execute("DELETE FROM pgedge.webhooks WHERE id = %s", (gone,))
+        assert leased(conn) == [number]
+        conn.execute("ALTER TABLE pgedge.webhooks ENABLE ALWAYS TRIGGER gone")
+        assert reconcile(conn) == (0, 0, 0)
+        assert leased(conn) == [] and queued(conn) == [] and {s[1] for s in states(conn)} == {"cancelled"}
+        # A reconciliation that is under way is waited for; another meanwhile does nothing.
+        gone = hook(conn, receiver.url + "/gone")
+        assert dispatch(conn) == 1
+        with other.transaction():
+            other.execute("SELECT FROM pgedge._webhook_epoch FOR UPDATE")
+            conn.execute("SET lock_timeout = '100 ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                conn.execute("DELETE FROM pgedge.webhooks")
+        conn.execute("SET lock_timeout = 0")
+        with conn.transaction():
+            conn.execute("DELETE FROM pgedge.webhooks")
+            assert reconcile(other) == (0, 0, 0)
+        assert leased(conn) == []
 
 
 # What is lost at pg_net -----------------------------------------------------------------------------------------------------------------

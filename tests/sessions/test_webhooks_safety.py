@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from pathlib import Path
 
@@ -257,8 +258,13 @@ def test_nobody_else_sees_a_secret(net, receiver):  # noqa: F811
 REFUSED = [  # column, value, SQLSTATE, what the message holds
     ("url", None, "22004", "url"), ("url", "", "22023", "url"), ("url", "ftp://h/", "22023", "ftp"), ("url", "file:///etc/passwd", "22023", "file"), ("url", "javascript:alert(1)", "22023", "http"),
     ("url", "//h/x", "22023", "http"), ("url", "http://", "22023", "well formed"), ("url", "http://h h/", "22023", "well formed"), ("url", "http://h/a b", "22023", "well formed"),
-    ("url", "http://h/\r\nX: 1", "22023", "well formed"), ("url", "http://ü.example/", "22023", "well formed"), ("url", "http://u:p4ss@h/", "22023", "user name"), ("url", "http://h:99999999/", "22023", "well formed"),
-    ("url", "http://h/" + "t0ken" * 500, "22001", "too long"),
+    ("url", "http://h/\r\nX: 1", "22023", "well formed"), ("url", "http://ü.example/", "22023", "well formed"), ("url", "http://u:p4ss@h/", "22023", "user name"), ("url", "http://h:99999999/", "22023", "port"),
+    ("url", "http://h/" + "t0ken" * 500, "22001", "too long"), ("url", "ftp://u:p4ss@h/", "22023", '"ftp:…"'), ("url", "u:p4ss@h", "22023", "neither"), ("url", "http:/u:p4ss@h/", "22023", '"http:…"'),
+    ("url", "http://u:p4ss#@h/", "22023", '"http:…"'), ("url", "http://u:p4ss", "22023", '"http://u…"'), ("url", "https://h:p4ss/", "22023", '"https://h…"'), ("url", SECRET, "22023", "neither"),
+    ("url", "t0ken", "22023", "neither"), ("url", "http://[t0ken", "22023", "well formed"), ("url", "http://u@p4ss:1:2/", "22023", "user name"), ("url", "HTTP://h%20t0ken/", "22023", '"HTTP://h…"'),
+    ("url", "http://h:0/", "22023", 'port: "http://h:0…"'), ("url", "http://h:00000", "22023", "port"), ("url", "https://h:65536/x", "22023", 'port: "https://h:65536…"'), ("url", "http://[::1]:70000?q", "22023", "port"),
+    ("url", "http://h:4294967297/", "22023", "port"), ("url", "http://h:" + "9" * 60, "22023", "port"), ("url", "http://h:-1/", "22023", "well formed"), ("url", "http://h:/", "22023", "well formed"), ("url", "http://h:80x/", "22023", "well formed"),
+    ("id", None, "22004", "id"), ("created_at", None, "22004", "created_at"), ("headers", json.dumps({f"X-{n}": "t0ken" * 800 for n in range(4)}), "22001", "too long"),
     ("headers", "null", "22023", "object"), ("headers", "[]", "22023", "object"), ("headers", '{"A": 1}', "22023", "number"), ("headers", '{"A": null}', "22023", "null"), ("headers", '{"A b": "x"}', "22023", "A b"),
     ("headers", '{"": "x"}', "22023", "name"), ("headers", '{"A": "t0ken\\r\\nB: c"}', "22023", '"A"'), ("headers", '{"A": "t0ken\\n"}', "22023", '"A"'), ("headers", '{"A": " "}', "22023", '"A"'),
     ("headers", '{"A\\r\\nB": "x"}', "22023", "name"), ("headers", '{"a": "x", "A": "y"}', "22023", "twice"), ("headers", '{"content-type": "text/plain"}', "22023", "content-type"),
@@ -276,6 +282,8 @@ REFUSED = [  # column, value, SQLSTATE, what the message holds
 def test_what_cannot_be_a_webhook_is_refused_and_not_shown(db):
     with db.connect() as conn:
         kept = hook(conn, "http://h/")
+        log = Path(db.cluster.log)
+        before = len(log.read_text())
         for column, value, code, part in REFUSED:
             columns = {"url": "https://h/x", "secret": SECRET, column: value}
             insert = f"INSERT INTO pgedge.webhooks ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"
@@ -284,7 +292,21 @@ def test_what_cannot_be_a_webhook_is_refused_and_not_shown(db):
                 said = f"{error} {error.diag.message_detail} {error.diag.message_hint} {error.diag.context}"
                 assert part in str(error), (column, value, str(error))
                 assert SECRET not in said and "t0ken" not in said and "p4ss" not in said, said
+        # Every constraint of the table is seen to before PostgreSQL would show the row; nor does the log get the statement.
+        for column in [r[0] for r in conn.execute("SELECT attname FROM pg_attribute WHERE attrelid = 'pgedge.webhooks'::regclass AND attnotnull AND attnum > 0")]:
+            assert column in {r[0] for r in REFUSED if r[1] is None}, column
+        assert conn.execute("SELECT count(*) FROM pg_constraint WHERE conrelid = 'pgedge.webhooks'::regclass AND contype NOT IN ('p', 'n')").fetchone() == (0,)
+        for literal in (f"INSERT INTO pgedge.webhooks (url, secret) VALUES ('nowhere', '{SECRET}')", f"UPDATE pgedge.webhooks SET secret = '{SECRET} t0ken'"):
+            fails(conn, "22023", literal)
+        conn.execute("SET log_parameter_max_length_on_error = -1")
+        fails(conn, "22023", "INSERT INTO pgedge.webhooks (url, secret) VALUES ('http://h/', %s)", (SECRET + " t0ken",))
+        told = log.read_text()[before:]
+        assert "url is neither http nor https" in told and "secret is not usable as a key" in told
+        assert SECRET not in told and "t0ken" not in told and "p4ss" not in told
         assert conn.execute("SELECT count(*), min(url), min(secret) FROM pgedge.webhooks").fetchone() == (1, "http://h/", SECRET)
+        # A row that an earlier version let in can still be changed and disabled.
+        conn.execute("ALTER TABLE pgedge.webhooks DISABLE TRIGGER checked; UPDATE pgedge.webhooks SET url = 'http://h:70000/'; ALTER TABLE pgedge.webhooks ENABLE ALWAYS TRIGGER checked")
+        conn.execute("UPDATE pgedge.webhooks SET enabled = false; UPDATE pgedge.webhooks SET enabled = true, url = 'http://h:65535/'")
         for url in ("http://h", "HTTPS://H.example:8443/a?b=c#d", "http://127.0.0.1:1/", "http://[::1]:80/x", "http://a-b_c/%C3%BC?x=@"):
             conn.execute("UPDATE pgedge.webhooks SET url = %s WHERE id = %s", (url, kept))
         # What PostgreSQL itself refuses comes after the trigger, and shows the key alone.

@@ -147,6 +147,8 @@ pub struct State {
     pub epoch: u64,
     /// Not before this is it worth looking for delayed events that are due.
     pub due_at: i64,
+    /// Not before this is it worth looking for heads of ordering keys, if there is anything else to hand out.
+    pub walk_at: i64,
     /// When to look again for finished events that are too old, and the page of the table to look at first.
     pub retain_at: i64,
     /// See `retain_at`.
@@ -244,7 +246,7 @@ impl<'a> Queue<'a> {
         s.heads = [NONE; LANES];
         s.tails = [NONE; LANES];
         (s.next_expiry, s.due_at) = (i64::MAX, i64::MIN);
-        (s.retain_at, s.retain_page) = (i64::MIN, 0);
+        (s.walk_at, s.retain_at, s.retain_page) = (i64::MIN, i64::MIN, 0);
         s.epoch = s.epoch.wrapping_add(1);
         s.groups = [Group::default(); GROUPS];
         s.key_from_len = 0;

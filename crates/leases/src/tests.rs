@@ -42,6 +42,7 @@ impl Memory {
             claims: 0,
             epoch: 0,
             due_at: 0,
+            walk_at: 0,
             retain_at: 0,
             retain_page: 0,
             idle: false,
