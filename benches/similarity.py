@@ -325,6 +325,36 @@ class Bench:
             add(ROWS, "pgedge", rows[0][0], wall, cpu)
         return out
 
+    # ── vectors given as arguments ──
+
+    def arguments(self) -> list[tuple]:
+        """(what, system, ms, processor ms): all similarities of 1,000 vectors to each other, and of one vector to them. The results agree."""
+        out = []
+        source = f"FROM batches WHERE size = {max(BATCHES)}"
+        pairs = f"FROM queries a, queries b WHERE a.n <= {max(BATCHES)} AND b.n <= {max(BATCHES)}"
+        asked = {
+            "matrix": (f"{max(BATCHES):,} × {max(BATCHES):,}", pairs, ("similarity_matrix(q)", "similarity_matrix(q, q)")),
+            "one": (f"1 × {max(BATCHES):,}", pairs + " AND a.n = 1", ("batch_similarity(q[1], q)",)),
+        }
+        for what, (shape, joined, calls) in asked.items():
+            answers = [self.peers["numpy"].ask(what=what) for _ in range(REPEATS + 1)][1:]
+            want = answers[0]["sum"]
+            rows = [(shape, "numpy, single precision", *(statistics.median(a[i] for a in answers) * 1000 for i in ("wall", "cpu")))]
+
+            def add(name, query):
+                runs = [self.exact.run(query) for _ in range(REPEATS + 1)][1:]
+                rows.append((shape, name, *(statistics.median(r[i] for r in runs) * 1000 for i in (1, 2))))
+
+            for call in calls:
+                total = self.exact.run(f"SELECT (SELECT sum(s::float8) FROM unnest(m) s) FROM (SELECT pgedge.{call} AS m {source} OFFSET 0) t")[0][0][0]
+                assert abs(total - want) < 1e-4 * max(abs(want), 1), (call, total, want)
+                add(f"pgedge.{call}", f"SELECT array_length(pgedge.{call}, 1) {source}")
+            add("pgvector, count(a <=> b)", f"SELECT count(a.e <=> b.e) {joined}")
+            for row in rows:
+                say(f"{row[0]}  {row[1]:32} {row[2]:10,.2f} ms, processor {row[3]:10,.2f} ms")
+            out += rows
+        return out
+
 
 # ── the report ──
 
@@ -354,7 +384,7 @@ def ratio(value: float) -> str:
     return f"{value:.2f}" if value < 2 else f"{value:,.1f}"
 
 
-def report(what: str, bench: Bench, times: dict, recall: dict, filtered: list, pairs: list, versions: str, floors: dict) -> str:
+def report(what: str, bench: Bench, times: dict, recall: dict, filtered: list, pairs: list, arguments: list, versions: str, floors: dict) -> str:
     names = list(dict.fromkeys(name for name, _ in times))
     idle = statistics.median(times["pgedge", b][0] / times["pgedge", b][1] for b in BATCHES)
     lines = [
@@ -405,6 +435,9 @@ def report(what: str, bench: Bench, times: dict, recall: dict, filtered: list, p
     lines += [f"| {r:,} | {n} | {w:,.0f} | {c:,.0f} | {p:,} |" for r, n, w, c, p in pairs]
     mine = pairs[0]
     lines += ["", f"{mine[0]:,} rows: " + ", ".join(f"{p[2] / mine[2]:.1f} times as fast as {p[1]}" for p in pairs[1:] if p[0] == mine[0]) + "."]
+    lines += ["", "## Vectors given as arguments", "", "| vectors | system | ms | processor ms |", "| --- | --- | --- | --- |"]
+    lines += [f"| {shape} | {name} | {w:,.2f} | {c:,.2f} |" for shape, name, w, c in arguments]
+    lines += ["", "With what it takes to read the vectors from a table, and for numpy to make them unit vectors. pgedge sums in double precision and rounds once, numpy and pgvector sum in single precision."]
     return "\n".join(lines) + "\n"
 
 
@@ -457,9 +490,10 @@ def main() -> int:
         filtered = bench.filtered()
         floors = bench.floors()
         pairs = bench.pairs()
+        arguments = bench.arguments()
         times = bench.measure()
         OUT.mkdir(parents=True, exist_ok=True)
-        text = report(what, bench, times, recall, filtered, pairs, versions, floors)
+        text = report(what, bench, times, recall, filtered, pairs, arguments, versions, floors)
         (OUT / "similarity.md").write_text(text)
         plot(times)
         print(text)

@@ -41,6 +41,14 @@ class Numpy:
             count += int(np.count_nonzero(b > a))
         return count
 
+    def matrix(self, q):
+        """Cosines of all queries with each other, from the vectors as they are."""
+        q = normalised(q)
+        return q @ q.T
+
+    def one(self, q):
+        return normalised(q) @ normalised(q[:1])[0]
+
     def sgemm(self):
         """GFLOP/s of the matrix product alone, the best of five."""
         a, b = self.x[:1024], np.ascontiguousarray(self.x[:16384].T)
@@ -118,7 +126,8 @@ def blas():
 
 
 def main():
-    x, q = normalised(np.load(VECTORS)), normalised(np.load(QUERIES))
+    raw = np.load(QUERIES)
+    x, q = normalised(np.load(VECTORS)), normalised(raw)
     peer = {"numpy": Numpy, "faiss": Faiss, "usearch": Usearch}[LIBRARY](x)
     print(json.dumps({"ready": blas()}), flush=True)
     for line in sys.stdin:
@@ -129,6 +138,9 @@ def main():
         elif ask["what"] == "pairs":
             result, wall, cpu = timed(lambda: peer.pairs(ask["rows"], ask["limit"]))
             answer = {"count": result}
+        elif ask["what"] in ("matrix", "one"):
+            result, wall, cpu = timed(lambda: getattr(peer, ask["what"])(raw))
+            answer = {"sum": float(np.sum(result, dtype=np.float64))}
         elif ask["what"] == "tune":
             result, wall, cpu = timed(lambda: peer.tune(q[: ask["queries"]], ask["k"]))
             answer = {"best": result}
