@@ -2,11 +2,11 @@
 //!
 //! A claim works under the segment's lock, in turns of a bounded number of rows. It takes, lane by lane, first what is remembered as
 //! claimable (given back, expired, late, due), then heads of ordering keys and what stands in the index after its filter's cursor, by age.
-use pgedge_leases::{LANES, Leasing, Queue, Request};
+use pgedge_leases::{KEY_BYTES, LANES, Leasing, Queue, Request};
 use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;
 
-use super::ledger::{self, Deed};
+use super::ledger::{self, Deed, Move};
 use super::segment::Segment;
 use super::table::{Currency, Horizon, Scan, Table};
 use super::{hash, limits, random_bits, settings};
@@ -122,8 +122,10 @@ struct Head {
 pub(super) struct Turn<'c, 'q> {
     pub(super) q: &'c mut Queue<'static>,
     wish: &'c Wish<'q>,
-    segment: Segment,
+    pub(super) segment: Segment,
     pub(super) horizon: Horizon,
+    /// This session's transaction has written: its snapshot may miss events that are there again when it is rolled back.
+    pub(super) own: bool,
     /// The snapshot is older than this turn.
     pub(super) fixed: bool,
     pub(super) now: i64,
@@ -188,6 +190,8 @@ pub fn turn(
     q.sweep(now);
     let mut t = Turn {
         horizon: Horizon::of(snapshot),
+        // SAFETY: a plain read of this session's own state.
+        own: unsafe { pg_sys::GetTopFullTransactionIdIfAny().value != 0 },
         kinds: wish.types.as_ref().map(|t| t.iter().map(|t| hash(t)).collect()),
         q,
         wish,
@@ -281,7 +285,8 @@ impl Turn<'_, '_> {
             let enough = heads.len() >= self.wish.want
                 && (keys >= (self.wish.want * KEYS_EACH).max(KEYS_AT_LEAST) || session::clock() - began > WALK);
             if keys >= KEYS || enough {
-                self.keys_left = !enough;
+                // Of keys that are cut the next look would begin where this one did.
+                self.keys_left = !enough && last.as_ref().is_none_or(|k| k.len() <= KEY_BYTES);
                 break;
             }
         }
@@ -427,6 +432,10 @@ impl Turn<'_, '_> {
             }
             let before = self.q.cursor(source.group, lane);
             if self.q.advance(source.group, lane, source.seen, &self.horizon.writing) {
+                if self.own && source.seen > before {
+                    let what = Move::Cursor(source.group, lane, before);
+                    ledger::note_move(self.segment, self.q.state.epoch, what);
+                }
                 // Past rows, not only past the transactions of this moment.
                 self.moved |= source.seen > before && self.looked >= TURN;
             }
@@ -455,6 +464,9 @@ impl Turn<'_, '_> {
             {
                 // Finished, or gone, or it has another place by now. A fixed snapshot may only be too old to see.
                 if !self.fixed {
+                    if self.own {
+                        self.note_forgotten(at);
+                    }
                     self.q.forget(at);
                     self.moved |= self.looked >= TURN;
                 }
@@ -478,6 +490,12 @@ impl Turn<'_, '_> {
                 }
             }
         }
+    }
+
+    /// What this transaction has written, or is about to write, keeps a remembered event from being claimed: that may be rolled back.
+    pub(super) fn note_forgotten(&self, at: u32) {
+        let slot = self.q.slot(at);
+        ledger::note(self.segment, self.q.state.epoch, slot.id, 0, Deed::Forgets(slot.lane(), slot.kind));
     }
 
     fn take_head(&mut self, lookup: &mut Scan, head: &Head, before: Option<i64>) {

@@ -2,6 +2,7 @@
 use pgrx::pg_sys;
 
 use super::claim::{Source, Turn, scan_kind};
+use super::ledger::{self, Move};
 use super::settings;
 use super::table::Table;
 use crate::session;
@@ -31,6 +32,9 @@ impl Turn<'_, '_> {
         }
         let mut scan = table.ready(snapshot);
         'stragglers: for s in over {
+            if self.own {
+                ledger::note_move(self.segment, self.q.state.epoch, Move::Late(s.xid));
+            }
             for lane in s.lane as u8..=LANES as u8 {
                 if !self.q.is_passed(lane, s.xid) {
                     continue;
@@ -69,6 +73,7 @@ impl Turn<'_, '_> {
                 && self.displaced.len() < DISPLACED
             {
                 self.displaced.push(self.q.slot(at).id);
+                self.note_forgotten(at);
                 self.q.forget(at);
             }
         }
@@ -83,7 +88,15 @@ impl Turn<'_, '_> {
         scan.until(self.now);
         let mut left = DUE;
         while left > 0 && scan.next() {
-            if scan.datum(scan.columns().ordering_key).is_some() || self.stands(scan.id()) {
+            if scan.datum(scan.columns().ordering_key).is_some() {
+                continue;
+            }
+            if let Some(at) = self.q.find(scan.id()).filter(|&at| self.q.slot(at).condition() != Condition::Idle) {
+                // Its type or priority may have changed since it was remembered.
+                let (slot, lane, kind) = (self.q.slot(at), scan.lane(), scan_kind(&scan));
+                if !self.fixed && (slot.lane(), slot.kind) != (lane, kind) {
+                    self.q.relocate(at, lane, kind);
+                }
                 continue;
             }
             if !self.q.remember(scan.id(), scan.lane(), 0, scan_kind(&scan), 0) {

@@ -541,3 +541,95 @@ def test_no_function_reads_a_setting_that_may_not_be_declared_yet(db):
     """Those that read one are in the list above."""
     readers = {r[0] for r in db.sql("SELECT proname FROM pg_proc WHERE pronamespace = 'pgedge'::regnamespace AND prosrc || coalesce(pg_get_function_sqlbody(oid), '') ~ 'current_setting\\(''pgedge[.]'")}
     assert len(readers) >= 4 and readers <= {call.split("(")[0] for call in FIRST_CALLS}, readers
+
+
+def settled(conn):
+    """The first look behind the cursors is over, and the next one is a minute away."""
+    enqueue(conn)
+    rows = claim(conn)
+    complete(conn, rows)
+    while claim(conn):
+        pass
+
+
+HIDES = {
+    "delete": "DELETE FROM claude_events WHERE event_type = 'h'",
+    "finish": "UPDATE claude_events SET status = 'processed' WHERE event_type = 'h'",
+    "delay": "UPDATE claude_events SET run_at = now() + interval '1 hour' WHERE event_type = 'h'",
+    "cancel": "SELECT pgedge.cancel_events(ARRAY(SELECT id::bigint FROM claude_events WHERE event_type = 'h'))",
+    "truncate": "TRUNCATE claude_events",
+}
+
+
+@pytest.mark.parametrize("how", HIDES)
+@pytest.mark.parametrize("where", ["transaction", "savepoint", "released savepoint", "wait", "connection lost", "late"])
+def test_what_a_transaction_hid_from_its_own_claim_is_there_after_its_rollback(db, conn, how, where):
+    settled(conn)
+    if where == "late":
+        with db.connect(autocommit=False) as late:
+            hidden = [enqueue(late, "h") for _ in range(3)]
+            passed = enqueue(conn)
+            assert ids(claim(conn)) == [passed]
+            late.commit()
+    else:
+        hidden = [enqueue(conn, "h") for _ in range(3)]
+    with db.connect(autocommit=False) as other:
+        if where == "savepoint":
+            other.execute("SAVEPOINT s")
+        if where == "released savepoint":
+            other.execute("SAVEPOINT s; SAVEPOINT inner_one")
+        other.execute(HIDES[how])
+        if where == "wait":
+            assert other.execute("SELECT pgedge.wait_for_events('10 ms')").fetchone() == (False,)
+        else:
+            assert claim(other) == []
+        if where == "savepoint":
+            other.execute("ROLLBACK TO s")
+        elif where == "released savepoint":
+            other.execute("RELEASE inner_one; ROLLBACK TO s")
+        elif where == "connection lost":
+            with conn.cursor() as c:
+                c.execute("SELECT pg_terminate_backend(%s)", (other.info.backend_pid,))
+            with pytest.raises(psycopg.OperationalError):
+                other.execute("SELECT 1")
+        if "savepoint" in where:
+            assert sorted(ids(claim(other))) == hidden, "by this session itself"
+            other.rollback()
+        elif where != "connection lost":
+            other.rollback()
+    until = time.monotonic() + 5
+    while where == "connection lost" and conn.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'").fetchone()[0] > 1:
+        assert time.monotonic() < until
+    assert sorted(ids(claim(conn))) == hidden
+
+
+def test_a_retry_whose_type_and_priority_change_is_found_under_the_new_ones(conn):
+    settled(conn)
+    first = enqueue(conn, "a", priority=10)
+    rows = claim(conn)
+    conn.execute("SELECT pgedge.fail_events(%s::bigint[], %s, 'no', '10 ms')", (ids(rows), rows[0][2]))
+    time.sleep(0.05)
+    assert claim(conn, types=["z"]) == [], "which remembers it under its old type"
+    others = [enqueue(conn, "b", priority=5) for _ in range(3)]
+    conn.execute("UPDATE claude_events SET event_type = 'b', priority = 1 WHERE id = %s", (first,))
+    assert claim(conn, types=["a"]) == []
+    assert ids(claim(conn, 2, types=["b"])) == [first, others[0]]
+
+
+@pytest.mark.parametrize("length", [130, 2000])
+def test_long_ordering_keys_that_begin_alike(conn, length):
+    conn.execute("SET statement_timeout = '20s'")
+    conn.execute("INSERT INTO claude_events (event_type, payload, ordering_key) SELECT 'o', '{}', repeat('x', %s) || to_char(n, 'FM00000') FROM generate_series(1, 1500) n", (length - 5,))
+    got = []
+    while rows := claim(conn, 300):
+        got += ids(rows)
+    assert len(set(got)) == len(got) == 1500
+
+
+def test_ordering_keys_too_long_to_be_told_apart_end_the_look(conn):
+    """Plain clients may write keys of any length that compresses well."""
+    conn.execute("SET statement_timeout = '20s'")
+    conn.execute("INSERT INTO claude_events (event_type, payload, ordering_key) SELECT 'o', '{}', repeat('x', 5000) || to_char(n, 'FM00000') FROM generate_series(1, 1500) n")
+    for _ in range(5):
+        claim(conn, 300)
+    assert claim(conn, 300) == []

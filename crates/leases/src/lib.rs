@@ -33,7 +33,7 @@ pub const GROUPS: usize = 2 * LIMITS;
 /// Event types with limits.
 pub const LIMITS: usize = 64;
 /// Bytes kept of the ordering key that the last claim ended at.
-pub const KEY_BYTES: usize = 128;
+pub const KEY_BYTES: usize = 2048;
 /// Sessions that can wait at a time for something to do.
 pub const WAITERS: usize = 64;
 
@@ -110,6 +110,12 @@ impl Slot {
             4 => Condition::Idle,
             _ => Condition::Empty,
         }
+    }
+
+    /// Its lane.
+    #[must_use]
+    pub fn lane(&self) -> u8 {
+        self.lane
     }
 
     /// Who holds it, or held it; at most [`WORKER_BYTES`] bytes.
@@ -560,7 +566,7 @@ impl<'a> Queue<'a> {
         &self.state.key_from[..(self.state.key_from_len as usize).min(KEY_BYTES)]
     }
 
-    /// Sets it; a long key is cut, which only moves the start.
+    /// Sets it. A key longer than [`KEY_BYTES`] is cut: the next look begins before all keys that begin as it does.
     pub fn set_key_from(&mut self, key: &str) {
         let key = kept(key, KEY_BYTES);
         self.state.key_from[..key.len()].copy_from_slice(key);

@@ -88,6 +88,19 @@ impl Queue<'_> {
         groups.map(|g| g.cursors[usize::from(lane) - 1].0).any(|at| at >= xid)
     }
 
+    /// Puts a cursor back, if it is further. What is between is looked at again.
+    pub fn step_back(&mut self, group: usize, lane: u8, to: (u64, i64)) {
+        let cursor = &mut self.state.groups[group].cursors[usize::from(lane) - 1];
+        *cursor = (*cursor).min(to);
+    }
+
+    /// Puts all cursors before the events of a transaction.
+    pub fn step_before(&mut self, xid: u64) {
+        for cursor in self.state.groups.iter_mut().flat_map(|g| &mut g.cursors) {
+            *cursor = (*cursor).min((xid, i64::MIN));
+        }
+    }
+
     /// What is kept of a filter.
     pub fn place(&mut self, group: usize) -> &mut Group {
         &mut self.state.groups[group]
