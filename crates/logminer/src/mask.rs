@@ -1,195 +1,221 @@
-//! Secrets and personal data in lines that are shown.
+//! Secrets and personal data in what is shown and stored.
 
 use std::borrow::Cow;
 
-use crate::forms::is_word;
+use crate::kind::Kind;
+use crate::secrets::{Secret, key_is_secret, numbers, secrets};
+use crate::shape::Segment;
 
 /// What a secret is replaced by.
-const MASK: &str = "***";
+pub(crate) const MASK: &str = "***";
 
-/// `line` with tokens, keys, passwords, e-mail addresses and card numbers replaced by `***`; borrowed when there are none.
+/// `line` with passwords, tokens, keys, e-mail addresses and numbers of cards and accounts replaced by `***`; borrowed when there are none.
 ///
-/// Recognised: values of keys whose name says that they are secret (`password=`, `api_key: `, `"token":"…"`), `Bearer` and `Basic`
-/// credentials, passwords in URLs (`scheme://user:password@host`), tokens of known form (AWS, GitHub, Slack, Stripe, JWT), e-mail addresses,
-/// and digit groups that pass the Luhn test. It replaces rather too much than too little; it is no guarantee.
+/// Recognised are values by the names of their keys (`password=`, `"apiKey": "…"`, `--token x`, `<secret>x</secret>`), credentials of
+/// `Authorization` and cookies, passwords in URLs, private keys (PEM), tokens of known form (AWS, GitHub, GitLab, Slack, Stripe, JWT and
+/// others), e-mail addresses, IBANs and card numbers by their check digits. A masked line has the shape of the line itself. It
+/// replaces rather too much than too little; it is no guarantee.
 pub fn mask_secrets(line: &str) -> Cow<'_, str> {
     let s = line.as_bytes();
-    let mut spans: Vec<(usize, usize)> = Vec::new();
-    let mut i = 0;
-    while i < s.len() {
-        if let Some((a, b)) = secret_at(s, i) {
-            spans.push((a, b));
-            i = b.max(i + 1);
-        } else {
-            i += 1;
-        }
-    }
-    if spans.is_empty() {
+    let mut spans = secrets(s);
+    let others = numbers(s);
+    if spans.is_empty() && others.is_empty() {
         return Cow::Borrowed(line);
     }
-    let mut out = String::with_capacity(line.len());
-    let mut at = 0;
-    for (a, b) in spans {
-        // spans begin and end at ASCII bytes or character boundaries; an e-mail may reach back
-        if a >= at && line.is_char_boundary(a) && line.is_char_boundary(b) {
-            out.push_str(&line[at..a]);
+    spans.extend(others);
+    spans.sort_by_key(|span| (span.from, span.to));
+    masked(line, &spans, 0, line.len())
+}
+
+/// The bytes `from..to` of a line with the secrets of the line masked.
+pub(crate) fn masked<'a>(line: &'a str, spans: &[Secret], from: usize, to: usize) -> Cow<'a, str> {
+    let mut out = String::new();
+    let mut at = from;
+    for span in spans.iter().filter(|span| span.to > from && span.from < to) {
+        let (a, b) = (span.from.max(at), span.to.min(to));
+        if b > a
+            && let Some(text) = line.get(at..a)
+        {
+            out.push_str(text);
             out.push_str(MASK);
             at = b;
         }
     }
-    out.push_str(&line[at..]);
-    Cow::Owned(out)
+    let rest = line.get(at..to).unwrap_or("");
+    if at == from { Cow::Borrowed(rest) } else { Cow::Owned(out + rest) }
 }
 
-fn secret_at(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    match s[i] {
-        b'=' | b':' => keyed(s, i).or_else(|| url_password(s, i)),
-        b' ' => credentials(s, i),
-        b'@' => email(s, i),
-        b'0'..=b'9' if i == 0 || !is_word(s[i - 1]) => card(s, i),
-        b if b.is_ascii_alphabetic() && (i == 0 || !is_word(s[i - 1])) => known_token(s, i),
-        _ => None,
-    }
-}
-
-fn lower_ends_with(s: &[u8], word: &[u8]) -> bool {
-    s.len() >= word.len() && s[s.len() - word.len()..].eq_ignore_ascii_case(word)
-}
-
-/// The end of a value that begins at `a`.
-fn value_end(s: &[u8], a: usize) -> usize {
-    a + s[a..]
-        .iter()
-        .take_while(|b| {
-            **b > b' ' && !matches!(b, b'"' | b'\'' | b',' | b';' | b'&' | b')' | b']' | b'}' | b'<' | b'>')
-        })
-        .count()
-}
-
-/// `password=…`, `"token": "…"`.
-fn keyed(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    const NAMES: [&[u8]; 16] = [
-        b"password",
-        b"passwd",
-        b"pwd",
-        b"secret",
-        b"token",
-        b"api_key",
-        b"apikey",
-        b"api-key",
-        b"access_key",
-        b"accesskey",
-        b"private_key",
-        b"passphrase",
-        b"authorization",
-        b"auth_key",
-        b"credential",
-        b"credentials",
-    ];
-    let key_end = i - s[..i].iter().rev().take_while(|b| matches!(b, b' ' | b'"' | b'\'')).count();
-    let key_start = key_end - s[..key_end].iter().rev().take_while(|b| is_word(**b) || **b == b'-').count();
-    let key = &s[key_start..key_end];
-    if !NAMES.iter().any(|n| lower_ends_with(key, n)) {
-        return None;
-    }
-    let mut a = i + 1;
-    while a < s.len() && matches!(s[a], b' ' | b'"' | b'\'') {
-        a += 1;
-    }
-    let quote = (a > i + 1 && matches!(s[a - 1], b'"' | b'\'')).then(|| s[a - 1]);
-    let mut b = match quote {
-        Some(q) => a + s[a..].iter().take_while(|c| **c != q).count(),
-        None => value_end(s, a),
+/// Puts placeholders for the secrets of a line into its shape: for what would stay as text, and for forms within a secret. A form that
+/// reaches beyond a secret (a URL, a list) stands for it already.
+pub(crate) fn hide(s: &[u8], spans: &[Secret], shape: &[u8], segments: &[Segment]) -> (Vec<u8>, Vec<Segment>) {
+    let mut out = Vec::with_capacity(shape.len());
+    let mut hidden: Vec<Segment> = Vec::with_capacity(segments.len());
+    let mut push = |text: &[u8], raw: (usize, usize)| {
+        let from = out.len();
+        out.extend_from_slice(text);
+        hidden.push(Segment { out: (from, out.len()), raw });
     };
-    // `Authorization: Bearer xyz`
-    if quote.is_none()
-        && (s[a..b].eq_ignore_ascii_case(b"bearer") || s[a..b].eq_ignore_ascii_case(b"basic"))
-        && b < s.len()
-    {
-        b = value_end(s, b + 1);
-    }
-    (b > a).then_some((a, b))
-}
-
-/// `scheme://user:password@host`
-fn url_password(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    let e = i + 1 + s[i + 1..].iter().take(200).take_while(|b| **b > b' ' && !matches!(b, b'@' | b'/' | b'"')).count();
-    if s.get(e) != Some(&b'@') || e == i + 1 {
-        return None;
-    }
-    let user = s[..i].iter().rev().take(100).take_while(|b| **b > b' ' && !matches!(b, b'/' | b'@')).count();
-    s[..i - user].ends_with(b"://").then_some((i + 1, e))
-}
-
-/// ` Bearer xyz`
-fn credentials(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    let word = [&b"bearer"[..], b"basic"].into_iter().find(|w| lower_ends_with(&s[..i], w))?;
-    let before = i - word.len();
-    let b = value_end(s, i + 1);
-    (b >= i + 9 && (before == 0 || !is_word(s[before - 1]))).then_some((i + 1, b))
-}
-
-fn email(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    let local =
-        s[..i].iter().rev().take(64).take_while(|b| is_word(**b) || matches!(b, b'.' | b'-' | b'+' | b'%')).count();
-    let mut e = i
-        + 1
-        + s[i + 1..].iter().take(255).take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')).count();
-    while e > i + 1 && matches!(s[e - 1], b'.' | b'-') {
-        e -= 1;
-    }
-    let dot = s[i + 1..e].iter().rposition(|b| *b == b'.')?;
-    let top = &s[i + 2 + dot..e];
-    (local > 0 && dot > 0 && top.len() >= 2 && top.iter().all(u8::is_ascii_alphabetic)).then_some((i - local, e))
-}
-
-/// 13 to 19 digits, with blanks or dashes between groups, that pass the Luhn test.
-fn card(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    let mut number = Vec::with_capacity(19);
-    let mut e = i;
-    let mut end = i;
-    while e < s.len() && number.len() < 20 {
-        match s[e] {
-            b'0'..=b'9' => {
-                number.push(u32::from(s[e] - b'0'));
-                end = e + 1;
-            }
-            b' ' | b'-' if s.get(e + 1).is_some_and(u8::is_ascii_digit) && number.len() % 4 == 0 => {}
-            _ => break,
+    let mut next = 0;
+    let mut written = usize::MAX;
+    for segment in segments {
+        let text = &shape[segment.out.0..segment.out.1];
+        let (mut a, b) = segment.raw;
+        while next < spans.len() && spans[next].to <= a {
+            next += 1;
         }
-        e += 1;
+        let literal = s.get(a..b) == Some(text);
+        if !literal {
+            let inside = spans.get(next).is_some_and(|span| span.from <= a && b <= span.to);
+            let covers = spans.get(next).is_some_and(|span| a <= span.from && span.from < b);
+            if inside && !(covers && b == spans[next].to && is_of_kind(text, spans[next].kind)) {
+                if written != next {
+                    push(spans[next].kind.placeholder().as_bytes(), (spans[next].from, spans[next].to));
+                    written = next;
+                }
+            } else {
+                push(text, (a, b));
+                // what begins here needs no placeholder of its own
+                if covers {
+                    written = next;
+                }
+            }
+            continue;
+        }
+        let start = a;
+        while a < b {
+            match spans.get(next) {
+                Some(span) if span.from <= a => {
+                    if written != next {
+                        push(span.kind.placeholder().as_bytes(), (span.from, span.to));
+                        written = next;
+                    }
+                    a = b.min(span.to);
+                    if span.to <= b {
+                        next += 1;
+                    }
+                }
+                span => {
+                    let to = span.map_or(b, |span| b.min(span.from));
+                    push(&text[a - start..to - start], (a, to));
+                    a = to;
+                }
+            }
+        }
     }
-    if !(13..=19).contains(&number.len()) || s.get(end).is_some_and(|b| is_word(*b)) || !matches!(number[0], 2..=6) {
-        return None;
-    }
-    let sum: u32 = number
-        .iter()
-        .rev()
-        .enumerate()
-        .map(|(k, &d)| if k % 2 == 1 { if d > 4 { 2 * d - 9 } else { 2 * d } } else { d })
-        .sum();
-    sum.is_multiple_of(10).then_some((i, end))
+    (out, hidden)
 }
 
-/// Tokens that are known by how they begin.
-fn known_token(s: &[u8], i: usize) -> Option<(usize, usize)> {
-    const HEADS: [(&[u8], usize); 14] = [
-        (b"AKIA", 20),
-        (b"ASIA", 20),
-        (b"ghp_", 30),
-        (b"gho_", 30),
-        (b"ghs_", 30),
-        (b"github_pat_", 40),
-        (b"glpat-", 20),
-        (b"xoxb-", 20),
-        (b"xoxp-", 20),
-        (b"sk_live_", 20),
-        (b"sk-", 24),
-        (b"AIza", 35),
-        (b"eyJ", 30),
-        (b"hf_", 30),
-    ];
-    let (_, least) = HEADS.into_iter().find(|(head, _)| s[i..].starts_with(head))?;
-    let e = i + s[i..].iter().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')).count();
-    (e - i >= least).then_some((i, e))
+fn is_of_kind(text: &[u8], kind: Kind) -> bool {
+    kind != Kind::Secret && text == kind.placeholder().as_bytes()
+}
+
+/// A value of an object as JSON text with its secrets masked: everything when the key is a secret's, else what [`mask_secrets`]
+/// finds in its strings, and so on within. Borrowed when there are none. Text that is no JSON is masked as a line.
+pub fn mask_json<'a>(key: &str, json: &'a str) -> Cow<'a, str> {
+    let mut reader = Reader { text: json, at: 0, out: String::new(), copied: 0 };
+    let secret = key_is_secret(key);
+    if reader.value(secret, 0).is_none() {
+        return mask_secrets(json);
+    }
+    if reader.copied == 0 {
+        return Cow::Borrowed(json);
+    }
+    reader.out.push_str(&json[reader.copied..]);
+    Cow::Owned(reader.out)
+}
+
+/// Reads JSON text and copies it with changes.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    out: String,
+    copied: usize,
+}
+
+/// Nesting to which JSON is read; what lies deeper is masked as a line.
+const MAX_DEPTH: usize = 64;
+
+impl Reader<'_> {
+    fn peek(&mut self) -> u8 {
+        let s = self.text.as_bytes();
+        while self.at < s.len() && s[self.at] <= b' ' {
+            self.at += 1;
+        }
+        s.get(self.at).copied().unwrap_or(0)
+    }
+
+    fn replace(&mut self, from: usize, with: &str) {
+        self.out.push_str(&self.text[self.copied..from]);
+        self.out.push_str(with);
+        self.copied = self.at;
+    }
+
+    /// A string from its quote on: where it began and what it says.
+    fn string(&mut self) -> Option<(usize, String)> {
+        let s = self.text.as_bytes();
+        let from = self.at;
+        self.at += 1;
+        while *s.get(self.at)? != b'"' {
+            self.at += 1 + usize::from(s[self.at] == b'\\');
+        }
+        self.at += 1;
+        serde_json::from_str(self.text.get(from..self.at)?).ok().map(|text| (from, text))
+    }
+
+    /// One value; `secret`: all of it is.
+    fn value(&mut self, secret: bool, depth: usize) -> Option<()> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        match self.peek() {
+            b'"' => {
+                let (from, text) = self.string()?;
+                if secret && !text.is_empty() {
+                    self.replace(from, "\"***\"");
+                } else if let Cow::Owned(masked) = mask_secrets(&text) {
+                    let masked = serde_json::Value::from(masked).to_string();
+                    self.replace(from, &masked);
+                }
+            }
+            open @ (b'{' | b'[') => {
+                self.at += 1;
+                while !matches!(self.peek(), b'}' | b']') {
+                    let mut inner = secret;
+                    if open == b'{' {
+                        let (from, key) = self.string()?;
+                        if let Cow::Owned(masked) = mask_secrets(&key) {
+                            let masked = serde_json::Value::from(masked).to_string();
+                            self.replace(from, &masked);
+                        }
+                        inner = inner || key_is_secret(&key);
+                        (self.peek() == b':').then_some(())?;
+                        self.at += 1;
+                    }
+                    self.value(inner, depth + 1)?;
+                    match self.peek() {
+                        b',' => self.at += 1,
+                        b'}' | b']' => {}
+                        _ => return None,
+                    }
+                }
+                self.at += 1;
+            }
+            _ => {
+                let s = self.text.as_bytes();
+                let from = self.at;
+                while self.at < s.len() && !matches!(s[self.at], b',' | b'}' | b']' | 0..=b' ') {
+                    self.at += 1;
+                }
+                let text = &self.text[from..self.at];
+                if text.is_empty() {
+                    return None;
+                }
+                if matches!(text, "true" | "false" | "null") {
+                } else if secret || matches!(mask_secrets(text), Cow::Owned(_)) {
+                    self.replace(from, "\"***\"");
+                }
+            }
+        }
+        Some(())
+    }
 }

@@ -115,7 +115,7 @@ fn expression(kind: Kind) -> String {
         Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5,}".into(),
         Kind::Uuid => r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}".into(),
         Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
-        Kind::Email => format!(r"(?:{W}|[.-])+@(?:{W}|[.-])+"),
+        Kind::Email => format!(r"(?:{W}|[.+%-])+@(?:{W}|[.-])+"),
         Kind::Size => format!(r"{DECIMAL}[A-Za-z]{{1,6}}(?:/s)?"),
         Kind::Bool => "(?:[Tt]rue|[Ff]alse|[Oo]n|[Oo]ff|[Yy]es|[Nn]o|TRUE|FALSE|ON|OFF|YES|NO)".into(),
         Kind::Name => format!(r"{W}(?:{W}|[-.$])*\.(?:{W}|[-.$])*(?::[0-9]{{1,5}})?"),
@@ -128,6 +128,7 @@ fn expression(kind: Kind) -> String {
         }
         Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),
         Kind::Stack | Kind::Rest => ".*".into(),
+        Kind::Secret => ".+".into(),
         Kind::Any => any_value(),
     }
 }
@@ -160,7 +161,7 @@ const MAX_EXACT: usize = 8192;
 /// A small expression that matches at least what a placeholder stands for.
 fn small_expression(kind: Kind) -> &'static str {
     match kind {
-        Kind::Any | Kind::Time | Kind::Path | Kind::List | Kind::Text | Kind::Stack | Kind::Rest => ".*",
+        Kind::Any | Kind::Time | Kind::Path | Kind::List | Kind::Text | Kind::Stack | Kind::Rest | Kind::Secret => ".*",
         _ => r"[^\x01-\x20]*",
     }
 }

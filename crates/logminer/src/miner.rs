@@ -8,8 +8,10 @@ use crate::event::{message_of, message_spans};
 use crate::hash::{ShapeState, stable_hash};
 use crate::kept::{Kept, Offered};
 use crate::kind::Kind;
+use crate::mask::masked;
 use crate::matching::placeholders;
 use crate::patterns::{DEFAULT_LIMIT, OTHER, PatternSet, assemble, structure};
+use crate::secrets::secrets;
 use crate::shape::shape;
 use crate::sketch::{Samples, Values};
 use crate::slots::slots;
@@ -315,10 +317,11 @@ fn record(tally: &mut Tally, shape: &str, message: &str, segments: &[crate::shap
     if tally.values.len() < spans.len() {
         tally.values.resize_with(spans.len(), Values::default);
     }
+    let secrets = secrets(message.as_bytes());
     let mut next = segments.iter();
     for ((_, a, b), values) in spans.into_iter().zip(&mut tally.values) {
         if let Some(s) = next.find(|s| s.out == (a, b)) {
-            values.add(message.get(s.raw.0..s.raw.1).unwrap_or(""), 1);
+            values.add(&masked(message, &secrets, s.raw.0, s.raw.1), 1);
         }
     }
 }

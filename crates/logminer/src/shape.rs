@@ -3,8 +3,9 @@
 use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
 use crate::scan::Scan;
+use crate::secrets::secrets;
 use crate::words::{is_cue, is_identity_key, is_switch};
-use crate::{dates, quantities};
+use crate::{dates, mask, quantities};
 
 /// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
 pub const MAX_SCANNED: usize = 16 * 1024;
@@ -52,15 +53,25 @@ pub fn shape(line: &str) -> String {
     into_string(out)
 }
 
-/// [`shape`] into a buffer that is cleared first: no allocation once the buffer has grown.
+/// [`shape`] into a buffer that is cleared first: no allocation once the buffer has grown, unless the line holds a secret.
 pub fn shape_into(line: &str, out: &mut Vec<u8>) {
-    walk::<false>(line, out);
+    let secrets = secrets(line.as_bytes());
+    if secrets.is_empty() {
+        walk::<false>(line, out);
+    } else {
+        let segments = walk::<true>(line, out);
+        *out = mask::hide(line.as_bytes(), &secrets, out, &segments).0;
+    }
 }
 
 /// The shape and its segments.
 pub(crate) fn shape_spans(line: &str) -> (String, Vec<Segment>) {
     let mut out = Vec::new();
-    let segments = walk::<true>(line, &mut out);
+    let mut segments = walk::<true>(line, &mut out);
+    let secrets = secrets(line.as_bytes());
+    if !secrets.is_empty() {
+        (out, segments) = mask::hide(line.as_bytes(), &secrets, &out, &segments);
+    }
     (into_string(out), segments)
 }
 
