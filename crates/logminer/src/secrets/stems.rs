@@ -4,16 +4,16 @@
 /// The stems by bucket, in lower case for either case. `?` is any byte, `!` one that goes on no word in lower case, `^` a capital, `#` a digit.
 const STEMS: [&[&[u8; 4]]; 8] = [
     &[b"://?", b":aa?", b" -u ", b" -p?"],
-    &[b"secr", b"cred", b"cook", b"sess"],
-    &[b"pass", b"toke", b"auth", b"sign", b"key!"],
-    &[b"bear", b"basi", b"-beg", b"iden", b"^^##"],
-    &[b"pwd!", b"otp!", b"pin!", b"sig!", b"sid!", b"jwt!", b"cvv!", b"cvc!"],
-    &[b"akia", b"asia", b"aiza", b"xox?", b"xapp", b"k_li", b"k_te", b"sk-?", b"eyj?", b"_pat", b"lpat", b"npm_"],
-    &[
-        b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"hf_?", b"hvs.", b"hook", b"pypi", b"ya29", b"whse", b"dop_",
-        b"sg.?", b"age-",
-    ],
     &[b"@???", b"%40?"],
+    &[b"pass", b"toke", b"auth", b"sign", b"psk!", b"secr", b"cred", b"cook", b"sess"],
+    &[b"bear", b"basi", b"-beg", b"iden", b"key!", b"keys", b"cvv!", b"cvc!", b"hmac"],
+    &[b"^^##", b"pwd!", b"otp!", b"pin!", b"sig!", b"sid!", b"ssn!", b"jwt!", b"pinc"],
+    &[b"akia", b"asia", b"aiza", b"xox?", b"xapp", b"k_li", b"k_te", b"sk-?", b"eyj?", b"_pat", b"lpat", b"npm_", b"gocs"],
+    &[
+        b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"hvs.", b"hvb.", b"gsk_", b"shps", b"shpa", b"shpc", b"glsa", b"gldt", b"glrt",
+        b"glpt", b"hook",
+    ],
+    &[b"hf_?", b"pypi", b"ya29", b"whse", b"dop_", b"sg.?", b"age-", b"nvap", b"tske", b"dapi", b"atat"],
 ];
 
 /// Tables by place within a stem: buckets by the byte, by its low half and by its high half.
@@ -59,15 +59,29 @@ static TABLES: Tables = {
     t
 };
 
-/// Whether a stem may begin at `i`.
+/// Whether a stem begins at `i`.
 #[inline]
 fn at(s: &[u8], i: usize) -> bool {
     let Some(four) = s[i..].first_chunk::<4>() else { return false };
     let t = &TABLES.byte;
-    t[0][four[0] as usize] & t[1][four[1] as usize] & t[2][four[2] as usize] & t[3][four[3] as usize] != 0
+    let buckets = t[0][four[0] as usize] & t[1][four[1] as usize] & t[2][four[2] as usize] & t[3][four[3] as usize];
+    buckets != 0 && is_stem(four, buckets)
 }
 
-/// The first place from `from` on where a stem may begin: every stem is found, and now and then something else.
+/// A bucket's tables also let through what is made of parts of its stems (`paok`).
+#[cold]
+fn is_stem(four: &[u8; 4], mut buckets: u8) -> bool {
+    while buckets != 0 {
+        let stems = STEMS[buckets.trailing_zeros() as usize];
+        if stems.iter().any(|stem| stem.iter().zip(four).all(|(class, b)| stands_for(*class, *b))) {
+            return true;
+        }
+        buckets &= buckets - 1;
+    }
+    false
+}
+
+/// The first place from `from` on where a stem begins.
 #[inline]
 pub(crate) fn find(s: &[u8], from: usize) -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
