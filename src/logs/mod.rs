@@ -52,7 +52,7 @@ pub fn define_settings() {
     GucRegistry::define_bool_guc(
         c"pgedge.mask_samples",
         c"Whether passwords, tokens, keys, e-mail addresses and card numbers are masked in sample lines and metadata.",
-        c"What aggregate_logs() stores in sample_messages and metadata, and log_patterns() returns; counts and patterns do not depend on it, patterns never hold secrets. Only superusers, and roles that were granted SET on it, change it.",
+        c"What aggregate_logs() stores in sample_messages and metadata, and log_patterns() returns. Patterns and counts do not depend on it: a pattern has {SECRET} in any case. Only superusers and roles with SET granted on it may change it.",
         &MASK_SAMPLES,
         GucContext::Suset,
         GucFlags::default(),
