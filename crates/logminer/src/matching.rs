@@ -3,6 +3,7 @@
 use crate::event::{message_of, message_spans};
 use crate::forms::is_word;
 use crate::kind::Kind;
+use crate::secrets::keys::wanted;
 use crate::shape::Segment;
 use crate::slots::{skeleton, slots, value_expected};
 
@@ -107,13 +108,14 @@ fn expression(kind: Kind) -> String {
         }
         Kind::Path => {
             let piece = format!(r"(?:{W}|[-./+~%@$#*!\\:])");
-            let query = r#"(?:\?[^\x01-\x20\x7f"'<>(){},;]*)?"#;
+            // the value of a parameter may be a secret, which is any text
+            let query = r#"(?:\?[^\x01-\x20\x7f"'<>(){},;]*(?:=[^\x01-\x20]*)?)?"#;
             format!(r"{piece}*[/\\]{piece}*(?: {piece}+)?{query}")
         }
         Kind::Ip => format!(r"[-+]?(?:{W}|[.:/-])*"),
         Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5,}".into(),
         Kind::Uuid => r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}".into(),
-        Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
+        Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://(?:[^\x01-\x20]*@)?[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
         Kind::Email => format!(r"(?:{W}|[-.+%'&!#~])+@(?:{W}|[.-])+"),
         Kind::Size => format!(r"{DECIMAL}[A-Za-z]{{1,6}}(?:/s)?"),
         Kind::Bool => "(?:[Tt]rue|[Ff]alse|[Oo]n|[Oo]ff|[Yy]es|[Nn]o|TRUE|FALSE|ON|OFF|YES|NO)".into(),
@@ -165,6 +167,14 @@ fn small_expression(kind: Kind) -> &'static str {
     }
 }
 
+/// Whether text ends in the name of a secret and its separator.
+fn names_secret(text: &str) -> bool {
+    let name = text.trim_end_matches([' ', '"', '\'', ':', '=']);
+    let separator = &text[name.len()..];
+    let key = name.rsplit(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))).next().unwrap_or("");
+    separator.contains(['=', ':']) && wanted(key.as_bytes()).is_some()
+}
+
 /// Whether text behind a separator begins with a secret.
 fn begins_secret(text: &str) -> bool {
     text.trim_start_matches([' ', '"', '\'']).starts_with(Kind::Secret.placeholder())
@@ -186,6 +196,10 @@ pub fn pattern_regex(pattern: &str) -> String {
         if let Some((kind, len)) = Kind::at_start(&s[i..]) {
             let (before, after) = (i.checked_sub(1).map_or(0, |k| s[k]), s.get(i + len).copied().unwrap_or(0));
             match (kind, before, after) {
+                // an open place that took secrets in as well
+                (Kind::Any, b'=' | b':' | b' ' | b'"' | b'\'', _) if names_secret(&pattern[..i]) => {
+                    out.push_str(&expression(Kind::Secret));
+                }
                 (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),

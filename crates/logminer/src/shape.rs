@@ -72,7 +72,9 @@ pub(crate) fn shape_spans(line: &str) -> (String, Vec<Segment>, Hidden<'_>) {
     let hidden = hidden(read);
     let mut out = Vec::new();
     let segments = walk::<true>(&hidden.text, more, &mut out);
-    name_secrets(&mut out);
+    if matches!(hidden.text, Cow::Owned(_)) {
+        name_secrets(&mut out);
+    }
     (into_string(out), segments, hidden)
 }
 

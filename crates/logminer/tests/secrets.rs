@@ -95,8 +95,9 @@ fn shapes_and_what_is_shown() {
 
 #[test]
 fn a_masked_line_has_the_same_shape() {
-    for line in
-        secret_lines().iter().filter(|l| l.contains('=') && !l.contains(['\\', '{', '@', '\x1b', '(']) && !l.contains("://"))
+    for line in secret_lines()
+        .iter()
+        .filter(|l| l.contains('=') && !l.contains(['\\', '{', '@', '\x1b', '(']) && !l.contains("://"))
     {
         assert_eq!(log_pattern(&mask_secrets(line)), log_pattern(line), "{line}");
     }
@@ -135,11 +136,70 @@ fn json_is_masked_by_key_and_by_value() {
 /// Text made of pieces that mean something to the masker.
 fn pieces(seed: &mut u64, most: u64) -> String {
     const PIECES: [&str; 64] = [
-        "password", "token", "key", "pass", "auth", "Authorization", "Cookie", "Bearer ", "Basic ", "sig", "sessionid", "secret",
-        "=", ": ", ":", "=>", " ", "  ", "\"", "'", "\\\"", "\\", ",", ";", "&", "{", "}", "[", "]", "(", ")", "<", ">", "</", "/",
-        "://", "@", "%40", "%3D", "%22", "-----BEGIN PRIVATE KEY-----", "-----END ", "\n", "\u{1b}[31m", "\u{1b}", "é", "用", "***",
-        "a", "b.org", "S3cr3tA1b2", "12", "4111111111111111", "hunter2", " -u ", " -p", "--", "mysql", "AKIAABCDEFGHIJ12KLMN",
-        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0", "SG.", "is ", "DE89", "\u{10fffe}\u{10ffff}",
+        "password",
+        "token",
+        "key",
+        "pass",
+        "auth",
+        "Authorization",
+        "Cookie",
+        "Bearer ",
+        "Basic ",
+        "sig",
+        "sessionid",
+        "secret",
+        "=",
+        ": ",
+        ":",
+        "=>",
+        " ",
+        "  ",
+        "\"",
+        "'",
+        "\\\"",
+        "\\",
+        ",",
+        ";",
+        "&",
+        "{",
+        "}",
+        "[",
+        "]",
+        "(",
+        ")",
+        "<",
+        ">",
+        "</",
+        "/",
+        "://",
+        "@",
+        "%40",
+        "%3D",
+        "%22",
+        "-----BEGIN PRIVATE KEY-----",
+        "-----END ",
+        "\n",
+        "\u{1b}[31m",
+        "\u{1b}",
+        "é",
+        "用",
+        "***",
+        "a",
+        "b.org",
+        "S3cr3tA1b2",
+        "12",
+        "4111111111111111",
+        "hunter2",
+        " -u ",
+        " -p",
+        "--",
+        "mysql",
+        "AKIAABCDEFGHIJ12KLMN",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0",
+        "SG.",
+        "is ",
+        "DE89",
+        "\u{10fffe}\u{10ffff}",
     ];
     let mut below = |n: u64| {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -159,7 +219,8 @@ fn any_pieces() {
         let json = mask_json("x", &line);
         assert_eq!(mask_json("x", &json), json, "{line:?}");
         let pattern = log_pattern(&line);
-        assert!(!pattern.contains(['\u{10fffe}', '\u{10ffff}', '\u{fffe}']), "{line:?}: {pattern:?}");
+        let strange = |text: &str| text.contains(['\u{10fffe}', '\u{10ffff}', '\u{fffe}']);
+        assert!(strange(&line) || !strange(&pattern), "{line:?}: {pattern:?}");
         let found = parameters(&line, &pattern).unwrap_or_else(|| panic!("{line:?} is not of {pattern:?}"));
         assert_eq!(found.len(), parameter_kinds(&pattern).len(), "{line:?}");
     }
@@ -183,13 +244,27 @@ fn long_lines() {
 /// E-mail addresses in any surroundings are no text of a shape, and are told by the parameters.
 #[test]
 fn addresses() {
-    for address in ["ann@example.org", "a.b+c@example.org", "ann_b@mail.example.co.uk", "ü@exämple.org", "o'ann@example.org"] {
-        for (before, behind) in
-            [("mail ", " x"), ("<", ">"), ("to=<", ">, x"), ("(", ")"), ("\"", "\""), ("a=", ";"), ("user=", " x"), ("x:", ":25"), ("[", "]:"), ("", "")]
-        {
+    for address in
+        ["ann@example.org", "a.b+c@example.org", "ann_b@mail.example.co.uk", "ü@exämple.org", "o'ann@example.org"]
+    {
+        for (before, behind) in [
+            ("mail ", " x"),
+            ("<", ">"),
+            ("to=<", ">, x"),
+            ("(", ")"),
+            ("\"", "\""),
+            ("a=", ";"),
+            ("user=", " x"),
+            ("x:", ":25"),
+            ("[", "]:"),
+            ("", ""),
+        ] {
             let line = format!("{before}{address}{behind}");
             let pattern = log_pattern(&line);
-            assert!(!pattern.contains("ann") && !pattern.contains("example") && !pattern.contains('@'), "{line}: {pattern}");
+            assert!(
+                !pattern.contains("ann") && !pattern.contains("example") && !pattern.contains('@'),
+                "{line}: {pattern}"
+            );
             assert!(parameters(&line, &pattern).unwrap().iter().any(|v| v.contains(address)), "{line}: {pattern}");
             assert!(!mask_secrets(&line).contains("example"), "{line}");
         }

@@ -180,15 +180,102 @@ const NOTHING: [&[u8]; 17] = [
 
 /// What prose says behind `password:`, be it of the password or of who asks for it.
 const SAID: [&[u8]; 96] = [
-    b"wrong", b"incorrect", b"invalid", b"expired", b"missing", b"required", b"empty", b"blank", b"too", b"must",
-    b"not", b"is", b"was", b"are", b"were", b"failed", b"failure", b"fail", b"changed", b"change", b"changing",
-    b"accepted", b"rejected", b"denied", b"unknown", b"reset", b"ok", b"okay", b"does", b"do", b"did", b"cannot",
-    b"can", b"can't", b"could", b"has", b"have", b"had", b"will", b"should", b"may", b"the", b"a", b"an", b"for",
-    b"mismatch", b"mismatched", b"correct", b"weak", b"strong", b"set", b"unset", b"updated", b"needed",
-    b"authentication", b"password", b"passwords", b"permission", b"connection", b"error", b"files", b"locked",
-    b"user", b"username", b"unauthorized", b"forbidden", b"please", b"enter", b"try", b"use", b"using", b"this",
-    b"that", b"your", b"and", b"or", b"in", b"on", b"at", b"of", b"to", b"from", b"with", b"by", b"if", b"when",
-    b"old", b"new", b"same", b"provided", b"given", b"found", b"length", b"minimum", b"key", b"value",
+    b"wrong",
+    b"incorrect",
+    b"invalid",
+    b"expired",
+    b"missing",
+    b"required",
+    b"empty",
+    b"blank",
+    b"too",
+    b"must",
+    b"not",
+    b"is",
+    b"was",
+    b"are",
+    b"were",
+    b"failed",
+    b"failure",
+    b"fail",
+    b"changed",
+    b"change",
+    b"changing",
+    b"accepted",
+    b"rejected",
+    b"denied",
+    b"unknown",
+    b"reset",
+    b"ok",
+    b"okay",
+    b"does",
+    b"do",
+    b"did",
+    b"cannot",
+    b"can",
+    b"can't",
+    b"could",
+    b"has",
+    b"have",
+    b"had",
+    b"will",
+    b"should",
+    b"may",
+    b"the",
+    b"a",
+    b"an",
+    b"for",
+    b"mismatch",
+    b"mismatched",
+    b"correct",
+    b"weak",
+    b"strong",
+    b"set",
+    b"unset",
+    b"updated",
+    b"needed",
+    b"authentication",
+    b"password",
+    b"passwords",
+    b"permission",
+    b"connection",
+    b"error",
+    b"files",
+    b"locked",
+    b"user",
+    b"username",
+    b"unauthorized",
+    b"forbidden",
+    b"please",
+    b"enter",
+    b"try",
+    b"use",
+    b"using",
+    b"this",
+    b"that",
+    b"your",
+    b"and",
+    b"or",
+    b"in",
+    b"on",
+    b"at",
+    b"of",
+    b"to",
+    b"from",
+    b"with",
+    b"by",
+    b"if",
+    b"when",
+    b"old",
+    b"new",
+    b"same",
+    b"provided",
+    b"given",
+    b"found",
+    b"length",
+    b"minimum",
+    b"key",
+    b"value",
 ];
 
 /// Whether a value of a secret's key is secret itself; `prose`: a colon and a blank are before it, as in a sentence.
@@ -206,13 +293,15 @@ fn accepts(wants: Wants, many: bool, name: &[u8], v: &[u8], prose: bool) -> bool
     match wants {
         // PWD=/root is where a shell is
         Any => {
-            let directory = v[0] == b'/' && (v.len() == 1 || name.len() >= 3 && name[name.len() - 3..].eq_ignore_ascii_case(b"pwd"));
+            let directory = v[0] == b'/'
+                && (v.len() == 1 || name.len() >= 3 && name[name.len() - 3..].eq_ignore_ascii_case(b"pwd"));
             !said && !directory && !(many && number)
         }
         Opaque => is_opaque(v),
         Value | Authorization | Cookie => {
             let plain = |b: &u8| b.is_ascii_lowercase() || matches!(b, b'-' | b'\'' | b'_');
-            let prosaic = prose && word.iter().skip(1).all(|b| plain(b)) && word.first().is_some_and(u8::is_ascii_alphabetic);
+            let prosaic =
+                prose && word.iter().skip(1).all(|b| plain(b)) && word.first().is_some_and(u8::is_ascii_alphabetic);
             let count = number && (many || v.len() < 4 || !v.iter().all(u8::is_ascii_digit));
             v.len() >= 3 && !count && !v.starts_with(b"0x") && !prosaic && !said
         }
@@ -346,7 +435,10 @@ impl Key<'_> {
         }
         let from = behind_quote(separator + 3);
         let end = value_end(s, from, usize::MAX);
-        let to = s[from..end].windows(3).position(|w| matches!(w, b"%26" | b"%22" | b"%2C" | b"%2c")).map_or(end, |n| from + n);
+        let to = s[from..end]
+            .windows(3)
+            .position(|w| matches!(w, b"%26" | b"%22" | b"%2C" | b"%2c"))
+            .map_or(end, |n| from + n);
         self.between((from, to))
     }
 
@@ -436,7 +528,9 @@ impl Key<'_> {
         let to = value_end(s, from, LOOK);
         let v = &s[from..to];
         let mixed = v.iter().any(u8::is_ascii_alphabetic)
-            && v[..v.len() - 1].iter().any(|b| b.is_ascii_digit() || matches!(b, b'!' | b'$' | b'#' | b'@' | b'%' | b'^' | b'&' | b'*'));
+            && v[..v.len() - 1]
+                .iter()
+                .any(|b| b.is_ascii_digit() || matches!(b, b'!' | b'$' | b'#' | b'@' | b'%' | b'^' | b'&' | b'*'));
         (is_masked(v) || v.len() >= 6 && mixed).then(|| Secret::of(from, value_end(s, to, usize::MAX)))?
     }
 }

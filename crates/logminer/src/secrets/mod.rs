@@ -265,7 +265,9 @@ fn value_end(s: &[u8], a: usize, most: usize) -> usize {
         let ends = match s[p] {
             0..=b' ' | 0x7f => true,
             b',' | b';' | b'&' | b'|' => next <= b' ' || is_pair(&s[p + 1..]),
-            b if closes(b) => next <= b' ' || closes(next) || matches!(next, b',' | b';' | b'&' | b'.' | b':' | b'\\' | b'<'),
+            b if closes(b) => {
+                next <= b' ' || closes(next) || matches!(next, b',' | b';' | b'&' | b'.' | b':' | b'\\' | b'<')
+            }
             b'<' => next == b'/',
             b'\\' => is_quote(next),
             _ => false,

@@ -5,8 +5,25 @@ use crate::forms::is_word;
 
 /// Endings of names with an `@` that are no addresses: systemd's units, images for screens of high resolution.
 const NO_DOMAINS: [&[u8]; 19] = [
-    b"service", b"socket", b"device", b"mount", b"automount", b"swap", b"target", b"path", b"timer", b"slice", b"scope",
-    b"png", b"jpg", b"jpeg", b"gif", b"webp", b"svg", b"js", b"css",
+    b"service",
+    b"socket",
+    b"device",
+    b"mount",
+    b"automount",
+    b"swap",
+    b"target",
+    b"path",
+    b"timer",
+    b"slice",
+    b"scope",
+    b"png",
+    b"jpg",
+    b"jpeg",
+    b"gif",
+    b"webp",
+    b"svg",
+    b"js",
+    b"css",
 ];
 
 /// An e-mail address whose `@` (or `%40`) of `len` bytes is at `i`.
@@ -60,7 +77,10 @@ pub(super) fn iban(s: &[u8], i: usize) -> Option<Secret> {
             _ => break,
         }
         p += 1;
-        if (15..=34).contains(&number.len()) && !s.get(p).is_some_and(|b| is_word(*b)) && s[p - 1] != b' ' && checks(&number)
+        if (15..=34).contains(&number.len())
+            && !s.get(p).is_some_and(|b| is_word(*b))
+            && s[p - 1] != b' '
+            && checks(&number)
         {
             best = Some(p);
         }

@@ -8,10 +8,13 @@ const STEMS: [&[&[u8; 4]]; 8] = [
     &[b"pass", b"toke", b"auth", b"sign", b"psk!", b"secr", b"cred", b"cook", b"sess"],
     &[b"bear", b"basi", b"-beg", b"iden", b"key!", b"keys", b"cvv!", b"cvc!", b"hmac"],
     &[b"^^##", b"pwd!", b"otp!", b"pin!", b"sig!", b"sid!", b"ssn!", b"jwt!", b"pinc"],
-    &[b"akia", b"asia", b"aiza", b"xox?", b"xapp", b"k_li", b"k_te", b"sk-?", b"eyj?", b"_pat", b"lpat", b"npm_", b"gocs"],
     &[
-        b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"hvs.", b"hvb.", b"gsk_", b"shps", b"shpa", b"shpc", b"glsa", b"gldt", b"glrt",
-        b"glpt", b"hook",
+        b"akia", b"asia", b"aiza", b"xox?", b"xapp", b"k_li", b"k_te", b"sk-?", b"eyj?", b"_pat", b"lpat", b"npm_",
+        b"gocs",
+    ],
+    &[
+        b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"hvs.", b"hvb.", b"gsk_", b"shps", b"shpa", b"shpc", b"glsa",
+        b"gldt", b"glrt", b"glpt", b"hook",
     ],
     &[b"hf_?", b"pypi", b"ya29", b"whse", b"dop_", b"sg.?", b"age-", b"nvap", b"tske", b"dapi", b"atat"],
 ];

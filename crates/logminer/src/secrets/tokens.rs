@@ -1,8 +1,8 @@
 //! Secrets that need no key: tokens of known form, credentials in addresses and in command lines, private keys.
 
 use super::{
-    LOOK, Secret, behind_blanks, is_masked, is_opaque, is_quote, quoted, run, run_before, starts_ignoring_case, token_byte,
-    value_end,
+    LOOK, Secret, behind_blanks, is_masked, is_opaque, is_quote, quoted, run, run_before, starts_ignoring_case,
+    token_byte, value_end,
 };
 use crate::forms::is_word;
 
@@ -69,7 +69,9 @@ pub(super) fn known(s: &[u8], i: usize) -> Option<Secret> {
         if a > 0 && is_word(s[a - 1]) {
             continue;
         }
-        let Some((head, least, longest)) = HEADS.into_iter().find(|(head, ..)| s[a..].starts_with(head)) else { continue };
+        let Some((head, least, longest)) = HEADS.into_iter().find(|(head, ..)| s[a..].starts_with(head)) else {
+            continue;
+        };
         let body = a + head.len();
         let end = body + run(s, body, usize::MAX, |b| token_byte(b) || b == b'.');
         let to = end - run_before(s, end, end - body, |b| b == b'.');
@@ -99,7 +101,9 @@ pub(super) fn scheme(s: &[u8], i: usize) -> Option<Secret> {
             b"basic" => is_credentials(v),
             _ => {
                 let marks = v[1..].iter().any(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
-                v.len() >= 8 && marks && v.iter().all(|&b| token_byte(b) || matches!(b, b'.' | b'+' | b'/' | b'=' | b'~'))
+                v.len() >= 8
+                    && marks
+                    && v.iter().all(|&b| token_byte(b) || matches!(b, b'.' | b'+' | b'/' | b'=' | b'~'))
             }
         };
     secret.then(|| Secret::of(from, value_end(s, from, usize::MAX)))?
