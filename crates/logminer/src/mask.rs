@@ -13,6 +13,21 @@ use crate::shape::readable;
 /// others), e-mail addresses, IBANs and card numbers by their check digits; colour codes within do not matter. It replaces rather too
 /// much than too little; it is no guarantee. Time and memory are linear in the length.
 pub fn mask_secrets(line: &str) -> Cow<'_, str> {
+    let Cow::Owned(mut masked) = masked_once(line) else { return Cow::Borrowed(line) };
+    // what stands beside a mask may be told apart only now; at last nothing changes any more
+    for _ in 0..MAX_ROUNDS {
+        match masked_once(&masked) {
+            Cow::Owned(again) if again != masked => masked = again,
+            _ => break,
+        }
+    }
+    Cow::Owned(masked)
+}
+
+/// Times that a masked line is masked again.
+const MAX_ROUNDS: usize = 8;
+
+fn masked_once(line: &str) -> Cow<'_, str> {
     let codes = ansi_codes(line.as_bytes());
     if codes.is_empty() {
         return replaced(line, &spans(line.as_bytes()), |at| at);
@@ -208,10 +223,11 @@ impl Reader<'_> {
                     self.at += 1;
                 }
                 let text = &self.text[from..self.at];
-                if text.is_empty() {
+                let word = matches!(text, "true" | "false" | "null");
+                let number = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E'));
+                if text.is_empty() || !word && !number {
                     return None;
                 }
-                let word = matches!(text, "true" | "false" | "null");
                 if !word && (inside.hides(text) || matches!(mask_secrets(text), Cow::Owned(_))) {
                     self.replace(from, MASKED);
                 }
