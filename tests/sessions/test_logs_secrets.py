@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from support import fails
@@ -59,7 +60,8 @@ def test_nothing_in_the_dump(db, way):
         conn.execute("CREATE TABLE trends AS SELECT * FROM pgedge.log_trends('1 day')")
         conn.execute("CREATE TABLE told AS SELECT l, pgedge.log_pattern(l) AS pattern, pgedge.log_parameters(l, pgedge.log_pattern(l)) AS found FROM unnest(%s::text[]) l", (lines,))
         assert conn.execute("SELECT count(*) FROM told WHERE found IS NULL").fetchone() == (0,)
-        conn.execute("CREATE TABLE kept AS SELECT pattern, found FROM told; DROP TABLE told")
+        # log_parameters tells e-mail addresses
+        conn.execute("CREATE TABLE kept AS SELECT pattern, found FROM told WHERE pattern !~ 'EMAIL'; DROP TABLE told")
         assert conn.execute("SELECT count(*) FROM claude_events WHERE event_type = 'log.new_pattern'").fetchone()[0] > 0
         assert conn.execute("SELECT count(*) FROM pgedge.log_pattern_lineage").fetchone()[0] > 0
         assert conn.execute("SELECT sum(count) FROM aggregated_logs WHERE source = 'x'").fetchone()[0] == 2 * len(lines) + len(steps)
@@ -98,7 +100,8 @@ def test_who_may_show_secrets(db):
         with db.connect(user="log_writer_2") as writer:
             # the library defines the setting when it is loaded; until then PostgreSQL takes any
             writer.execute("SELECT pgedge.log_pattern('x')")
-            fails(writer, "42501", "SET pgedge.mask_samples = off")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                writer.execute("SET pgedge.mask_samples = off")
             writer.execute("SELECT pgedge.aggregate_logs(ARRAY['login password=S3crpw ok'], 'INFO', 'x')")
         with db.connect(user="log_writer_2") as writer:
             writer.execute("SET pgedge.mask_samples = off")

@@ -303,8 +303,20 @@ fn accepts(wants: Wants, many: bool, name: &[u8], v: &[u8], prose: bool) -> bool
             let prosaic =
                 prose && word.iter().skip(1).all(|b| plain(b)) && word.first().is_some_and(u8::is_ascii_alphabetic);
             let count = number && (many || v.len() < 4 || !v.iter().all(u8::is_ascii_digit));
-            v.len() >= 3 && !count && !v.starts_with(b"0x") && !prosaic && !said
+            v.len() >= 3 && !count && !is_object(v) && !v.starts_with(b"0x") && !prosaic && !said
         }
+    }
+}
+
+/// Whether a value is what a program prints of an object: `Token{1f2e user=…`, `org.example.Token@1f2e`.
+fn is_object(v: &[u8]) -> bool {
+    let name = run(v, 0, LOOK, |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'$'));
+    match v.get(name) {
+        Some(b'{') => name > 0,
+        Some(b'@') => {
+            v[..name].contains(&b'.') && v.len() > name + 1 && v[name + 1..].iter().all(u8::is_ascii_hexdigit)
+        }
+        _ => false,
     }
 }
 

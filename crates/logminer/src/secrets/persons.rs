@@ -112,7 +112,8 @@ pub(crate) fn numbers(s: &[u8]) -> Vec<Secret> {
             i += 1;
             continue;
         }
-        let begins = i == 0 || !is_word(s[i - 1]);
+        // a negative number is an identifier
+        let begins = i == 0 || !is_word(s[i - 1]) && s[i - 1] != b'-';
         match begins.then(|| card(s, i).or_else(|| social_security(s, i))).flatten() {
             Some(to) => {
                 found.push(Secret { from: i, to, what: What::Number });
