@@ -109,7 +109,7 @@ pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
     let name = &name[at..];
     let find = |name: &[u8]| {
         let of = |&(word, whole, _): &(&[u8], bool, Wants)| {
-            name.ends_with(word) && (!whole || begins[at + name.len() - word.len()])
+            name.last() == word.last() && name.ends_with(word) && (!whole || begins[at + name.len() - word.len()])
         };
         NAMES.iter().find(|n| of(n)).map(|n| n.2)
     };
@@ -127,10 +127,37 @@ pub(super) fn key_byte(b: u8) -> bool {
     token_byte(b) || b == b'.'
 }
 
+/// Whether a stem is one of a name and of nothing else.
+pub(super) fn is_name(s: &[u8]) -> bool {
+    const STEMS: [u32; 7] = [
+        u32::from_le_bytes(*b"PASS"),
+        u32::from_le_bytes(*b"TOKE"),
+        u32::from_le_bytes(*b"AUTH"),
+        u32::from_le_bytes(*b"SIGN"),
+        u32::from_le_bytes(*b"SECR"),
+        u32::from_le_bytes(*b"CRED"),
+        u32::from_le_bytes(*b"SESS"),
+    ];
+    s.first_chunk().is_some_and(|four| STEMS.contains(&(u32::from_le_bytes(*four) & 0xdfdf_dfdf)))
+}
+
+/// Whether what is behind the word that ends at `end` may make it a key: most words of prose have a blank and a letter there.
+fn may_be_key(s: &[u8], start: usize, end: usize, i: usize) -> bool {
+    let next = s.get(behind_blanks(s, end)).copied().unwrap_or(0);
+    matches!(next, b'=' | b':' | b'%' | b'>' | b'(' | b'"' | b'\'' | b'`' | b'\\' | b']' | b'*')
+        || s[start] == b'-'
+        || start > 0 && matches!(s[start - 1], b'<' | b':')
+        // `password is x7`
+        || s[i].eq_ignore_ascii_case(&b'p')
+}
+
 /// The value of the key in which the stem at `i` lies.
 pub(super) fn keyed(s: &[u8], i: usize) -> Option<Secret> {
     let mut start = i - run_before(s, i, 64, key_byte);
     let end = i + run(s, i, 64, key_byte);
+    if start == end || !may_be_key(s, start, end, i) {
+        return None;
+    }
     let dashes = run(s, start, 64, |b| b == b'-');
     start += dashes;
     let (wants, many) = wanted(s.get(start..end)?)?;

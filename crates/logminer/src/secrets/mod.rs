@@ -164,6 +164,8 @@ fn secret_at(s: &[u8], i: usize) -> Option<Secret> {
         b':' => tokens::telegram(s, i),
         b' ' => tokens::option(s, i),
         b'-' => tokens::private_key(s, i),
+        // names alone: no token begins so
+        _ if keys::is_name(&s[i..]) => keys::keyed(s, i),
         _ => tokens::known(s, i)
             .or_else(|| persons::iban(s, i))
             .or_else(|| tokens::scheme(s, i))

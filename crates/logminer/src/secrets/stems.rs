@@ -3,9 +3,9 @@
 
 /// The stems by bucket, in lower case for either case. `?` is any byte, `!` one that goes on no word in lower case, `^` a capital, `#` a digit.
 const STEMS: [&[&[u8; 4]]; 8] = [
-    &[b"://?", b":aa?", b" -u ", b" -p?"],
+    &[b"://?", b":aa?", b" -u ", b" -p?", b"toke", b"cook"],
     &[b"@???", b"%40?"],
-    &[b"pass", b"toke", b"auth", b"sign", b"psk!", b"secr", b"cred", b"cook", b"sess"],
+    &[b"pass", b"auth", b"sign", b"psk!", b"secr", b"cred", b"sess"],
     &[b"bear", b"basi", b"-beg", b"iden", b"key!", b"keys", b"cvv!", b"cvc!", b"hmac"],
     &[b"^^##", b"pwd!", b"otp!", b"pin!", b"sig!", b"sid!", b"ssn!", b"jwt!", b"pinc"],
     &[
@@ -71,12 +71,45 @@ fn at(s: &[u8], i: usize) -> bool {
     buckets != 0 && is_stem(four, buckets)
 }
 
-/// A bucket's tables also let through what is made of parts of its stems (`paok`).
-#[cold]
+/// The letters of each stem as one number, and which bits of four bytes they are compared with; none for an empty place.
+static LETTERS: [[(u32, u32); MOST]; 8] = {
+    let mut all = [[(u32::MAX, 0); MOST]; 8];
+    let mut bucket = 0;
+    while bucket < 8 {
+        let mut k = 0;
+        while k < STEMS[bucket].len() {
+            let (mut value, mut mask) = (0, 0);
+            let mut place = 0;
+            while place < 4 {
+                let class = STEMS[bucket][k][place];
+                if !matches!(class, b'?' | b'!' | b'^' | b'#') {
+                    // letters in either case
+                    let bits = if class.is_ascii_lowercase() { 0xdf } else { 0xff };
+                    value |= ((class & bits) as u32) << (8 * place);
+                    mask |= (bits as u32) << (8 * place);
+                }
+                place += 1;
+            }
+            all[bucket][k] = (value, mask);
+            k += 1;
+        }
+        bucket += 1;
+    }
+    all
+};
+
+/// Most stems of a bucket.
+const MOST: usize = 16;
+
+/// A bucket's tables also let through what is made of parts of its stems (`tion`).
 fn is_stem(four: &[u8; 4], mut buckets: u8) -> bool {
+    let word = u32::from_le_bytes(*four);
     while buckets != 0 {
-        let stems = STEMS[buckets.trailing_zeros() as usize];
-        if stems.iter().any(|stem| stem.iter().zip(four).all(|(class, b)| stands_for(*class, *b))) {
+        let bucket = buckets.trailing_zeros() as usize;
+        let alike = LETTERS[bucket].iter().position(|&(value, mask)| word & mask == value);
+        if alike.is_some_and(|_| {
+            STEMS[bucket].iter().any(|stem| stem.iter().zip(four).all(|(class, b)| stands_for(*class, *b)))
+        }) {
             return true;
         }
         buckets &= buckets - 1;
