@@ -322,13 +322,12 @@ fn accepts(wants: Wants, many: bool, name: &[u8], v: &[u8], prose: bool) -> bool
         Any => {
             let directory = v[0] == b'/'
                 && (v.len() == 1 || name.len() >= 3 && name[name.len() - 3..].eq_ignore_ascii_case(b"pwd"));
-            !said && !directory && !(many && number)
+            !(said || directory || many && number)
         }
         Opaque => is_opaque(v),
         Value | Authorization | Cookie => {
             let plain = |b: &u8| b.is_ascii_lowercase() || matches!(b, b'-' | b'\'' | b'_');
-            let prosaic =
-                prose && word.iter().skip(1).all(|b| plain(b)) && word.first().is_some_and(u8::is_ascii_alphabetic);
+            let prosaic = prose && word.iter().skip(1).all(plain) && word.first().is_some_and(u8::is_ascii_alphabetic);
             let count = number && (many || v.len() < 4 || !v.iter().all(u8::is_ascii_digit));
             v.len() >= 3 && !count && !is_object(v) && !v.starts_with(b"0x") && !prosaic && !said
         }

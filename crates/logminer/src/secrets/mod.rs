@@ -126,14 +126,13 @@ impl<'a> Hidden<'a> {
         if self.addresses.is_empty() || !part.contains(ADDRESS) {
             return shown(part);
         }
-        let mut next = self.text[..from].matches(ADDRESS).count();
+        let before = self.text[..from].matches(ADDRESS).count();
         let mut pieces = part.split(ADDRESS);
         let mut out = shown(pieces.next().unwrap_or("")).into_owned();
-        for piece in pieces {
+        for (n, piece) in pieces.enumerate() {
             // the line may hold such text itself
-            out.push_str(self.addresses.get(next).copied().unwrap_or(MASK));
+            out.push_str(self.addresses.get(before + n).copied().unwrap_or(MASK));
             out.push_str(&shown(piece));
-            next += 1;
         }
         Cow::Owned(out)
     }

@@ -1,22 +1,22 @@
 //! Where a secret may begin or be named: four bytes that are the stem of a key (`pass`, `toke`), the head of a token (`AKIA`) or the mark of
 //! an address (`@`, `://`). Sixteen or thirty-two bytes at a time, so that lines without any cost next to nothing.
 
-/// The stems by bucket, in lower case for either case. `?` is any byte, `!` one that goes on no word in lower case, `^` a capital, `#` a digit.
+/// The stems by bucket, together such as have few parts that make other text, in lower case for either case. `?` is any byte, `!` one that goes on no word in lower case, `^` a capital, `#` a digit.
 const STEMS: [&[&[u8; 4]]; 8] = [
-    &[b"://?", b":aa?", b" -u ", b" -p?", b"toke", b"cook"],
-    &[b"@???", b"%40?"],
-    &[b"pass", b"auth", b"sign", b"psk!", b"secr", b"cred", b"sess"],
-    &[b"bear", b"basi", b"-beg", b"iden", b"key!", b"keys", b"cvv!", b"cvc!", b"hmac"],
-    &[b"^^##", b"pwd!", b"otp!", b"pin!", b"sig!", b"sid!", b"ssn!", b"jwt!", b"pinc"],
+    &[b"auth", b"iden", b"cred", b"k_li", b"atat", b"age-", b"cook", b"-beg", b"_pat"],
+    &[b"pass", b"@???", b"pwd!", b"pypi", b"xapp"],
+    &[b"sess", b"secr", b" -p?", b"%40?", b"xox?", b"shps", b"shpa", b"shpc"],
+    &[b"^^##", b"ya29"],
+    &[b"pin!", b"psk!", b"ssn!", b"pinc", b"sk-?", b"eyj?", b"npm_", b"gsk_", b"sg.?", b"nvap", b"lpat"],
     &[
-        b"akia", b"asia", b"aiza", b"xox?", b"xapp", b"k_li", b"k_te", b"sk-?", b"eyj?", b"_pat", b"lpat", b"npm_",
-        b"gocs",
+        b"sign", b"sig!", b"sid!", b"otp!", b"cvv!", b"jwt!", b"glsa", b"gldt", b"glrt", b"glpt", b"cvc!", b"ghr_",
+        b"hvb.", b"whse",
     ],
     &[
-        b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"hvs.", b"hvb.", b"gsk_", b"shps", b"shpa", b"shpc", b"glsa",
-        b"gldt", b"glrt", b"glpt", b"hook",
+        b"key!", b"://?", b"keys", b"basi", b"akia", b"asia", b"aiza", b"gocs", b"gho_", b"ghs_", b"hf_?", b"bear",
+        b":aa?", b"hvs.",
     ],
-    &[b"hf_?", b"pypi", b"ya29", b"whse", b"dop_", b"sg.?", b"age-", b"nvap", b"tske", b"dapi", b"atat"],
+    &[b"toke", b"hook", b" -u ", b"hmac", b"k_te", b"ghu_", b"dop_", b"ghp_", b"tske", b"dapi"],
 ];
 
 /// Tables by place within a stem: buckets by the byte, by its low half and by its high half.
