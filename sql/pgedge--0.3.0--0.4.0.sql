@@ -390,3 +390,5 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atttypmod > 0) s
     WHERE per_row < vector_bytes AND vector_bytes < 8000
 $$;
+-- Log patterns: secrets
+COMMENT ON FUNCTION pgedge.log_parameters(text, text) IS 'What the placeholders of a pattern stand for in a line, in order, *** for each secret; NULL when the line is not one of that pattern.';

@@ -7,10 +7,11 @@ use super::timestamp;
 use crate::errors;
 use crate::jsonb::{Container, Jsonb, Value};
 
-/// The start of a text that goes into an error message.
+/// The start of a text that goes into an error message, which a server writes into its own log: without secrets.
 pub fn excerpt(text: &str) -> String {
-    let cut = pgedge_logminer::truncated(text, 100);
-    if cut.len() < text.len() { format!("{cut}…") } else { text.to_owned() }
+    let text = pgedge_logminer::mask_line(text);
+    let cut = pgedge_logminer::truncated(&text, 100);
+    if cut.len() < text.len() { format!("{cut}…") } else { text.into_owned() }
 }
 
 fn invalid(message: String) -> ! {

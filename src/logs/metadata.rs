@@ -1,5 +1,10 @@
 //! Metadata of a pattern: the objects of its lines merged key by key, the value of the latest line that had the key, bounded.
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+use pgedge_logminer as miner;
+
+use super::MASK_SAMPLES;
 
 /// Most bytes of JSON text that a pattern's metadata may have.
 pub const MAX_BYTES: usize = 8192;
@@ -35,17 +40,23 @@ impl Metadata {
         }
     }
 
-    /// The object as JSON text; `None` when no line had metadata.
+    /// The object as JSON text, masked when `pgedge.mask_samples` is on; `None` when no line had metadata.
     pub fn to_json(&self) -> Option<String> {
         if self.keys.is_empty() {
             return None;
         }
         let mut out = String::with_capacity(self.bytes + 2);
+        let mask = MASK_SAMPLES.get();
         for (key, (_, json)) in &self.keys {
+            let (key, json) = if mask {
+                (miner::mask_secrets(key), miner::mask_json(key, json))
+            } else {
+                (Cow::from(key), Cow::from(json))
+            };
             out.push(if out.is_empty() { '{' } else { ',' });
-            out.push_str(&serde_json::Value::from(key.as_str()).to_string());
+            out.push_str(&serde_json::Value::from(&*key).to_string());
             out.push(':');
-            out.push_str(json);
+            out.push_str(&json);
         }
         out.push('}');
         Some(out)

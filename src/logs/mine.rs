@@ -4,7 +4,7 @@ use pgrx::JsonB;
 use pgrx::datum::Internal;
 use pgrx::prelude::*;
 
-use super::{mineable, samples};
+use super::{MASK_SAMPLES, mineable, samples};
 use crate::errors;
 
 /// Values shown of each placeholder.
@@ -36,6 +36,7 @@ fn log_patterns_trans(mut state: Internal, message: Option<&str>, fcinfo: pg_sys
         let miner = unsafe { state.get_or_insert_default::<Miner>() };
         // A NULL is no line.
         if let Some(message) = message {
+            miner.mask_samples(MASK_SAMPLES.get());
             miner.add(&mineable(message));
         }
     });

@@ -29,7 +29,7 @@ mod text;
 mod timestamp;
 pub mod trends;
 
-/// `pgedge.mask_samples`: whether secrets are masked in samples.
+/// `pgedge.mask_samples`: whether secrets are masked in samples and metadata. Those who write logs may not turn it off.
 static MASK_SAMPLES: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// `pgedge.log_events`: whether `aggregate_logs` raises events.
@@ -51,10 +51,10 @@ fn mineable(line: &str) -> Cow<'_, str> {
 pub fn define_settings() {
     GucRegistry::define_bool_guc(
         c"pgedge.mask_samples",
-        c"Whether passwords, tokens, keys, e-mail addresses and card numbers are masked in sample lines.",
-        c"What aggregate_logs() stores in sample_messages and log_patterns() returns; counts and patterns do not depend on it.",
+        c"Whether passwords, tokens, keys, e-mail addresses and card numbers are masked in sample lines and metadata.",
+        c"What aggregate_logs() stores in sample_messages and metadata, and log_patterns() returns. Patterns and counts do not depend on it: a pattern has {SECRET} in any case. Only superusers and roles with SET granted on it may change it.",
         &MASK_SAMPLES,
-        GucContext::Userset,
+        GucContext::Suset,
         GucFlags::default(),
     );
     GucRegistry::define_bool_guc(

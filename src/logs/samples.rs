@@ -11,8 +11,6 @@ use super::MASK_SAMPLES;
 
 /// Longest sample, in bytes.
 const MAX_LENGTH: usize = 2000;
-/// Bytes beyond [`MAX_LENGTH`] that masking looks at, so that no secret is cut in two and shown.
-const MARGIN: usize = 2000;
 
 /// Ranked texts, the lowest rank first.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +33,8 @@ pub fn shown(line: &str) -> Cow<'_, str> {
     if !MASK_SAMPLES.get() {
         return Cow::Borrowed(miner::truncated(line, MAX_LENGTH));
     }
-    match miner::mask_secrets(miner::truncated(line, MAX_LENGTH + MARGIN)) {
+    // before it is cut, so that no secret is cut in two and shown
+    match miner::mask_line(line) {
         Cow::Borrowed(line) => Cow::Borrowed(miner::truncated(line, MAX_LENGTH)),
         Cow::Owned(line) => Cow::Owned(miner::truncated(&line, MAX_LENGTH).to_owned()),
     }

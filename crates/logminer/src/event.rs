@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::forms::is_word;
 use crate::prefix::prefix;
-use crate::shape::{Segment, shape, shape_spans};
+use crate::secrets::{Hidden, hidden};
+use crate::shape::{Segment, readable, shape, shape_spans};
 
 /// Severity as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,37 +107,34 @@ pub fn shape_of_message(message: &str) -> String {
     }
 }
 
-/// [`shape_of_message`] with its segments.
-pub(crate) fn message_spans(message: &str) -> (String, Vec<Segment>) {
+/// [`shape_of_message`] with its segments and the text that these are of: the message, with its secrets hidden.
+pub(crate) fn message_spans(message: &str) -> (String, Vec<Segment>, Hidden<'_>) {
     let Some((head, tail)) = stack_head(message) else {
         return shape_spans(message);
     };
+    let (mut out, mut segments, mut text) = shape_spans(head);
     let offset = |part: &str| part.as_ptr() as usize - message.as_ptr() as usize;
-    let (head_at, mut end) = (offset(head), message.len());
-    let (mut text, mut segments) = shape_spans(head);
-    for s in &mut segments {
-        s.raw = (s.raw.0 + head_at, s.raw.1 + head_at);
-    }
+    let end = if tail.is_empty() { message.len() } else { offset(tail) };
+    let frames = message[offset(head) + head.len()..end].trim_start();
+    let (from, at) = (out.len(), text.text.len());
+    out += " {STACK}";
+    text.join(hidden(readable(frames).0));
+    segments.push(Segment { out: (from, from + 1), raw: (at, at) });
+    segments.push(Segment { out: (from + 1, out.len()), raw: (at, text.text.len()) });
     if !tail.is_empty() {
-        end = offset(tail);
-    }
-    let from = text.len();
-    text += " {STACK}";
-    segments.push(Segment { out: (from, from + 1), raw: (head_at + head.len(), head_at + head.len() + 1) });
-    segments.push(Segment { out: (from + 1, text.len()), raw: (head_at + head.len() + 1, end) });
-    if !tail.is_empty() {
-        let (more, of_tail) = shape_spans(tail);
-        text.push(' ');
-        segments.push(Segment { out: (text.len() - 1, text.len()), raw: (end, end) });
-        let at = text.len();
+        let (more, of_tail, tail) = shape_spans(tail);
+        let (from, at) = (out.len() + 1, text.text.len());
+        out.push(' ');
+        segments.push(Segment { out: (from - 1, from), raw: (at, at) });
         segments.extend(
             of_tail
                 .into_iter()
-                .map(|s| Segment { out: (s.out.0 + at, s.out.1 + at), raw: (s.raw.0 + end, s.raw.1 + end) }),
+                .map(|s| Segment { out: (s.out.0 + from, s.out.1 + from), raw: (s.raw.0 + at, s.raw.1 + at) }),
         );
-        text += &more;
+        out += &more;
+        text.join(tail);
     }
-    (text, segments)
+    (out, segments, text)
 }
 
 /// The message of a raw line: [`parse`] without the rest.

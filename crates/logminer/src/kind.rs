@@ -43,11 +43,13 @@ pub enum Kind {
     Stack,
     /// `{REST}`: the rest of a line that was too long.
     Rest,
+    /// `{SECRET}`: a password, token, key or other secret.
+    Secret,
 }
 
 impl Kind {
     /// Every kind, in the order of declaration.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Any,
         Kind::Id,
         Kind::Num,
@@ -67,6 +69,7 @@ impl Kind {
         Kind::Text,
         Kind::Stack,
         Kind::Rest,
+        Kind::Secret,
     ];
 
     /// The placeholder as it is written, with its braces.
@@ -91,14 +94,15 @@ impl Kind {
             Kind::Text => "{TEXT}",
             Kind::Stack => "{STACK}",
             Kind::Rest => "{REST}",
+            Kind::Secret => "{SECRET}",
         }
     }
 
     /// The placeholder in eight bytes, and its length.
     #[inline]
     pub(crate) fn padded(self) -> ([u8; 8], usize) {
-        const PADDED: [([u8; 8], usize); 19] = {
-            let mut all = [([0; 8], 0); 19];
+        const PADDED: [([u8; 8], usize); 20] = {
+            let mut all = [([0; 8], 0); 20];
             let mut k = 0;
             while k < all.len() {
                 let text = Kind::ALL[k].placeholder().as_bytes();
@@ -147,6 +151,7 @@ impl Kind {
             b"TEXT" => Kind::Text,
             b"STACK" => Kind::Stack,
             b"REST" => Kind::Rest,
+            b"SECRET" => Kind::Secret,
             _ => return None,
         };
         Some((kind, end + 1))

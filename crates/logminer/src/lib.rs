@@ -44,6 +44,10 @@
 //! A brace stays itself unless the line holds the text of a placeholder (`{ID}`, `{*}`): that text becomes `{*}`, so that every placeholder
 //! in a pattern stands for a part of the line.
 //!
+//! # Secrets
+//! A password, token or key never becomes text of a shape: it is `{SECRET}`, recognised in the line as [`mask_secrets`] recognises it.
+//! [`parameters`] gives the parts of the line that it is given, secrets too; a [`Miner`] keeps `***` for their values.
+//!
 //! # Bounds
 //! A line is read up to [`MAX_SCANNED`] bytes and a shape ends soon after [`MAX_SHAPE`] bytes: the rest is `{REST}`. A word longer than
 //! [`MAX_WORD`] is `{*}`. Forgetting of shapes is described at [`PatternSet`], of values at [`Values`].
@@ -64,6 +68,7 @@ mod prefix;
 mod quantities;
 mod render;
 mod scan;
+mod secrets;
 mod shape;
 mod sketch;
 mod slots;
@@ -73,7 +78,7 @@ pub use event::{Event, Level, log_pattern, message_of, parse, shape_of_message, 
 pub use hash::stable_hash;
 pub use kept::MAX_OF_STRUCTURE;
 pub use kind::Kind;
-pub use mask::mask_secrets;
+pub use mask::{mask_json, mask_line, mask_secrets};
 pub use matching::{parameter_kinds, parameters, parameters_of, pattern_regex};
 pub use miner::{Miner, Parameter, PatternSummary, STATE_VERSION, ShapeCounts, ValueCount};
 pub use patterns::{DEFAULT_LIMIT, Growth, Inserted, OTHER, PatternSet, structure};

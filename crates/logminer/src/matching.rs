@@ -3,6 +3,7 @@
 use crate::event::{message_of, message_spans};
 use crate::forms::is_word;
 use crate::kind::Kind;
+use crate::secrets::keys::wanted;
 use crate::shape::Segment;
 use crate::slots::{skeleton, slots, value_expected};
 
@@ -47,17 +48,16 @@ fn raw_at(segments: &[Segment], at: usize, end: bool) -> usize {
 /// The parts of a raw line that the placeholders of `pattern` stand for, in order; `None` when the line is not one of that pattern.
 ///
 /// `line` is taken as [`crate::log_pattern`] takes it: prefixes are skipped and the message is found inside JSON. A value is a piece of
-/// the message, so of the line itself unless the message had to be decoded (JSON escapes, ANSI codes).
+/// the message, so of the line itself unless the message had to be decoded (JSON escapes, ANSI codes); `***` stands for each secret in it.
 pub fn parameters(line: &str, pattern: &str) -> Option<Vec<String>> {
-    let message = message_of(line);
-    parameters_of(&message, pattern).map(|found| found.into_iter().map(str::to_owned).collect())
+    parameters_of(&message_of(line), pattern)
 }
 
 /// [`parameters`] of a bare message.
-pub fn parameters_of<'a>(message: &'a str, pattern: &str) -> Option<Vec<&'a str>> {
-    let (shape, segments) = message_spans(message);
+pub fn parameters_of(message: &str, pattern: &str) -> Option<Vec<String>> {
+    let (shape, segments, text) = message_spans(message);
     if pattern == crate::patterns::OTHER && shape != pattern {
-        return Some(vec![message]);
+        return Some(vec![text.told(0, text.text.len()).into_owned()]);
     }
     let (of_shape, of_pattern) = (slots(&shape), slots(pattern));
     if of_shape.len() != of_pattern.len() || skeleton(&shape, &of_shape) != skeleton(pattern, &of_pattern) {
@@ -65,13 +65,13 @@ pub fn parameters_of<'a>(message: &'a str, pattern: &str) -> Option<Vec<&'a str>
     }
     let raw = |a: usize, b: usize| {
         let (from, to) = (raw_at(&segments, a, false), raw_at(&segments, b, true));
-        message.get(from..to.max(from)).unwrap_or("")
+        text.told(from, to.max(from)).into_owned()
     };
     let mut found = Vec::new();
     for (&(a, b), &(p, q)) in of_shape.iter().zip(&of_pattern) {
         let (have, want) = (&shape[a..b], &pattern[p..q]);
         if want == Kind::Any.placeholder() {
-            found.push(if a == b { "" } else { raw(a, b) });
+            found.push(if a == b { String::new() } else { raw(a, b) });
         } else if have == want {
             found.extend(placeholders(have).into_iter().map(|(_, x, y)| raw(a + x, a + y)));
         } else {
@@ -108,14 +108,15 @@ fn expression(kind: Kind) -> String {
         }
         Kind::Path => {
             let piece = format!(r"(?:{W}|[-./+~%@$#*!\\:])");
-            let query = r#"(?:\?[^\x01-\x20\x7f"'<>(){},;]*)?"#;
+            // the value of a parameter may be a secret, which is any text
+            let query = r#"(?:\?[^\x01-\x20\x7f"'<>(){},;]*(?:=[^\x01-\x20]*)?)?"#;
             format!(r"{piece}*[/\\]{piece}*(?: {piece}+)?{query}")
         }
         Kind::Ip => format!(r"[-+]?(?:{W}|[.:/-])*"),
         Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5,}".into(),
         Kind::Uuid => r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}".into(),
-        Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
-        Kind::Email => format!(r"(?:{W}|[.-])+@(?:{W}|[.-])+"),
+        Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://(?:[^\x01-\x20]*@)?[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
+        Kind::Email => format!(r"(?:{W}|[-.+%'&!#~])+@(?:{W}|[.-])+"),
         Kind::Size => format!(r"{DECIMAL}[A-Za-z]{{1,6}}(?:/s)?"),
         Kind::Bool => "(?:[Tt]rue|[Ff]alse|[Oo]n|[Oo]ff|[Yy]es|[Nn]o|TRUE|FALSE|ON|OFF|YES|NO)".into(),
         Kind::Name => format!(r"{W}(?:{W}|[-.$])*\.(?:{W}|[-.$])*(?::[0-9]{{1,5}})?"),
@@ -128,6 +129,7 @@ fn expression(kind: Kind) -> String {
         }
         Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),
         Kind::Stack | Kind::Rest => ".*".into(),
+        Kind::Secret => ".+".into(),
         Kind::Any => any_value(),
     }
 }
@@ -160,9 +162,22 @@ const MAX_EXACT: usize = 8192;
 /// A small expression that matches at least what a placeholder stands for.
 fn small_expression(kind: Kind) -> &'static str {
     match kind {
-        Kind::Any | Kind::Time | Kind::Path | Kind::List | Kind::Text | Kind::Stack | Kind::Rest => ".*",
+        Kind::Any | Kind::Time | Kind::Path | Kind::List | Kind::Text | Kind::Stack | Kind::Rest | Kind::Secret => ".*",
         _ => r"[^\x01-\x20]*",
     }
+}
+
+/// Whether text ends in the name of a secret and its separator.
+fn names_secret(text: &str) -> bool {
+    let name = text.trim_end_matches([' ', '"', '\'', ':', '=']);
+    let separator = &text[name.len()..];
+    let key = name.rsplit(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))).next().unwrap_or("");
+    separator.contains(['=', ':']) && wanted(key.as_bytes()).is_some()
+}
+
+/// Whether text behind a separator begins with a secret.
+fn begins_secret(text: &str) -> bool {
+    text.trim_start_matches([' ', '"', '\'']).starts_with(Kind::Secret.placeholder())
 }
 
 /// A POSIX (ARE) regular expression, anchored at both ends, that matches the raw lines of a pattern with PostgreSQL's `~`.
@@ -181,6 +196,10 @@ pub fn pattern_regex(pattern: &str) -> String {
         if let Some((kind, len)) = Kind::at_start(&s[i..]) {
             let (before, after) = (i.checked_sub(1).map_or(0, |k| s[k]), s.get(i + len).copied().unwrap_or(0));
             match (kind, before, after) {
+                // an open place that took secrets in as well
+                (Kind::Any, b'=' | b':' | b' ' | b'"' | b'\'', _) if names_secret(&pattern[..i]) => {
+                    out.push_str(&expression(Kind::Secret));
+                }
                 (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
@@ -204,6 +223,11 @@ pub fn pattern_regex(pattern: &str) -> String {
         } else {
             let c = pattern[i..].chars().next().unwrap_or(' ');
             match c {
+                // colours between a key and its secret
+                '=' | ':' if begins_secret(&pattern[i + 1..]) => {
+                    let code = r"(?:\x1b\[[0-9;?]*[A-Za-z])*";
+                    out.push_str(&format!("{code}{c}{code}"));
+                }
                 ' ' => {
                     out.push_str(&gap);
                     out.push('+');

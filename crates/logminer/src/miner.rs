@@ -1,5 +1,6 @@
 //! Counting lines by pattern: streaming, mergeable, bounded.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
@@ -8,10 +9,12 @@ use crate::event::{message_of, message_spans};
 use crate::hash::{ShapeState, stable_hash};
 use crate::kept::{Kept, Offered};
 use crate::kind::Kind;
+use crate::mask::mask_line;
 use crate::matching::placeholders;
 use crate::patterns::{DEFAULT_LIMIT, OTHER, PatternSet, assemble, structure};
+use crate::secrets::{Hidden, MASK};
 use crate::shape::shape;
-use crate::sketch::{Samples, Values};
+use crate::sketch::{MAX_VALUE_LEN, Samples, Values};
 use crate::slots::slots;
 
 /// Version of the serialised form of a [`Miner`].
@@ -120,7 +123,7 @@ pub struct PatternSummary {
     pub pattern: String,
     /// Lines of it.
     pub count: u64,
-    /// Up to five different lines, as they came: mask them ([`crate::mask_secrets`]) before showing.
+    /// Up to five different lines, masked unless [`Miner::mask_samples`] said otherwise.
     pub samples: Vec<String>,
     /// One entry for each placeholder, in order.
     pub parameters: Vec<Parameter>,
@@ -167,6 +170,8 @@ pub struct Miner {
     lumped: BTreeMap<String, Lumped>,
     /// Lines of forgotten structures.
     other: Tally,
+    /// Whether samples are masked.
+    mask: bool,
 }
 
 impl Default for Miner {
@@ -178,22 +183,33 @@ impl Default for Miner {
 impl Miner {
     /// A miner that keeps at most `limit` shapes.
     pub fn new(limit: usize) -> Self {
-        Self { kept: Kept::new(limit), tallies: HashMap::default(), lumped: BTreeMap::new(), other: Tally::default() }
+        Self {
+            kept: Kept::new(limit),
+            tallies: HashMap::default(),
+            lumped: BTreeMap::new(),
+            other: Tally::default(),
+            mask: true,
+        }
+    }
+
+    /// Whether the samples of lines that are added from now on are masked ([`crate::mask_line`]), as they are unless told.
+    pub fn mask_samples(&mut self, mask: bool) {
+        self.mask = mask;
     }
 
     /// Counts a raw line.
     pub fn add(&mut self, line: &str) {
         let message = message_of(line);
-        let (shape, segments) = message_spans(&message);
+        let (shape, segments, text) = message_spans(&message);
         if let Some(tally) = self.tallies.get_mut(shape.as_str()) {
             tally.count += 1;
-            tally.samples.add(line);
-            record(tally, &shape, &message, &segments);
+            tally.samples.add(line, self.mask);
+            record(tally, &shape, &text, &segments);
             return;
         }
         let mut tally = Tally { count: 1, ..Tally::default() };
-        tally.samples.add(line);
-        record(&mut tally, &shape, &message, &segments);
+        tally.samples.add(line, self.mask);
+        record(&mut tally, &shape, &text, &segments);
         self.put(&shape, &tally);
     }
 
@@ -307,7 +323,8 @@ impl Miner {
     }
 }
 
-fn record(tally: &mut Tally, shape: &str, message: &str, segments: &[crate::shape::Segment]) {
+/// Counts the values of a line: `text` is its message with the secrets hidden, which the segments are of.
+fn record(tally: &mut Tally, shape: &str, text: &Hidden<'_>, segments: &[crate::shape::Segment]) {
     if !shape.contains('{') {
         return;
     }
@@ -316,9 +333,18 @@ fn record(tally: &mut Tally, shape: &str, message: &str, segments: &[crate::shap
         tally.values.resize_with(spans.len(), Values::default);
     }
     let mut next = segments.iter();
-    for ((_, a, b), values) in spans.into_iter().zip(&mut tally.values) {
-        if let Some(s) = next.find(|s| s.out == (a, b)) {
-            values.add(message.get(s.raw.0..s.raw.1).unwrap_or(""), 1);
+    for ((kind, a, b), values) in spans.into_iter().zip(&mut tally.values) {
+        let segment = if kind == Kind::Secret { None } else { next.clone().position(|s| s.out == (a, b)) };
+        let Some(n) = segment else {
+            // a hidden one may lie within a segment
+            values.add(MASK, 1);
+            continue;
+        };
+        if let Some(s) = next.nth(n) {
+            let value = text.told(s.raw.0, s.raw.1);
+            // before it is cut
+            let value = if value.len() > MAX_VALUE_LEN { Cow::Owned(mask_line(&value).into_owned()) } else { value };
+            values.add(&value, 1);
         }
     }
 }

@@ -3,8 +3,10 @@
 use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
 use crate::scan::Scan;
+use crate::secrets::{ADDRESS, HIDDEN, Hidden, hidden};
 use crate::words::{is_cue, is_identity_key, is_switch};
 use crate::{dates, quantities};
+use std::borrow::Cow;
 
 /// Bytes of a line that are looked at; what lies behind becomes `{REST}`.
 pub const MAX_SCANNED: usize = 16 * 1024;
@@ -52,16 +54,55 @@ pub fn shape(line: &str) -> String {
     into_string(out)
 }
 
-/// [`shape`] into a buffer that is cleared first: no allocation once the buffer has grown.
+/// [`shape`] into a buffer that is cleared first: no allocation once the buffer has grown, unless the line holds a secret.
 pub fn shape_into(line: &str, out: &mut Vec<u8>) {
-    walk::<false>(line, out);
+    let (read, more) = readable(line);
+    match hidden(read).text {
+        Cow::Borrowed(text) => drop(walk::<false>(text, more, out)),
+        Cow::Owned(text) => {
+            walk::<false>(&text, more, out);
+            name_secrets(out);
+        }
+    }
 }
 
-/// The shape and its segments.
-pub(crate) fn shape_spans(line: &str) -> (String, Vec<Segment>) {
+/// The shape, its segments and the text that these are of: what is read of the line, with its secrets hidden.
+pub(crate) fn shape_spans(line: &str) -> (String, Vec<Segment>, Hidden<'_>) {
+    let (read, more) = readable(line);
+    let hidden = hidden(read);
     let mut out = Vec::new();
-    let segments = walk::<true>(line, &mut out);
-    (into_string(out), segments)
+    let segments = walk::<true>(&hidden.text, more, &mut out);
+    if matches!(hidden.text, Cow::Owned(_)) {
+        name_secrets(&mut out);
+    }
+    (into_string(out), segments, hidden)
+}
+
+/// Hidden secrets that are still text of a shape become placeholders, which are as long: no segment moves.
+fn name_secrets(out: &mut [u8]) {
+    let mut i = 0;
+    while i < out.len() {
+        if out[i] == HIDDEN.as_bytes()[0] {
+            for (hidden, kind) in [(HIDDEN, Kind::Secret), (ADDRESS, Kind::Email)] {
+                if out[i..].starts_with(hidden.as_bytes()) {
+                    out[i..i + hidden.len()].copy_from_slice(kind.placeholder().as_bytes());
+                }
+            }
+        }
+        i += 1;
+    }
+}
+
+/// What is looked at of a line, and whether there is more than white space behind it.
+pub(crate) fn readable(line: &str) -> (&str, bool) {
+    if line.len() <= MAX_SCANNED {
+        return (line, false);
+    }
+    let mut cut = MAX_SCANNED;
+    while !line.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    (&line[..cut], !line[cut..].trim_ascii().is_empty())
 }
 
 fn into_string(out: Vec<u8>) -> String {
@@ -69,14 +110,11 @@ fn into_string(out: Vec<u8>) -> String {
     String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
-fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
+/// Writes the shape of `text`; `more`: there is more of the line behind it.
+fn walk<const SPANS: bool>(text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Segment> {
     out.clear();
-    let mut cut = line.len().min(MAX_SCANNED);
-    while !line.is_char_boundary(cut) {
-        cut -= 1;
-    }
     let mut w = Walk::<SPANS> {
-        s: &line.as_bytes()[..cut],
+        s: text.as_bytes(),
         out,
         pending: 0,
         word: (0, 0),
@@ -86,8 +124,8 @@ fn walk<const SPANS: bool>(line: &str, out: &mut Vec<u8>) -> Vec<Segment> {
         segments: Vec::new(),
     };
     let reached = w.run();
-    if !line[reached..].trim_ascii().is_empty() {
-        w.rest(reached, line.len());
+    if more || !text[reached..].trim_ascii().is_empty() {
+        w.rest(reached, text.len());
     }
     w.segments
 }
@@ -223,7 +261,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                     j += 1 + usize::from(self.s[j] == b'\\' && j + 1 < n);
                 }
                 if j < n && j > i + 1 {
-                    self.emit(Kind::Text, i + 1, j);
+                    if &self.s[i + 1..j] != HIDDEN.as_bytes() {
+                        self.emit(Kind::Text, i + 1, j);
+                    }
                     return j + 1;
                 }
             }
@@ -254,7 +294,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         {
             return end;
         }
-        if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
+        if self.s[a] == ADDRESS.as_bytes()[0] && &self.s[a..b] == ADDRESS.as_bytes() {
+            self.emit(Kind::Email, a, b);
+        } else if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
             self.emit(Kind::Id, a, b);
         } else if len >= 8 && self.s[a].is_ascii_hexdigit() && quantities::is_hex(&self.s[a..b]) {
             self.emit(Kind::Hex, a, b);

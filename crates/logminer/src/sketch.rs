@@ -3,11 +3,13 @@
 //! A value that is kept at the end was kept all along, so its count is exact; the number of different values is exact until the limit is
 //! reached and estimated by the k-th smallest hash beyond it (Bar-Yossef et al., RANDOM 2002).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::hash::stable_hash;
+use crate::mask::mask_line;
 
 /// Different values kept per placeholder.
 pub const MAX_VALUES: usize = 64;
@@ -117,15 +119,17 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Offers a line.
-    pub fn add(&mut self, line: &str) {
+    /// Offers a line; `mask`: without its secrets.
+    pub fn add(&mut self, line: &str, mask: bool) {
         let hash = stable_hash(line.as_bytes());
         if self.kept.len() == MAX_SAMPLES && self.kept.last_key_value().is_some_and(|(k, _)| *k <= hash)
             || self.kept.contains_key(&hash)
         {
             return;
         }
-        self.kept.insert(hash, truncated(line, MAX_SAMPLE_LEN).to_owned());
+        // before it is cut
+        let line = if mask { mask_line(line) } else { Cow::Borrowed(line) };
+        self.kept.insert(hash, truncated(&line, MAX_SAMPLE_LEN).to_owned());
         if self.kept.len() > MAX_SAMPLES {
             self.kept.pop_last();
         }
@@ -141,7 +145,7 @@ impl Samples {
         }
     }
 
-    /// The samples as they came (mask them before showing), in the order of their hashes.
+    /// The samples, in the order of their hashes.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.kept.values().map(String::as_str)
     }

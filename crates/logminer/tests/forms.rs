@@ -289,7 +289,7 @@ fn secrets() {
     for (line, expected) in [
         ("login password=hunter2 ok", "login password=*** ok"),
         ("{\"api_key\": \"abc def\", \"x\": 1}", "{\"api_key\": \"***\", \"x\": 1}"),
-        ("Authorization: Bearer abcdefgh1234", "Authorization: ***"),
+        ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
         ("get postgres://ann:pw@db/x", "get postgres://ann:***@db/x"),
         ("mail ann@example.org now", "mail *** now"),
         ("card 4111 1111 1111 1111 charged", "card *** charged"),

@@ -36,6 +36,11 @@ SET pgedge.mask_samples = off;
 SELECT is_new FROM pgedge.aggregate_logs(ARRAY['mail to ann@example.org bounced 4 times'], NULL, 'mail 2');
 SELECT source, message_pattern, sample_messages FROM aggregated_logs WHERE source LIKE 'mail%' ORDER BY id;
 RESET pgedge.mask_samples;
+SELECT message_pattern FROM pgedge.aggregate_logs('[{"message": "login password=hunter2 failed", "source": "mail 3", "token": "abc123", "metadata": {"user": {"id": 7, "apiKey": "k-1"}}},
+    {"message": "{\"msg\": \"sent Bearer AbC123xyz9\", \"passwords\": [\"a\", \"b\"], \"total_tokens\": 5}", "source": "mail 3"}]');
+SELECT message_pattern, metadata, sample_messages FROM aggregated_logs WHERE source = 'mail 3' ORDER BY 1;
+SELECT pgedge.log_parameters('login password=hunter2 failed', 'login password={SECRET} failed'), 'login password=hunter2 failed' ~ pgedge.log_pattern_regex('login password={SECRET} failed') AS found;
+SELECT pgedge.log_patterns(l) FROM (VALUES ('login password=hunter2 failed'), ('login password=4711 failed')) v(l);
 -- what proves variable without a type: the oldest row takes the others in
 SELECT id IS NOT NULL AS there, message_pattern, is_new FROM pgedge.aggregate_logs(ARRAY['pump north was stopped'], 'INFO', 'plant');
 SELECT message_pattern, occurrences, is_new FROM pgedge.aggregate_logs(ARRAY['pump south was stopped', 'pump attic was stopped', 'pump cellar was stopped',
