@@ -156,7 +156,6 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     let _once = Once::enter();
     table::check_writable();
     let target = Target::find();
-    target.check_columns();
     let limits = target.limits();
     let mut batch = Batch::default();
     read(&limits, &mut batch);
@@ -290,7 +289,7 @@ fn update_known(
     let mut wanted = Vec::new();
     for (delta, id) in work.deltas.iter().zip(ids) {
         let Some(row) = id.and_then(|_| work.learned.row(&delta.pattern, delta.level)) else { continue };
-        if delta.tally.samples.ranks().any(|rank| samples::matters(&row.ranks, rank) && !row.ranks.contains(&rank)) {
+        if delta.tally.samples.offered().any(|rank| samples::matters(&row.ranks, rank) && !row.ranks.contains(&rank)) {
             wanted.push(row.id);
         }
     }
