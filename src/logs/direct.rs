@@ -2,6 +2,8 @@
 //!
 //! Only what an UPDATE of an ordinary table would do is done here. Where it would do more (triggers, rules, row security, checks, generated
 //! columns, other types) or where a row is not as expected, the row is left to the statement, which has the last word.
+#[cfg(any(feature = "pg16", feature = "pg17"))]
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use pgrx::prelude::*;
@@ -95,6 +97,8 @@ pub fn update(target: &Target, deltas: &[(i64, &Delta<'_>)], limits: &Limits) ->
                         indexes: &mut indexes,
                         columns: &limits.columns,
                         most: limits.count,
+                        blocks: pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM),
+                        shown: Cell::new(None),
                     };
                     writer.write(key, snapshot, deltas, &mut counts);
                 });
@@ -171,6 +175,16 @@ unsafe fn key_index(indexes: &pg_sys::ResultRelInfo, columns: &super::table::Col
 }
 
 #[cfg(any(feature = "pg16", feature = "pg17"))]
+thread_local! {
+    /// Where this session last put rows, by table and id. What stands there is looked at before it is believed.
+    static PLACES: RefCell<HashMap<(pg_sys::Oid, i64), pg_sys::ItemPointerData>> = RefCell::default();
+}
+
+/// Rows of which a place is remembered.
+#[cfg(any(feature = "pg16", feature = "pg17"))]
+const MOST_PLACES: usize = 65_536;
+
+#[cfg(any(feature = "pg16", feature = "pg17"))]
 struct Writer<'a> {
     relation: pg_sys::Relation,
     estate: *mut pg_sys::EState,
@@ -178,6 +192,10 @@ struct Writer<'a> {
     columns: &'a super::table::Columns,
     /// The largest count.
     most: i64,
+    /// The table's blocks; it does not shrink while it is locked.
+    blocks: pg_sys::BlockNumber,
+    /// A time and what the session's clock shows then: most lines of a call have one time.
+    shown: Cell<Option<(i64, pg_sys::Datum)>>,
 }
 
 #[cfg(any(feature = "pg16", feature = "pg17"))]
@@ -197,16 +215,21 @@ impl Writer<'_> {
             let new = pg_sys::MakeSingleTupleTableSlot((*self.relation).rd_att, &raw const pg_sys::TTSOpsHeapTuple);
             let scan = pg_sys::index_beginscan(self.relation, key, snapshot, 1, 0);
             let wide = self.columns.type_of(Column::Id) == pg_sys::INT8OID;
+            let equality = if wide { pg_sys::F_INT8EQ } else { pg_sys::F_INT4EQ };
             for (id, delta) in deltas {
                 if !wide && i32::try_from(*id).is_err() {
                     continue;
                 }
-                let equality = if wide { pg_sys::F_INT8EQ } else { pg_sys::F_INT4EQ };
-                let mut wanted = equal(1, equality, pg_sys::Datum::from(*id));
-                pg_sys::index_rescan(scan, &mut wanted, 1, core::ptr::null_mut(), 0);
-                if pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, old)
-                    && let Some(count) = self.change(old, new, delta)
-                    && self.store(old, new, snapshot)
+                let mut count = self.known(*id, snapshot, old).then(|| self.change(old, new, *id, delta)).flatten();
+                if count.is_none() {
+                    let mut wanted = equal(1, equality, pg_sys::Datum::from(*id));
+                    pg_sys::index_rescan(scan, &mut wanted, 1, core::ptr::null_mut(), 0);
+                    if pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, old) {
+                        count = self.change(old, new, *id, delta);
+                    }
+                }
+                if let Some(count) = count
+                    && self.store(*id, old, new, snapshot)
                 {
                     counts.insert(*id, count);
                 }
@@ -214,6 +237,21 @@ impl Writer<'_> {
             pg_sys::index_endscan(scan);
             pg_sys::ExecDropSingleTupleTableSlot(new);
             pg_sys::ExecDropSingleTupleTableSlot(old);
+        }
+    }
+
+    /// Reads the row from where this session last put it; false when it is not there. What is there may be another row.
+    ///
+    /// # Safety
+    /// As for `write`.
+    unsafe fn known(&self, id: i64, snapshot: pg_sys::Snapshot, old: *mut pg_sys::TupleTableSlot) -> bool {
+        // SAFETY: see above.
+        let key = (unsafe { (*self.relation).rd_id }, id);
+        let Some(mut place) = PLACES.with_borrow(|places| places.get(&key).copied()) else { return false };
+        // SAFETY: see above; a block that is there no more, since VACUUM has cut the table, is not asked for.
+        unsafe {
+            pg_sys::ItemPointerGetBlockNumberNoCheck(&place) < self.blocks
+                && pg_sys::table_tuple_fetch_row_version(self.relation, &mut place, snapshot, old)
         }
     }
 
@@ -225,6 +263,7 @@ impl Writer<'_> {
         &self,
         old: *mut pg_sys::TupleTableSlot,
         new: *mut pg_sys::TupleTableSlot,
+        id: i64,
         delta: &Delta<'_>,
     ) -> Option<i64> {
         // SAFETY: the columns are there and of the types that they are read as: the caller has looked at `are_usual`.
@@ -237,26 +276,26 @@ impl Writer<'_> {
             let at = |column| self.columns.number(column) as usize - 1;
             let value = |column| (!nulls[at(column)]).then(|| values[at(column)]);
             let text = |column| value(column).and_then(|datum| <&str>::from_datum(datum, false));
-            if text(Column::Pattern) != Some(&*delta.pattern)
+            let integer = |column, v: pg_sys::Datum| {
+                let wide = self.columns.type_of(column) == pg_sys::INT8OID;
+                if wide { v.value() as i64 } else { i64::from(v.value() as i32) }
+            };
+            if value(Column::Id).map(|v| integer(Column::Id, v)) != Some(id)
+                || text(Column::Pattern) != Some(&*delta.pattern)
                 || text(Column::Level) != delta.level
                 || text(Column::Source) != (!delta.source.is_empty()).then_some(delta.source)
             {
                 return None;
             }
-            let wide = self.columns.type_of(Column::Count) == pg_sys::INT8OID;
-            let before =
-                value(Column::Count).map_or(0, |v| if wide { v.value() as i64 } else { i64::from(v.value() as i32) });
+            let before = value(Column::Count).map_or(0, |v| integer(Column::Count, v));
             let count = before.checked_add(delta.tally.count).filter(|count| *count <= self.most)?;
-            let local = |at: i64| {
-                pgrx::direct_function_call_as_datum(pg_sys::timestamptz_timestamp, &[Some(pg_sys::Datum::from(at))])
-            };
             let earlier = |a: pg_sys::Datum, b: pg_sys::Datum| (a.value() as i64) < b.value() as i64;
             let mut set: Vec<(Column, pg_sys::Datum)> = vec![(Column::Count, pg_sys::Datum::from(count))];
-            let first = local(delta.tally.first)?;
+            let first = self.local(delta.tally.first)?;
             if value(Column::FirstSeen).is_none_or(|known| earlier(first, known)) {
                 set.push((Column::FirstSeen, first));
             }
-            let last = local(delta.tally.last)?;
+            let last = self.local(delta.tally.last)?;
             if value(Column::LastSeen).is_none_or(|known| earlier(known, last)) {
                 set.push((Column::LastSeen, last));
             }
@@ -283,12 +322,26 @@ impl Writer<'_> {
         }
     }
 
+    /// A time as the session's clock shows it.
+    fn local(&self, at: i64) -> Option<pg_sys::Datum> {
+        if let Some((_, shown)) = self.shown.get().filter(|known| known.0 == at) {
+            return Some(shown);
+        }
+        // SAFETY: the conversion of timestamptz to timestamp, both passed by value.
+        let shown = unsafe {
+            pgrx::direct_function_call_as_datum(pg_sys::timestamptz_timestamp, &[Some(pg_sys::Datum::from(at))])
+        }?;
+        self.shown.set(Some((at, shown)));
+        Some(shown)
+    }
+
     /// Writes the row; false when someone else changed it just now.
     ///
     /// # Safety
     /// `old` must hold the row as the snapshot sees it, `new` what it becomes.
     unsafe fn store(
         &mut self,
+        id: i64,
         old: *mut pg_sys::TupleTableSlot,
         new: *mut pg_sys::TupleTableSlot,
         snapshot: pg_sys::Snapshot,
@@ -317,6 +370,12 @@ impl Writer<'_> {
             if result != pg_sys::TM_Result::TM_Ok {
                 return false;
             }
+            PLACES.with_borrow_mut(|places| {
+                if places.len() >= MOST_PLACES {
+                    places.clear();
+                }
+                places.insert(((*self.relation).rd_id, id), (*new).tts_tid);
+            });
             if entries != TU_None {
                 let none = core::ptr::null_mut();
                 let summarizing = entries == TU_Summarizing;

@@ -104,6 +104,7 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
             row.get::<String>(1)
         });
     let before = learned.set.len();
+    learned.assembled.clear();
     let growth = learned.set.insert_all(shapes.iter().map(String::as_str), || {
         check_for_interrupts!();
     });
