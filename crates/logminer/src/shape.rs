@@ -126,6 +126,12 @@ unsafe fn walk_with<const SPANS: bool>(unit: Unit, line: &str, out: &mut Vec<u8>
     w.segments
 }
 
+/// Whether so many bits are set.
+#[inline(always)]
+fn at_least<const N: usize>(bits: u64) -> bool {
+    (1..N).fold(bits, |bits, _| bits & bits.wrapping_sub(1)) != 0
+}
+
 /// Lengths, as bits, of the words with a given first byte that [`Walk::short_word`] knows.
 static SHORT_WORDS: [u8; 256] = {
     let mut t = [0; 256];
@@ -374,6 +380,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
 
     /// Whether the word is the value of a key that names an identity (`user=root`), or stands where a user's name stands
     /// (`for user root by`).
+    #[inline(always)]
     fn identity(&self, a: usize, b: usize) -> bool {
         let key = &self.s[self.word.0..self.word.1];
         match self.s[a - 1] {
@@ -511,6 +518,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         if signed == 0
             && seen & (DOT | MARK) != 0
+            && self.may_be_named(a, run, seen)
             && let Some((kind, e)) = forms::named(s, a, run, b, seen & DOT != 0)
         {
             self.emit(kind, a, e);
@@ -538,6 +546,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             return e;
         }
         if seen & DOT != 0
+            && self.scan.masks(d, run).is_none_or(|m| at_least::<3>(m.dots))
             && let Some(e) = forms::ipv4(s, d)
         {
             self.emit(Kind::Ip, a, e);
@@ -605,6 +614,18 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         self.remember(a, piece);
         piece
+    }
+
+    /// Whether [`forms::named`] may find something in the joined run `a..run`: two dots, or a mark behind it; never in numbers with dots.
+    #[inline(always)]
+    fn may_be_named(&self, a: usize, run: usize, seen: u8) -> bool {
+        let next = forms::byte(self.s, run);
+        if next == b'@' {
+            return true;
+        }
+        let Some(m) = self.scan.masks(a, run) else { return true };
+        let numeric = m.digits | m.dots == u64::MAX >> (64 - (run - a));
+        !numeric && (next == b':' || seen & DOT != 0 && at_least::<2>(m.dots))
     }
 
     /// [`forms::joined_run`] from the masks.
