@@ -3,7 +3,7 @@
 //! Only what an UPDATE of an ordinary table would do is done here. Where it would do more (triggers, rules, row security, checks, generated
 //! columns, other types) or where a row is not as expected, the row is left to the statement, which has the last word.
 #[cfg(any(feature = "pg16", feature = "pg17"))]
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use pgrx::prelude::*;
@@ -97,7 +97,6 @@ pub fn update(target: &Target, deltas: &[(i64, &Delta<'_>)], limits: &Limits) ->
                         indexes: &mut indexes,
                         columns: &limits.columns,
                         most: limits.count,
-                        blocks: pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM),
                         shown: Cell::new(None),
                     };
                     writer.write(key, snapshot, deltas, &mut counts);
@@ -175,16 +174,6 @@ unsafe fn key_index(indexes: &pg_sys::ResultRelInfo, columns: &super::table::Col
 }
 
 #[cfg(any(feature = "pg16", feature = "pg17"))]
-thread_local! {
-    /// Where this session last put rows, by table and id. What stands there is looked at before it is believed.
-    static PLACES: RefCell<HashMap<(pg_sys::Oid, i64), pg_sys::ItemPointerData>> = RefCell::default();
-}
-
-/// Rows of which a place is remembered.
-#[cfg(any(feature = "pg16", feature = "pg17"))]
-const MOST_PLACES: usize = 65_536;
-
-#[cfg(any(feature = "pg16", feature = "pg17"))]
 struct Writer<'a> {
     relation: pg_sys::Relation,
     estate: *mut pg_sys::EState,
@@ -192,8 +181,6 @@ struct Writer<'a> {
     columns: &'a super::table::Columns,
     /// The largest count.
     most: i64,
-    /// The table's blocks; it does not shrink while it is locked.
-    blocks: pg_sys::BlockNumber,
     /// A time and what the session's clock shows then: most lines of a call have one time.
     shown: Cell<Option<(i64, pg_sys::Datum)>>,
 }
@@ -220,16 +207,13 @@ impl Writer<'_> {
                 if !wide && i32::try_from(*id).is_err() {
                     continue;
                 }
-                let mut count = self.known(*id, snapshot, old).then(|| self.change(old, new, *id, delta)).flatten();
-                if count.is_none() {
-                    let mut wanted = equal(1, equality, pg_sys::Datum::from(*id));
-                    pg_sys::index_rescan(scan, &mut wanted, 1, core::ptr::null_mut(), 0);
-                    if pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, old) {
-                        count = self.change(old, new, *id, delta);
-                    }
-                }
+                // By the index each time, though the session knows where it put the row: a scan of it is what prunes the table's pages.
+                let mut wanted = equal(1, equality, pg_sys::Datum::from(*id));
+                pg_sys::index_rescan(scan, &mut wanted, 1, core::ptr::null_mut(), 0);
+                let found = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, old);
+                let count = found.then(|| self.change(old, new, delta)).flatten();
                 if let Some(count) = count
-                    && self.store(*id, old, new, snapshot)
+                    && self.store(old, new, snapshot)
                 {
                     counts.insert(*id, count);
                 }
@@ -237,21 +221,6 @@ impl Writer<'_> {
             pg_sys::index_endscan(scan);
             pg_sys::ExecDropSingleTupleTableSlot(new);
             pg_sys::ExecDropSingleTupleTableSlot(old);
-        }
-    }
-
-    /// Reads the row from where this session last put it; false when it is not there. What is there may be another row.
-    ///
-    /// # Safety
-    /// As for `write`.
-    unsafe fn known(&self, id: i64, snapshot: pg_sys::Snapshot, old: *mut pg_sys::TupleTableSlot) -> bool {
-        // SAFETY: see above.
-        let key = (unsafe { (*self.relation).rd_id }, id);
-        let Some(mut place) = PLACES.with_borrow(|places| places.get(&key).copied()) else { return false };
-        // SAFETY: see above; a block that is there no more, since VACUUM has cut the table, is not asked for.
-        unsafe {
-            pg_sys::ItemPointerGetBlockNumberNoCheck(&place) < self.blocks
-                && pg_sys::table_tuple_fetch_row_version(self.relation, &mut place, snapshot, old)
         }
     }
 
@@ -263,7 +232,6 @@ impl Writer<'_> {
         &self,
         old: *mut pg_sys::TupleTableSlot,
         new: *mut pg_sys::TupleTableSlot,
-        id: i64,
         delta: &Delta<'_>,
     ) -> Option<i64> {
         // SAFETY: the columns are there and of the types that they are read as: the caller has looked at `are_usual`.
@@ -280,8 +248,7 @@ impl Writer<'_> {
                 let wide = self.columns.type_of(column) == pg_sys::INT8OID;
                 if wide { v.value() as i64 } else { i64::from(v.value() as i32) }
             };
-            if value(Column::Id).map(|v| integer(Column::Id, v)) != Some(id)
-                || text(Column::Pattern) != Some(&*delta.pattern)
+            if text(Column::Pattern) != Some(&*delta.pattern)
                 || text(Column::Level) != delta.level
                 || text(Column::Source) != (!delta.source.is_empty()).then_some(delta.source)
             {
@@ -341,7 +308,6 @@ impl Writer<'_> {
     /// `old` must hold the row as the snapshot sees it, `new` what it becomes.
     unsafe fn store(
         &mut self,
-        id: i64,
         old: *mut pg_sys::TupleTableSlot,
         new: *mut pg_sys::TupleTableSlot,
         snapshot: pg_sys::Snapshot,
@@ -370,12 +336,6 @@ impl Writer<'_> {
             if result != pg_sys::TM_Result::TM_Ok {
                 return false;
             }
-            PLACES.with_borrow_mut(|places| {
-                if places.len() >= MOST_PLACES {
-                    places.clear();
-                }
-                places.insert(((*self.relation).rd_id, id), (*new).tts_tid);
-            });
             if entries != TU_None {
                 let none = core::ptr::null_mut();
                 let summarizing = entries == TU_Summarizing;
