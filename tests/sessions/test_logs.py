@@ -297,7 +297,7 @@ def test_rows_are_the_same_with_and_without_a_statement(db, change):
     with db.connect() as conn, db.connect() as other:
         plain = life_of_a_table(conn, other, seed)
 
-        assert len(plain[-1]) > 5
+        assert max(map(len, plain)) > 5
         conn.execute("DROP EXTENSION pgedge CASCADE")
         conn.execute("DROP TABLE aggregated_logs")
         conn.execute("CREATE EXTENSION pgedge")
