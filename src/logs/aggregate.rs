@@ -1,12 +1,13 @@
 //! `aggregate_logs`: a batch of lines into the rows of their patterns.
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use pgrx::prelude::*;
 
 use super::batch::{Batch, Line, SourceBatch, Tally};
 use super::cache::{self, Learned, Row};
-use super::learn::{self, Patterns};
+use super::learn;
 use super::metadata;
 use super::samples::{self, Samples};
 use super::spi::Session;
@@ -156,7 +157,6 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     let _once = Once::enter();
     table::check_writable();
     let target = Target::find();
-    target.check_columns();
     let limits = target.limits();
     let mut batch = Batch::default();
     read(&limits, &mut batch);
@@ -190,7 +190,7 @@ fn one_source(session: &Session<'_>, target: &Target, limits: &Limits, batch: So
         work.change();
     }
     let patterns = learn::learn(session, target, limits, &mut work, &batch.groups);
-    work.deltas = deltas(batch, &patterns);
+    work.deltas = deltas(batch, patterns);
     let outcomes = write(session, target, limits, &mut work);
     track_hours(session, &mut work, &outcomes);
     notice::raise(session, target, &mut work, &outcomes);
@@ -229,10 +229,10 @@ fn id_of(id: i64) -> i32 {
 }
 
 /// The groups of one source as what to add to each pattern and level, in the order of those.
-fn deltas<'a>(batch: SourceBatch<'a>, patterns: &Patterns) -> Vec<Delta<'a>> {
-    let mut merged: BTreeMap<(String, Option<&'a str>), Tally<'a>> = BTreeMap::new();
-    for group in batch.groups {
-        let key = (patterns.of(&group.shape).to_owned(), group.level);
+fn deltas<'a>(batch: SourceBatch<'a>, patterns: Vec<Rc<str>>) -> Vec<Delta<'a>> {
+    let mut merged: BTreeMap<(Rc<str>, Option<&'a str>), Tally<'a>> = BTreeMap::new();
+    for (group, pattern) in batch.groups.into_iter().zip(patterns) {
+        let key = (pattern, group.level);
         match merged.entry(key) {
             std::collections::btree_map::Entry::Vacant(e) => {
                 e.insert(group.tally);
@@ -242,7 +242,13 @@ fn deltas<'a>(batch: SourceBatch<'a>, patterns: &Patterns) -> Vec<Delta<'a>> {
     }
     merged
         .into_iter()
-        .map(|((pattern, level), tally)| Delta { pattern, level, source: batch.source, tally, samples: None })
+        .map(|((pattern, level), tally)| Delta {
+            pattern: pattern.to_string(),
+            level,
+            source: batch.source,
+            tally,
+            samples: None,
+        })
         .collect()
 }
 
@@ -290,7 +296,7 @@ fn update_known(
     let mut wanted = Vec::new();
     for (delta, id) in work.deltas.iter().zip(ids) {
         let Some(row) = id.and_then(|_| work.learned.row(&delta.pattern, delta.level)) else { continue };
-        if delta.tally.samples.ranks().any(|rank| samples::matters(&row.ranks, rank) && !row.ranks.contains(&rank)) {
+        if delta.tally.samples.offered().any(|rank| samples::matters(&row.ranks, rank) && !row.ranks.contains(&rank)) {
             wanted.push(row.id);
         }
     }

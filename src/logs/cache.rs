@@ -2,6 +2,7 @@
 //! each call, loaded incrementally, and thrown away when the transaction or subtransaction that changed it is rolled back.
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use pgedge_logminer::PatternSet;
 use pgrx::prelude::*;
@@ -52,6 +53,8 @@ pub struct Learned {
     pub last_no: i64,
     /// The shapes and their patterns.
     pub set: PatternSet,
+    /// The patterns of shapes that lines had: as long as the set stays the same they need not be put together again.
+    pub assembled: HashMap<Box<str>, Rc<str>>,
     /// Whether rows may have patterns that are none any more.
     pub recheck: bool,
     rows: HashMap<Box<str>, Vec<Row>>,
@@ -67,6 +70,7 @@ impl Learned {
             epoch,
             last_no: 0,
             set: PatternSet::default(),
+            assembled: HashMap::new(),
             recheck: false,
             rows: HashMap::new(),
             patterns: HashMap::new(),

@@ -1,5 +1,6 @@
 //! New shapes: their patterns, and what becomes of the rows of patterns that generalise.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use pgedge_logminer::{Growth, OTHER, structure};
 use pgrx::check_for_interrupts;
@@ -12,33 +13,25 @@ use super::spi::Session;
 use super::store::{self, Hour, Step};
 use super::table::{self, Limits, Merge, Stored, Target};
 
-/// The patterns of the shapes of a call.
-pub struct Patterns(HashMap<String, String>);
-
-impl Patterns {
-    /// The pattern of a shape of the call.
-    pub fn of(&self, shape: &str) -> &str {
-        &self.0[shape]
-    }
-}
-
 /// Patterns that are none any more, each with the one that takes its rows.
 type Moves = HashMap<String, String>;
 
-/// The pattern of each shape, learning those that are new and merging the rows of patterns that generalise by it.
+/// The pattern of each group's shape, learning those that are new and merging the rows of patterns that generalise by it.
 pub fn learn(
     session: &Session<'_>,
     target: &Target,
     limits: &Limits,
     work: &mut Work<'_>,
     groups: &[Group<'_>],
-) -> Patterns {
-    let set = &work.learned.set;
-    let unknown: BTreeSet<&str> = groups.iter().map(|g| g.shape.as_str()).filter(|s| !set.contains(s)).collect();
+) -> Vec<Rc<str>> {
+    let Learned { set, assembled, .. } = &work.learned;
+    let known = |shape: &&str| assembled.contains_key(*shape) || set.contains(shape);
+    let unknown: BTreeSet<&str> = groups.iter().map(|g| g.shape.as_str()).filter(|s| !known(s)).collect();
     let growth = work.learned.set.insert_all(unknown, || {
         check_for_interrupts!();
     });
     if !growth.added.is_empty() || !growth.forgotten.is_empty() {
+        work.learned.assembled.clear();
         work.change();
         let (added, forgotten): (Vec<&str>, Vec<&str>) =
             (growth.added.iter().map(String::as_str).collect(), growth.forgotten.iter().map(String::as_str).collect());
@@ -48,9 +41,17 @@ pub fn learn(
     }
     let moves = moves(&mut work.learned, &growth);
     merge_rows(session, target, limits, work, &moves);
-    let set = &work.learned.set;
-    let pattern = |shape: &str| set.pattern(shape).unwrap_or_else(|| set.cover(shape));
-    Patterns(groups.iter().map(|g| (g.shape.clone(), pattern(&g.shape))).collect())
+    let Learned { set, assembled, .. } = &mut work.learned;
+    let mut pattern = |shape: &str| {
+        if let Some(known) = assembled.get(shape) {
+            return known.clone();
+        }
+        let Some(pattern) = set.pattern(shape) else { return set.cover(shape).into() };
+        let pattern: Rc<str> = pattern.into();
+        assembled.insert(shape.into(), pattern.clone());
+        pattern
+    };
+    groups.iter().map(|g| pattern(&g.shape)).collect()
 }
 
 /// What becomes of the rows whose patterns are none any more: they generalised, or their shapes were forgotten. Either way their lines go to

@@ -23,7 +23,7 @@ fn match_log(
 
 fn find(message: &str, source: Option<&str>, level: Option<&str>) -> Option<(i64, String)> {
     let target = Target::find();
-    target.check_columns();
+    target.columns();
     let line = mineable(message);
     let event = miner::parse(&line);
     let shape = miner::shape_of_message(&event.message);

@@ -13,6 +13,7 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 mod aggregate;
 mod batch;
 mod cache;
+mod direct;
 mod input;
 mod learn;
 pub mod lookup;

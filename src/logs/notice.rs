@@ -124,8 +124,8 @@ fn within_limits(session: &Session<'_>, source: &str, mut notices: Vec<Notice>, 
     notices
 }
 
-fn sample<'a>(tally: &'a Tally<'_>) -> Option<&'a str> {
-    tally.samples.texts().next()
+fn sample(tally: &Tally<'_>) -> Option<String> {
+    tally.samples.first()
 }
 
 /// Finds out, once an hour, from how many lines this hour is a spike for each row that got lines.

@@ -18,7 +18,7 @@ const CHUNK: i64 = 10_000;
 fn prune_logs(older_than: Interval) -> i64 {
     table::check_writable();
     let target = Target::find();
-    target.check_columns();
+    target.columns();
     store::lock_all();
     Spi::connect_mut(|_| {
         let session = Session { table: &target.name, delta_type: target.delta_type, writes: true };

@@ -16,7 +16,12 @@ const MAX_LENGTH: usize = 2000;
 #[derive(Clone, Debug, Default)]
 pub struct Samples<'a> {
     kept: Vec<(u64, Cow<'a, str>)>,
+    /// Raw lines that may be among them: most often none of a call's lines changes what is stored, and none is then masked.
+    raw: Vec<(u64, &'a str)>,
 }
+
+/// Raw lines that are put off.
+const MAX_RAW: usize = 2 * miner::MAX_SAMPLES;
 
 /// The rank of a raw line.
 pub fn rank(line: &str) -> u64 {
@@ -45,11 +50,34 @@ impl<'a> Samples<'a> {
     pub fn add(&mut self, line: &'a str) {
         let rank = rank(line);
         let full = self.kept.len() == miner::MAX_SAMPLES;
-        if full && self.kept.last().is_some_and(|(last, _)| rank >= *last) || self.kept.iter().any(|(r, _)| *r == rank)
-        {
+        if full && self.kept.last().is_some_and(|(last, _)| rank >= *last) || self.offered().any(|r| r == rank) {
             return;
         }
-        self.offer(rank, shown(line));
+        self.raw.push((rank, line));
+        if self.raw.len() > MAX_RAW {
+            self.settle();
+        }
+    }
+
+    /// Masks and offers the raw lines.
+    fn settle(&mut self) {
+        for (rank, line) in std::mem::take(&mut self.raw) {
+            self.offer(rank, shown(line));
+        }
+    }
+
+    fn settled(&self) -> Cow<'_, Self> {
+        if self.raw.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let mut settled = self.clone();
+        settled.settle();
+        Cow::Owned(settled)
+    }
+
+    /// The ranks of all that may be kept.
+    pub fn offered(&self) -> impl Iterator<Item = u64> {
+        self.kept.iter().map(|(r, _)| *r).chain(self.raw.iter().map(|(r, _)| *r))
     }
 
     /// Offers a text of a known rank.
@@ -67,7 +95,7 @@ impl<'a> Samples<'a> {
 
     /// Offers all of another summary.
     pub fn merge(&mut self, other: &Samples<'a>) {
-        for (rank, text) in &other.kept {
+        for (rank, text) in &other.settled().kept {
             self.offer(*rank, text.clone());
         }
     }
@@ -97,16 +125,16 @@ impl<'a> Samples<'a> {
 
     /// The ranks, lowest first.
     pub fn ranks(&self) -> impl Iterator<Item = u64> {
-        self.kept.iter().map(|(r, _)| *r)
+        self.settled().into_owned().kept.into_iter().map(|(r, _)| r)
     }
 
-    /// The texts, by rank.
-    pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.kept.iter().map(|(_, t)| &**t)
+    /// The first text.
+    pub fn first(&self) -> Option<String> {
+        self.settled().kept.first().map(|(_, text)| text.to_string())
     }
 
     /// The texts as a JSON array, by rank.
     pub fn to_json(&self) -> String {
-        serde_json::Value::from_iter(self.texts()).to_string()
+        serde_json::Value::from_iter(self.settled().kept.iter().map(|(_, text)| &**text)).to_string()
     }
 }

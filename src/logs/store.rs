@@ -2,6 +2,7 @@
 use pgrx::prelude::*;
 
 use super::cache::{self, Learned, Row};
+use super::direct;
 use super::spi::{self, Session};
 
 /// Distinguishes our advisory locks from those of users (1 and 2) in `pg_locks.objsubid`.
@@ -46,21 +47,41 @@ pub fn lock_all() {
     lock(0..LOCKS as u32);
 }
 
-/// What is known of a source, from the cache as far as it is still true; None when nothing is.
-pub fn load(session: &Session<'_>, extension: pg_sys::Oid, source: &str) -> Option<Learned> {
-    let cached = cache::take(extension, source);
-    let keeps_snapshot = crate::session::keeps_snapshot();
+/// The state of a source.
+pub struct Generation {
+    /// Its number.
+    pub no: i32,
+    /// See [`Learned::epoch`].
+    pub epoch: i64,
+    /// The last change.
+    pub last_no: i64,
+}
+
+/// The state of a source; None when nothing is known of it.
+fn generation(session: &Session<'_>, source: &str, locks: bool) -> Option<Generation> {
     let stored = session.rows(
-        if session.writes && keeps_snapshot {
+        if locks {
             // This transaction may not see what was learned since it began. Locking the row finds that out: 40001, try again.
             "SELECT s.source_no, s.epoch, s.last_no FROM pgedge._log_sources s WHERE s.source = $1 FOR UPDATE"
         } else {
             "SELECT s.source_no, s.epoch, s.last_no FROM pgedge._log_sources s WHERE s.source = $1"
         },
         &[spi::text(source)],
-        |row| (row.get::<i32>(1), row.get::<i64>(2), row.get::<i64>(3)),
+        |row| Generation { no: row.get(1), epoch: row.get(2), last_no: row.get(3) },
     );
-    let &(no, epoch, last_no) = stored.first()?;
+    stored.into_iter().next()
+}
+
+/// What is known of a source, from the cache as far as it is still true; None when nothing is.
+pub fn load(session: &Session<'_>, extension: pg_sys::Oid, source: &str) -> Option<Learned> {
+    let cached = cache::take(extension, source);
+    let keeps_snapshot = crate::session::keeps_snapshot();
+    let by_key = cached.as_ref().filter(|_| session.writes && !keeps_snapshot);
+    let known = by_key.and_then(|c| direct::generation(extension, c.no, source));
+    let Generation { no, epoch, last_no } = match known {
+        Some(known) => known,
+        None => generation(session, source, session.writes && keeps_snapshot)?,
+    };
     let mut learned = match cached {
         Some(c) if c.no == no && c.epoch == epoch && c.last_no <= last_no => c,
         _ => Learned::new(no, epoch),
@@ -83,6 +104,7 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
             row.get::<String>(1)
         });
     let before = learned.set.len();
+    learned.assembled.clear();
     let growth = learned.set.insert_all(shapes.iter().map(String::as_str), || {
         check_for_interrupts!();
     });

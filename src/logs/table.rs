@@ -23,6 +23,66 @@ pub struct Limits {
     pub source: Option<usize>,
     /// The largest count.
     pub count: i64,
+    /// The columns.
+    pub columns: Columns,
+}
+
+/// A column that the functions read or write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    Id,
+    Pattern,
+    Count,
+    Level,
+    Source,
+    FirstSeen,
+    LastSeen,
+    Metadata,
+    Samples,
+}
+
+/// Names of the columns, in the order of [`Column`].
+const COLUMNS: [&core::ffi::CStr; 9] = [
+    c"id",
+    c"message_pattern",
+    c"count",
+    c"level",
+    c"source",
+    c"first_seen",
+    c"last_seen",
+    c"metadata",
+    c"sample_messages",
+];
+
+/// Number, type and modifier of each column, in the order of [`Column`].
+#[derive(Clone, Copy, Debug)]
+pub struct Columns([(pg_sys::AttrNumber, pg_sys::Oid, i32); COLUMNS.len()]);
+
+impl Columns {
+    /// The number of a column in the table.
+    pub fn number(&self, column: Column) -> pg_sys::AttrNumber {
+        self.0[column as usize].0
+    }
+
+    /// The type of a column.
+    pub fn type_of(&self, column: Column) -> pg_sys::Oid {
+        self.0[column as usize].1
+    }
+
+    /// The most characters of a column; None for any number.
+    fn chars(&self, column: Column) -> Option<usize> {
+        let (_, type_oid, modifier) = self.0[column as usize];
+        (type_oid == pg_sys::VARCHAROID && modifier > 4).then_some((modifier - 4) as usize)
+    }
+
+    /// Whether the columns have the types that they are made with, or wider ones of the same sort.
+    pub fn are_usual(&self) -> bool {
+        let is = |types: &[pg_sys::Oid], columns: &[Column]| columns.iter().all(|c| types.contains(&self.type_of(*c)));
+        is(&[pg_sys::INT4OID, pg_sys::INT8OID], &[Column::Id, Column::Count])
+            && is(&[pg_sys::TEXTOID, pg_sys::VARCHAROID], &[Column::Pattern, Column::Level, Column::Source])
+            && is(&[pg_sys::TIMESTAMPOID], &[Column::FirstSeen, Column::LastSeen])
+            && is(&[pg_sys::JSONBOID], &[Column::Metadata, Column::Samples])
+    }
 }
 
 /// Where `aggregated_logs` is.
@@ -34,7 +94,8 @@ pub struct Target {
     pub delta_type: pg_sys::Oid,
     /// Its quoted name with schema.
     pub name: String,
-    relation: pg_sys::Oid,
+    /// The table itself.
+    pub relation: pg_sys::Oid,
     schema: pg_sys::Oid,
     schema_name: String,
     owner: pg_sys::Oid,
@@ -129,52 +190,36 @@ impl Target {
         Self { extension, delta_type: delta_type(ours), name, relation: oid, schema, schema_name, owner }
     }
 
-    /// Refuses a table that lost a column which the statements name.
-    pub fn check_columns(&self) {
-        const COLUMNS: [&core::ffi::CStr; 9] = [
-            c"id",
-            c"message_pattern",
-            c"count",
-            c"level",
-            c"source",
-            c"first_seen",
-            c"last_seen",
-            c"metadata",
-            c"sample_messages",
-        ];
-        if let Some(missing) = COLUMNS.into_iter().find(|c| self.column(c).0 == pg_sys::InvalidOid) {
-            errors::fail(
-                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-                format!("column \"{}\" of table {} does not exist", missing.to_string_lossy(), self.name),
-                "Add it with: SELECT pgedge.create_tables();",
-            );
-        }
+    /// The columns; refuses a table that lost one which the statements name.
+    pub fn columns(&self) -> Columns {
+        Columns(COLUMNS.map(|name| {
+            let (mut type_oid, mut typmod, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
+            // SAFETY: lookups in the system cache; the second is made only for a column that is there.
+            unsafe {
+                let number = pg_sys::get_attnum(self.relation, name.as_ptr());
+                if number == pg_sys::InvalidAttrNumber as i16 {
+                    errors::fail(
+                        PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                        format!("column \"{}\" of table {} does not exist", name.to_string_lossy(), self.name),
+                        "Add it with: SELECT pgedge.create_tables();",
+                    );
+                }
+                pg_sys::get_atttypetypmodcoll(self.relation, number, &mut type_oid, &mut typmod, &mut collation);
+                (number, type_oid, typmod)
+            }
+        }))
     }
 
     /// What fits into the table as it is now.
     pub fn limits(&self) -> Limits {
-        let chars = |column: &core::ffi::CStr| {
-            let (type_oid, typmod) = self.column(column);
-            (type_oid == pg_sys::VARCHAROID && typmod > 4).then_some((typmod - 4) as usize)
-        };
-        let count = if self.column(c"count").0 == pg_sys::INT4OID { i64::from(i32::MAX) } else { i64::MAX };
+        let columns = self.columns();
+        let count = if columns.type_of(Column::Count) == pg_sys::INT4OID { i64::from(i32::MAX) } else { i64::MAX };
         Limits {
-            level: chars(c"level"),
-            source: Some(chars(c"source").map_or(MAX_SOURCE, |n| n.min(MAX_SOURCE))),
+            level: columns.chars(Column::Level),
+            source: Some(columns.chars(Column::Source).map_or(MAX_SOURCE, |n| n.min(MAX_SOURCE))),
             count,
+            columns,
         }
-    }
-
-    fn column(&self, name: &core::ffi::CStr) -> (pg_sys::Oid, i32) {
-        let (mut type_oid, mut typmod, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
-        // SAFETY: lookups in the system cache; the second is made only for a column that is there.
-        unsafe {
-            let number = pg_sys::get_attnum(self.relation, name.as_ptr());
-            if number != pg_sys::InvalidAttrNumber as i16 {
-                pg_sys::get_atttypetypmodcoll(self.relation, number, &mut type_oid, &mut typmod, &mut collation);
-            }
-        }
-        (type_oid, typmod)
     }
 
     /// Name and owner of another table of the same schema; None when it is not there.
@@ -269,7 +314,12 @@ pub fn update(
     deltas: &[(i64, &Delta<'_>)],
     limits: &Limits,
 ) -> HashMap<i64, i64> {
-    let args = [records(target, deltas), spi::int8(limits.count), spi::int4(super::metadata::MAX_BYTES as i32)];
+    let mut found = super::direct::update(target, deltas, limits);
+    let deltas: Vec<(i64, &Delta<'_>)> = deltas.iter().copied().filter(|(id, _)| !found.contains_key(id)).collect();
+    if deltas.is_empty() {
+        return found;
+    }
+    let args = [records(target, &deltas), spi::int8(limits.count), spi::int4(super::metadata::MAX_BYTES as i32)];
     let counts = session.rows(
         "UPDATE %T a SET
             count = CASE WHEN coalesce(a.count, 0)::int8 + v.n <= $2 THEN coalesce(a.count, 0)::int8 + v.n END,
@@ -287,7 +337,10 @@ pub fn update(
         &args,
         |row| (row.get(1), row.opt::<i64>(2)),
     );
-    counts.into_iter().map(|(id, count)| (id, count.unwrap_or_else(|| overflow(session.table, id, limits)))).collect()
+    found.extend(
+        counts.into_iter().map(|(id, count)| (id, count.unwrap_or_else(|| overflow(session.table, id, limits)))),
+    );
+    found
 }
 
 fn overflow(table: &str, id: i64, limits: &Limits) -> ! {

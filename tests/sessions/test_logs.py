@@ -246,6 +246,90 @@ def test_a_count_never_overflows_silently(db):
         fails(conn, "22001", "SELECT pgedge.aggregate_logs(ARRAY['x'], 'l', repeat('s', 501))")
 
 
+# Each makes the table one whose rows are written by a statement; on a plain one they are written without.
+NOT_PLAIN = [
+    "ALTER TABLE aggregated_logs ADD CHECK (count > 0)",
+    "ALTER TABLE aggregated_logs ADD double bigint GENERATED ALWAYS AS (count * 2) STORED",
+    "ALTER TABLE aggregated_logs ENABLE ROW LEVEL SECURITY",
+    "ALTER TABLE aggregated_logs ALTER first_seen TYPE timestamptz",
+    "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER t BEFORE UPDATE ON aggregated_logs FOR EACH ROW EXECUTE FUNCTION nothing()",
+    "CREATE TABLE heir () INHERITS (aggregated_logs)",
+    "ALTER TABLE aggregated_logs DROP CONSTRAINT aggregated_logs_pkey",
+]
+
+ROWS = ("SELECT id, message_pattern, count, level, source, first_seen::timestamp, last_seen::timestamp, metadata::text, sample_messages::text"
+        " FROM aggregated_logs ORDER BY 2, 4, 5")
+
+
+def life_of_a_table(conn, other, seed):
+    """Calls of few lines with everything that changes a row between them; answers what is stored after each."""
+    rng = random.Random(seed)
+    seen = []
+    keys = ["host", "pid", "long", "list"]
+    for n in range(60):
+        entries = []
+        for _ in range(rng.randrange(1, 12)):
+            entry = {"message": rng.choice(["User {} logged in", "disk {} full", "Query took {}s", "password={} given"]).format(rng.randrange(40)),
+                     "level": rng.choice(["INFO", "ERROR", None]), "source": rng.choice(["a", "b", None]),
+                     "timestamp": f"2026-03-{rng.randrange(1, 20):02} 10:00:00.{rng.randrange(1000):03}+00"}
+            if rng.random() < 0.5:
+                entry["metadata"] = {k: rng.choice([1, 2, None, "x" * rng.choice([1, 3000]), [1]]) for k in rng.sample(keys, rng.randrange(4))}
+            entries.append(entry)
+        # who wrote last changes, so that what a session remembers of a row is no longer so
+        by = rng.choice([conn, conn, conn, other])
+        assert by.execute("SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::jsonb)", (json.dumps(entries),)).fetchone()[0] == len(entries)
+        if n % 7 == 3:
+            other.execute(rng.choice([
+                "UPDATE aggregated_logs SET count = NULL, first_seen = NULL, last_seen = NULL WHERE id % 3 = 0",
+                "UPDATE aggregated_logs SET metadata = '[1]', sample_messages = '{}' WHERE id % 3 = 1",
+                "UPDATE aggregated_logs SET metadata = NULL, sample_messages = NULL",
+                "UPDATE aggregated_logs SET message_pattern = 'mine' WHERE id % 4 = 1",
+                "DELETE FROM aggregated_logs WHERE id % 4 = 2",
+                "VACUUM FULL aggregated_logs", "VACUUM aggregated_logs", "TRUNCATE aggregated_logs",
+            ]))
+        seen.append(conn.execute(ROWS).fetchall())
+    return seen
+
+
+@pytest.mark.parametrize("change", NOT_PLAIN)
+def test_rows_are_the_same_with_and_without_a_statement(db, change):
+    seed = NOT_PLAIN.index(change)
+    with db.connect() as conn, db.connect() as other:
+        plain = life_of_a_table(conn, other, seed)
+
+        assert max(map(len, plain)) > 5
+        conn.execute("DROP EXTENSION pgedge CASCADE")
+        conn.execute("DROP TABLE aggregated_logs")
+        conn.execute("CREATE EXTENSION pgedge")
+        conn.execute(change)
+        by_statement = life_of_a_table(conn, other, seed)
+        assert [sorted(map(repr, (r[1:] for r in rows))) for rows in by_statement] == [sorted(map(repr, (r[1:] for r in rows))) for rows in plain]
+
+
+def test_a_row_that_another_client_holds_is_waited_for(db):
+    """Lines are added to what the other client made of the row; what it made someone else's row stays as it made it."""
+    with db.connect() as conn, db.connect(autocommit=False) as holder:
+        send = "SELECT message_pattern, occurrences, is_new FROM pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 'auth')"
+        for _ in range(3):
+            conn.execute(send)
+        for change, expected in (("count = count + 100", [("User {ID} logged in", 104)]),
+                                 ("message_pattern = 'mine'", [("User {ID} logged in", 1), ("mine", 104)])):
+            holder.execute(f"UPDATE aggregated_logs SET {change}")
+            errors = []
+            thread = threading.Thread(target=lambda: errors.extend(hammer(1, lambda _: conn.execute(send))))
+            thread.start()
+            time.sleep(0.3)
+            assert thread.is_alive(), "it waits"
+            holder.commit()
+            thread.join(30)
+            assert not thread.is_alive() and errors == []
+            assert conn.execute("SELECT message_pattern, count FROM aggregated_logs ORDER BY 1").fetchall() == sorted(expected)
+        holder.execute("UPDATE aggregated_logs SET count = 0")
+        holder.rollback()
+        conn.execute(send)
+        assert conn.execute("SELECT sum(count) FROM aggregated_logs").fetchone() == (106,)
+
+
 BAD = [
     ("22P02", "aggregate_logs('User 5 logged in')", "User 5 logged in"),
     ("22P02", "aggregate_logs('[{\"message\": \"a\"}')", "message"),

@@ -170,22 +170,27 @@ pub(crate) const SLASH: u8 = 64;
 /// `:`
 pub(crate) const COLON: u8 = 128;
 
+/// See [`byte_class`].
+pub(crate) const fn class(b: u8) -> u8 {
+    match b {
+        0..=b' ' | 0x7f => SPACE,
+        b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' | b'|' | b'`'
+        | b'!' | b'?' | b'&' | b'^' => HARD,
+        b'0'..=b'9' => CHUNK | DIGIT,
+        b'.' => CHUNK | DOT,
+        b'/' | b'\\' => CHUNK | MARK | SLASH,
+        b':' => CHUNK | MARK | COLON,
+        b'@' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
+        _ => CHUNK,
+    }
+}
+
+/// The classes of all bytes.
 static CLASS: [u8; 256] = {
     let mut t = [CHUNK; 256];
     let mut i = 0;
     while i < 256 {
-        let b = i as u8;
-        t[i] = match b {
-            0..=b' ' | 0x7f => SPACE,
-            b',' | b';' | b'=' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' | b'|' | b'`'
-            | b'!' | b'?' | b'&' | b'^' => HARD,
-            b'0'..=b'9' => CHUNK | DIGIT,
-            b'.' => CHUNK | DOT,
-            b'/' | b'\\' => CHUNK | MARK | SLASH,
-            b':' => CHUNK | MARK | COLON,
-            b'@' | b'#' | b'*' | b'+' | b'~' | b'%' | b'$' => CHUNK | MARK,
-            _ => CHUNK,
-        };
+        t[i] = class(i as u8);
         i += 1;
     }
     t

@@ -2,7 +2,7 @@
 
 use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
-use crate::scan::Scan;
+use crate::scan::{Scan, Unit};
 use crate::secrets::{ADDRESS, HIDDEN, Hidden, hidden};
 use crate::words::{is_cue, is_identity_key, is_switch};
 use crate::{dates, quantities};
@@ -112,6 +112,39 @@ fn into_string(out: Vec<u8>) -> String {
 
 /// Writes the shape of `text`; `more`: there is more of the line behind it.
 fn walk<const SPANS: bool>(text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Segment> {
+    let unit = Unit::detect();
+    match unit {
+        // SAFETY: the processor has what `unit` says.
+        #[cfg(target_arch = "x86_64")]
+        Unit::Avx512 => unsafe { walk_avx512::<SPANS>(text, more, out) },
+        // SAFETY: the same.
+        #[cfg(target_arch = "x86_64")]
+        Unit::Avx2 => unsafe { walk_avx2::<SPANS>(text, more, out) },
+        // SAFETY: every processor has the base.
+        Unit::Base => unsafe { walk_with::<SPANS>(unit, text, more, out) },
+    }
+}
+
+/// [`walk_with`] compiled for AVX-512: what it inlines then needs no call for a window, and shifts bits in one instruction.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn walk_avx512<const SPANS: bool>(text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Segment> {
+    // SAFETY: who calls this has found the unit.
+    unsafe { walk_with::<SPANS>(Unit::Avx512, text, more, out) }
+}
+
+/// The same for AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn walk_avx2<const SPANS: bool>(text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Segment> {
+    // SAFETY: who calls this has found the unit.
+    unsafe { walk_with::<SPANS>(Unit::Avx2, text, more, out) }
+}
+
+/// # Safety
+/// The processor must have the unit.
+#[inline(always)]
+unsafe fn walk_with<const SPANS: bool>(unit: Unit, text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Segment> {
     out.clear();
     let mut w = Walk::<SPANS> {
         s: text.as_bytes(),
@@ -120,7 +153,8 @@ fn walk<const SPANS: bool>(text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Seg
         word: (0, 0),
         word_before: (0, 0),
         list: ListRun { kind: Kind::Any, start: 0, end: usize::MAX, raw_start: 0, count: 0 },
-        scan: Scan::new(),
+        // SAFETY: the caller says so.
+        scan: unsafe { Scan::new(unit) },
         segments: Vec::new(),
     };
     let reached = w.run();
@@ -128,6 +162,12 @@ fn walk<const SPANS: bool>(text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Seg
         w.rest(reached, text.len());
     }
     w.segments
+}
+
+/// Whether so many bits are set.
+#[inline(always)]
+fn at_least<const N: usize>(bits: u64) -> bool {
+    (1..N).fold(bits, |bits, _| bits & bits.wrapping_sub(1)) != 0
 }
 
 /// Lengths, as bits, of the words with a given first byte that [`Walk::short_word`] knows.
@@ -153,17 +193,19 @@ fn may_be_short_word(first: u8, len: usize) -> bool {
 }
 
 impl<const SPANS: bool> Walk<'_, SPANS> {
+    #[inline(always)]
     fn run(&mut self) -> usize {
         let n = self.s.len();
         let mut i = 0;
         while i < n {
             let (end, forms) = self.scan.chunk(self.s, i);
+            let mut stop = 0;
             if end > i {
                 i = if forms { self.chunk(i, end) } else { self.plain(i, end) };
+                stop = i;
                 // one blank between words stays as it is
-                if self.s.get(i) == Some(&b' ')
-                    && self.s.get(i + 1).is_some_and(|&b| byte_class(b) & SPACE == 0)
-                    && !self.is_full(i)
+                if let Some(&[b' ', next]) = self.s.get(i..).and_then(<[u8]>::first_chunk)
+                    && byte_class(next) & SPACE == 0
                 {
                     i += 1;
                 }
@@ -172,7 +214,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             } else {
                 i = self.delimiter(i);
             }
-            if self.is_full(i) && i < n {
+            if i > MAX_SHAPE / 7 && i < n && self.is_full(i) {
+                // before the blank, had it been full there
+                if stop > 0 && self.is_full(stop) {
+                    i = stop;
+                }
                 break;
             }
         }
@@ -202,7 +248,15 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     pub(crate) fn flush(&mut self, to: usize) {
         if self.pending < to {
             let from = self.out.len();
-            self.out.extend_from_slice(&self.s[self.pending..to]);
+            let len = to - self.pending;
+            match self.s[self.pending..].first_chunk::<32>() {
+                // as for placeholders: so many at once and some taken back
+                Some(text) if len <= 32 => {
+                    self.out.extend_from_slice(text);
+                    self.out.truncate(from + len);
+                }
+                _ => self.out.extend_from_slice(&self.s[self.pending..to]),
+            }
             if SPANS {
                 self.segments.push(Segment { out: (from, self.out.len()), raw: (self.pending, to) });
             }
@@ -282,7 +336,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     /// A chunk without digits, dots or marks.
-    #[inline]
+    #[inline(always)]
     fn plain(&mut self, a: usize, b: usize) -> usize {
         let len = b - a;
         if len > MAX_WORD {
@@ -368,6 +422,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
 
     /// Whether the word is the value of a key that names an identity (`user=root`), or stands where a user's name stands
     /// (`for user root by`).
+    #[inline(always)]
     fn identity(&self, a: usize, b: usize) -> bool {
         let key = &self.s[self.word.0..self.word.1];
         match self.s[a - 1] {
@@ -386,6 +441,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     /// A chunk with digits, dots or marks. Answers where reading goes on (a date may run past the chunk).
+    #[inline(always)]
     fn chunk(&mut self, start: usize, end: usize) -> usize {
         let masks = self.scan.masks(start, end);
         if let Some(m) = masks {
@@ -411,7 +467,10 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             let e = self.letters(start, b, false);
             return if e > b { e } else { end };
         }
-        let seen = self.s[start..end].iter().fold(0, |seen, &b| seen | byte_class(b));
+        let seen = match masks {
+            Some(m) => m.classes(),
+            None => self.s[start..end].iter().fold(0, |seen, &b| seen | byte_class(b)),
+        };
         if seen & SLASH != 0
             && seen & COLON != 0
             && let Some((u, e)) = forms::url(self.s, start, b)
@@ -458,6 +517,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     /// Recognises what begins at `a`; the chunk ends at `b`. Answers the end of what was read, always past `a`.
+    #[inline(always)]
     fn one(&mut self, a: usize, b: usize, seen: u8) -> usize {
         let s = self.s;
         if seen & SLASH != 0
@@ -490,7 +550,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 return e;
             }
         }
-        let run = forms::joined_run(s, a + signed, b);
+        let run = self.joined_run(a + signed, b);
         // `2024-01-15T10:30` is no host with a port
         if c.is_ascii_digit()
             && let Some(e) = dates::date(s, a + signed)
@@ -500,12 +560,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         if signed == 0
             && seen & (DOT | MARK) != 0
+            && self.may_be_named(a, run, seen)
             && let Some((kind, e)) = forms::named(s, a, run, b, seen & DOT != 0)
         {
             self.emit(kind, a, e);
             return e;
         }
-        if c.is_ascii_digit() { self.number(a, signed, run, b) } else { self.letters(a, run, seen & DIGIT != 0) }
+        if c.is_ascii_digit() { self.number(a, signed, run, b, seen) } else { self.letters(a, run, seen & DIGIT != 0) }
     }
 
     /// Whether a colon and nothing else stands between a path and `a`: two numbers there are the line and column of a source file.
@@ -517,14 +578,19 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     /// A token that begins with a digit (at `a + signed`).
-    fn number(&mut self, a: usize, signed: usize, run: usize, b: usize) -> usize {
+    fn number(&mut self, a: usize, signed: usize, run: usize, b: usize, seen: u8) -> usize {
         let s = self.s;
         let d = a + signed;
-        if let Some(e) = dates::clock(s, d).filter(|e| e - d > 5 || !self.behind_path(a)) {
+        if seen & COLON != 0
+            && let Some(e) = dates::clock(s, d).filter(|e| e - d > 5 || !self.behind_path(a))
+        {
             self.emit(Kind::Time, a, e);
             return e;
         }
-        if let Some(e) = forms::ipv4(s, d) {
+        if seen & DOT != 0
+            && self.scan.masks(d, run).is_none_or(|m| at_least::<3>(m.dots))
+            && let Some(e) = forms::ipv4(s, d)
+        {
             self.emit(Kind::Ip, a, e);
             return e;
         }
@@ -542,7 +608,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     /// A token of letters, digits, dots, dashes and underscores that begins with a letter. `digits`: its chunk holds some.
     fn letters(&mut self, a: usize, run: usize, digits: bool) -> usize {
         let s = self.s;
-        let piece = forms::word_end(s, a);
+        let piece = self.scan.word_end(a).unwrap_or_else(|| forms::word_end(s, a));
         let word = &s[a..piece];
         if digits
             && piece == run
@@ -590,6 +656,29 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         self.remember(a, piece);
         piece
+    }
+
+    /// Whether [`forms::named`] may find something in the joined run `a..run`: two dots, or a mark behind it; never in numbers with dots.
+    #[inline(always)]
+    fn may_be_named(&self, a: usize, run: usize, seen: u8) -> bool {
+        let next = forms::byte(self.s, run);
+        if next == b'@' {
+            return true;
+        }
+        let Some(m) = self.scan.masks(a, run) else { return true };
+        let numeric = m.digits | m.dots == u64::MAX >> (64 - (run - a));
+        !numeric && (next == b':' || seen & DOT != 0 && at_least::<2>(m.dots))
+    }
+
+    /// [`forms::joined_run`] from the masks.
+    #[inline]
+    fn joined_run(&self, a: usize, b: usize) -> usize {
+        let Some(e) = self.scan.joined_end(a) else { return forms::joined_run(self.s, a, b) };
+        let mut e = e.min(b);
+        while e > a && matches!(self.s[e - 1], b'.' | b'-') {
+            e -= 1;
+        }
+        e
     }
 
     /// [`quantities::is_identifier`] of the joined run `a..b`.
