@@ -61,7 +61,7 @@ LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF lease IS NULL THEN
         PERFORM pgedge._events_reject('lease must not be null', 'Say for how long the events are yours, e.g. ''5 minutes''.', '22004');
-    ELSIF lease <= interval '0' OR lease > interval '1 year' THEN
+    ELSIF lease <= interval '0' OR lease > interval '366 days' THEN
         PERFORM pgedge._events_reject(format('lease "%s" is out of range', lease), 'Give a lease longer than 0 and of at most a year, e.g. ''5 minutes''.');
     END IF;
 END $$;

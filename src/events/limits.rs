@@ -17,10 +17,6 @@ pub fn refresh(segment: Segment) {
         }
         state.limits_wanted
     };
-    // A snapshot that is older than the change would not show it.
-    if session::keeps_snapshot() {
-        return;
-    }
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: the user is put back here, or by the transaction's abort; the statement reads a table of the extension and nothing else.
     unsafe {
@@ -31,7 +27,7 @@ pub fn refresh(segment: Segment) {
         );
     }
     let now = session::clock();
-    // SAFETY: popped below, or by the transaction's abort. The statement's own snapshot may be older than the change.
+    // SAFETY: popped below, or by the transaction's abort. The snapshot of the statement, or of the whole transaction, may be older than the change.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
     let read = Spi::connect(|client| {
         let sql = "SELECT event_type, max_concurrent, max_per_second, paused FROM pgedge.event_limits";
