@@ -18,8 +18,9 @@ const PAGES: u32 = 32;
 const PAUSE: [i64; 2] = [4, 20];
 /// Between two walks through the table: at least so long, or a tenth of the retention, up to an hour (µs).
 const WALKS: (i64, i64) = (1_000_000, 3_600_000_000);
-/// After a failure, and until a look is over.
+/// After a failure, and until a look is over; and while constraints forbid it.
 const AFTER_FAILURE: i64 = 60_000_000;
+const FORBIDDEN: i64 = 600_000_000;
 
 const ONE: &str = "UPDATE ONLY %t e SET status = 'processed', processed_at = now(), attempts = $2, claimed_by = $3, claimed_at = $4 \
                    WHERE e.id = $1 AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint, e.status IS NOT DISTINCT FROM 'processed'";
@@ -101,7 +102,8 @@ fn mark(table: pg_sys::Oid, held: &[Slot]) -> Vec<i64> {
         let rows = pg_sys::SPI_tuptable;
         for n in 0..pg_sys::SPI_processed as usize {
             let mut null = false;
-            let mut value = |column| pg_sys::SPI_getbinval(*(*rows).vals.add(n), (*rows).tupdesc, column, &raw mut null);
+            let mut value =
+                |column| pg_sys::SPI_getbinval(*(*rows).vals.add(n), (*rows).tupdesc, column, &raw mut null);
             if value(2).value() != 0 {
                 done.push(value(1).value() as i64);
             }
@@ -293,7 +295,8 @@ fn retain(table: pg_sys::Oid) {
     }
     let walk = if over { (i64::from(seconds) * 100_000).clamp(WALKS.0, WALKS.1) } else { 0 };
     state.retain_at = match deleted {
-        Ok(Some(n)) if n >= 0 => now + ((now - started) * PAUSE[usize::from(n == 0)]).max(walk),
+        Ok(Some(-2)) => now + FORBIDDEN,
+        Ok(Some(n)) if n >= 0 => now + ((now - started) * PAUSE[usize::from(n == 0)]).max(walk).min(WALKS.1),
         _ => now + AFTER_FAILURE,
     };
 }
