@@ -61,7 +61,7 @@ LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF lease IS NULL THEN
         PERFORM pgedge._events_reject('lease must not be null', 'Say for how long the events are yours, e.g. ''5 minutes''.', '22004');
-    ELSIF lease <= interval '0' OR lease > interval '1 year' THEN
+    ELSIF lease <= interval '0' OR lease > interval '366 days' THEN
         PERFORM pgedge._events_reject(format('lease "%s" is out of range', lease), 'Give a lease longer than 0 and of at most a year, e.g. ''5 minutes''.');
     END IF;
 END $$;
@@ -396,16 +396,27 @@ COMMENT ON FUNCTION pgedge.purge_events(interval, boolean, int) IS
 'Deletes processed events whose processed_at, and cancelled ones whose created_at, is older than older_than (default: pgedge.event_retention); dead ones only with include_dead; at most max_events of them. Returns how many. Claims are never blocked by it. Errors: 22004, 22003, 22023, 25006.';
 
 -- Among the rows on some pages of the table. What goes wrong there, such as a foreign key that refers to an event, must not keep anyone from
--- completing events.
+-- completing events: so locks are not waited for, and nothing is deleted where that could fail, or change other rows, only at commit.
 CREATE FUNCTION pgedge._events_retain(seconds bigint, first_page bigint, pages bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET lock_timeout = '10ms' AS $$
 DECLARE
     purged bigint;
+    held_up text;
 BEGIN
+    SELECT string_agg(x.what, ', ' ORDER BY x.what) INTO held_up FROM (
+        SELECT format('foreign key %I of %s', c.conname, c.conrelid::regclass) FROM pg_constraint c
+        WHERE c.confrelid = '@extschema@.claude_events'::regclass AND c.contype = 'f' AND (c.condeferrable OR c.confdeltype NOT IN ('a', 'r'))
+        UNION SELECT format('trigger %I', t.tgname) FROM pg_trigger t
+        WHERE t.tgrelid = '@extschema@.claude_events'::regclass AND NOT t.tgisinternal AND t.tgdeferrable AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D') x(what);
+    IF held_up IS NOT NULL THEN
+        RAISE LOG 'pgedge.event_retention: complete_events() deletes no old events because of %', held_up
+            USING HINT = 'They are deferrable, or change other tables: call purge_events() instead.';
+        RETURN -2;
+    END IF;
     PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
-    DELETE FROM @extschema@.claude_events e USING (
-        SELECT o.ctid FROM @extschema@.claude_events o
+    DELETE FROM ONLY @extschema@.claude_events e USING (
+        SELECT o.ctid FROM ONLY @extschema@.claude_events o
         WHERE o.ctid >= format('(%s,0)', $2)::tid AND o.ctid < format('(%s,0)', $2 + $3)::tid
           AND o.status IN ('processed', 'cancelled') AND coalesce(o.processed_at, o.created_at) <= localtimestamp - make_interval(secs => $1)
         FOR UPDATE SKIP LOCKED) d
@@ -416,7 +427,7 @@ EXCEPTION WHEN OTHERS THEN
     RAISE LOG 'pgedge.event_retention: old events could not be deleted: %', SQLERRM;
     RETURN -1;
 END $$;
-COMMENT ON FUNCTION pgedge._events_retain(bigint, bigint, bigint) IS 'internal: deletes finished events older than so many seconds on some pages of the table; how many, or -1 after a failure';
+COMMENT ON FUNCTION pgedge._events_retain(bigint, bigint, bigint) IS 'internal: deletes finished events older than so many seconds on some pages of the table; how many, -1 after a failure, -2 where constraints forbid it';
 
 CREATE FUNCTION pgedge._queue_stats()
 RETURNS TABLE (event_type text, pending bigint, ready bigint, delayed bigint, processing bigint, expired bigint, dead bigint, oldest_ready_age interval, next_due_at timestamptz)
@@ -438,7 +449,7 @@ BEGIN
            count(*) FILTER (WHERE e.status = 'processing' OR e.status = 'pending' AND l.ends > instant),
            count(*) FILTER (WHERE e.status = 'pending' AND l.ends <= instant),
            count(*) FILTER (WHERE e.status = 'dead'),
-           instant::timestamp - min(e.created_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND coalesce(e.run_at <= instant, true)),
+           instant::timestamp - min(e.created_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND coalesce(e.run_at <= instant, true) AND isfinite(e.created_at)),
            min(e.run_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND e.run_at > instant)
     FROM @extschema@.claude_events e LEFT JOIN unnest(ids, ends) l(id, ends) ON l.id = e.id
     WHERE e.status IN ('pending', 'processing', 'dead') GROUP BY 1;
@@ -512,6 +523,8 @@ SELECT pg_catalog.pg_extension_config_dump('pgedge.event_limits', '');
 CREATE FUNCTION pgedge._event_limits_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- Two that add rows at a time would each not see the other's.
+    IF TG_OP = 'INSERT' THEN PERFORM pg_advisory_xact_lock('pgedge.event_limits'::regclass::oid::integer, 0); END IF;
     IF (SELECT count(*) > 64 FROM pgedge.event_limits) THEN
         PERFORM pgedge._events_reject('too many event types with limits: more than 64', 'Delete rows of pgedge.event_limits that limit nothing.', '54000');
     END IF;
@@ -533,7 +546,7 @@ BEGIN
     INSERT INTO pgedge.event_limits (event_type, paused) VALUES ($1, true) ON CONFLICT (event_type) DO UPDATE SET paused = true;
 END $$;
 COMMENT ON FUNCTION pgedge.pause_events(text) IS
-'No event of this type is handed out until resume_events(); those that are leased may be finished. Errors: 22004, 22023, 22001 (bad type), 25006.';
+'No event of this type is handed out until resume_events(); those that are leased may be finished. Errors: 22004, 22023, 22001 (bad type), 54000 (64 other types have limits), 25006.';
 
 CREATE FUNCTION pgedge.resume_events(event_type text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -543,11 +556,12 @@ BEGIN
     PERFORM pgedge._events_check_may_write();
     UPDATE pgedge.event_limits SET paused = false WHERE event_type = $1 AND paused;
     IF NOT FOUND THEN RETURN false; END IF;
+    DELETE FROM pgedge.event_limits WHERE event_type = $1 AND max_concurrent IS NULL AND max_per_second IS NULL AND NOT paused;
     PERFORM pgedge._events_made_ready(pgedge._events_table());
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgedge.resume_events(text) IS
-'Undoes pause_events(); false when the type was not paused. Its other limits stay. Errors: 22004, 22023, 22001 (bad type), 25006.';
+'Undoes pause_events(); false when the type was not paused. Its other limits stay; a row of event_limits that limits nothing any more goes. Errors: 22004, 22023, 22001 (bad type), 25006.';
 
 DO $$
 DECLARE

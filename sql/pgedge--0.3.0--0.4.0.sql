@@ -58,7 +58,7 @@ BEGIN
     INSERT INTO pgedge.event_limits (event_type, paused) VALUES ($1, true) ON CONFLICT (event_type) DO UPDATE SET paused = true;
 END $$;
 COMMENT ON FUNCTION pgedge.pause_events(text) IS
-'No event of this type is handed out until resume_events(); those that are leased may be finished. Errors: 22004, 22023, 22001 (bad type), 25006.';
+'No event of this type is handed out until resume_events(); those that are leased may be finished. Errors: 22004, 22023, 22001 (bad type), 54000 (64 other types have limits), 25006.';
 
 CREATE OR REPLACE FUNCTION pgedge.resume_events(event_type text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -68,11 +68,12 @@ BEGIN
     PERFORM pgedge._events_check_may_write();
     UPDATE pgedge.event_limits SET paused = false WHERE event_type = $1 AND paused;
     IF NOT FOUND THEN RETURN false; END IF;
+    DELETE FROM pgedge.event_limits WHERE event_type = $1 AND max_concurrent IS NULL AND max_per_second IS NULL AND NOT paused;
     PERFORM pgedge._events_made_ready(pgedge._events_table());
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgedge.resume_events(text) IS
-'Undoes pause_events(); false when the type was not paused. Its other limits stay. Errors: 22004, 22023, 22001 (bad type), 25006.';
+'Undoes pause_events(); false when the type was not paused. Its other limits stay; a row of event_limits that limits nothing any more goes. Errors: 22004, 22023, 22001 (bad type), 25006.';
 
 CREATE FUNCTION pgedge._webhook_reject(problem text, hint text, code text DEFAULT '22023') RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgedge_webhook_reject';
@@ -305,6 +306,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone bigint[] := ARRAY(SELECT DISTINCT d.webhook_id FROM pgedge._webhook_deliveries d WHERE d.live AND NOT EXISTS (SELECT FROM pgedge.webhooks w WHERE w.id = d.webhook_id));
     asked bigint[]; taken bigint[];
+    waiting bigint[]; due timestamptz[];
     current text;
     r record;
 BEGIN
@@ -327,6 +329,13 @@ BEGIN
              GROUP BY 1 ORDER BY 1 LOOP
         PERFORM pgedge.release_events(r.ids, r.lease_token);
     END LOOP;
+    -- What waited for a retry that only these were to have.
+    SELECT array_agg(x.event_id), array_agg(x.due) INTO waiting, due FROM (
+        SELECT d.event_id, min(d.retry_at) FROM pgedge._webhook_deliveries d
+        WHERE d.webhook_id = ANY (gone) AND d.live AND d.lease_token IS NULL AND d.state = 'pending' AND d.retry_at > clock_timestamp()
+          AND NOT EXISTS (SELECT FROM pgedge._webhook_deliveries o WHERE o.event_id = d.event_id AND o.live AND o.webhook_id <> ALL (gone) AND o.state = 'pending')
+        GROUP BY 1) x(event_id, due);
+    IF waiting IS NOT NULL THEN PERFORM pgedge._webhook_hasten(waiting, due); END IF;
     UPDATE pgedge._webhook_deliveries d SET live = d.state = 'delivered', lease_token = CASE WHEN d.state = 'delivered' THEN d.lease_token END, retry_at = NULL,
         finished_at = coalesce(d.finished_at, clock_timestamp()),
         last_error = CASE WHEN d.state NOT IN ('pending', 'sent') THEN d.last_error WHEN d.state = 'pending' OR d.request_id = ANY (taken) THEN 'the webhook is gone'
@@ -365,12 +374,175 @@ END $$;
 COMMENT ON FUNCTION pgedge.reconcile_webhooks() IS
 'Reads pg_net''s answers and finishes events: processed once every webhook has it; pending again when a request is to be repeated (no connection, timeout, 408, 425, 429, 5xx: after Retry-After or as fail_events() has it, at most pgedge.retry_cap); dead when one was refused (other statuses) or max_attempts are used up. 410 disables the webhook. Requests that a crash took with pg_net''s queue are repeated. Returns how many requests were delivered, are to be repeated, and were given up. Does nothing while another call is at it. Call it more often than pg_net.ttl. Errors: 55000 (no pg_net), 42501, 25006.';
 
+CREATE OR REPLACE FUNCTION pgedge._events_check_lease(lease interval) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF lease IS NULL THEN
+        PERFORM pgedge._events_reject('lease must not be null', 'Say for how long the events are yours, e.g. ''5 minutes''.', '22004');
+    ELSIF lease <= interval '0' OR lease > interval '366 days' THEN
+        PERFORM pgedge._events_reject(format('lease "%s" is out of range', lease), 'Give a lease longer than 0 and of at most a year, e.g. ''5 minutes''.');
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgedge._events_check_lease(interval) IS 'internal: refuses an impossible lease';
+
+CREATE OR REPLACE FUNCTION pgedge._events_retain(seconds bigint, first_page bigint, pages bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET lock_timeout = '10ms' AS $$
+DECLARE
+    purged bigint;
+    held_up text;
+BEGIN
+    SELECT string_agg(x.what, ', ' ORDER BY x.what) INTO held_up FROM (
+        SELECT format('foreign key %I of %s', c.conname, c.conrelid::regclass) FROM pg_constraint c
+        WHERE c.confrelid = '@extschema@.claude_events'::regclass AND c.contype = 'f' AND (c.condeferrable OR c.confdeltype NOT IN ('a', 'r'))
+        UNION SELECT format('trigger %I', t.tgname) FROM pg_trigger t
+        WHERE t.tgrelid = '@extschema@.claude_events'::regclass AND NOT t.tgisinternal AND t.tgdeferrable AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D') x(what);
+    IF held_up IS NOT NULL THEN
+        RAISE LOG 'pgedge.event_retention: complete_events() deletes no old events because of %', held_up
+            USING HINT = 'They are deferrable, or change other tables: call purge_events() instead.';
+        RETURN -2;
+    END IF;
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    DELETE FROM ONLY @extschema@.claude_events e USING (
+        SELECT o.ctid FROM ONLY @extschema@.claude_events o
+        WHERE o.ctid >= format('(%s,0)', $2)::tid AND o.ctid < format('(%s,0)', $2 + $3)::tid
+          AND o.status IN ('processed', 'cancelled') AND coalesce(o.processed_at, o.created_at) <= localtimestamp - make_interval(secs => $1)
+        FOR UPDATE SKIP LOCKED) d
+    WHERE e.ctid = d.ctid;
+    GET DIAGNOSTICS purged = ROW_COUNT;
+    RETURN purged;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'pgedge.event_retention: old events could not be deleted: %', SQLERRM;
+    RETURN -1;
+END $$;
+COMMENT ON FUNCTION pgedge._events_retain(bigint, bigint, bigint) IS 'internal: deletes finished events older than so many seconds on some pages of the table; how many, -1 after a failure, -2 where constraints forbid it';
+
+CREATE OR REPLACE FUNCTION pgedge._event_limits_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- Two that add rows at a time would each not see the other's.
+    IF TG_OP = 'INSERT' THEN PERFORM pg_advisory_xact_lock('pgedge.event_limits'::regclass::oid::integer, 0); END IF;
+    IF (SELECT count(*) > 64 FROM pgedge.event_limits) THEN
+        PERFORM pgedge._events_reject('too many event types with limits: more than 64', 'Delete rows of pgedge.event_limits that limit nothing.', '54000');
+    END IF;
+    IF to_regclass('@extschema@.claude_events') IS NOT NULL THEN
+        PERFORM pgedge._events_limits_changed(pgedge._events_table());
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgedge._event_limits_changed() IS 'internal: trigger on event_limits';
+
+CREATE OR REPLACE FUNCTION pgedge._queue_stats()
+RETURNS TABLE (event_type text, pending bigint, ready bigint, delayed bigint, processing bigint, expired bigint, dead bigint, oldest_ready_age interval, next_due_at timestamptz)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    instant timestamptz := clock_timestamp();
+    ids bigint[]; ends timestamptz[];
+BEGIN
+    IF to_regclass('@extschema@.claude_events') IS NOT NULL THEN
+        SELECT array_agg(l.id), array_agg(l.lease_expires_at) INTO ids, ends FROM pgedge._events_leases(pgedge._events_table()) l;
+    END IF;
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', false);
+    RETURN QUERY
+    SELECT e.event_type::text,
+           count(*) FILTER (WHERE e.status = 'pending' AND l.id IS NULL),
+           count(*) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND coalesce(e.run_at <= instant, true)),
+           count(*) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND e.run_at > instant),
+           count(*) FILTER (WHERE e.status = 'processing' OR e.status = 'pending' AND l.ends > instant),
+           count(*) FILTER (WHERE e.status = 'pending' AND l.ends <= instant),
+           count(*) FILTER (WHERE e.status = 'dead'),
+           instant::timestamp - min(e.created_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND coalesce(e.run_at <= instant, true) AND isfinite(e.created_at)),
+           min(e.run_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND e.run_at > instant)
+    FROM @extschema@.claude_events e LEFT JOIN unnest(ids, ends) l(id, ends) ON l.id = e.id
+    WHERE e.status IN ('pending', 'processing', 'dead') GROUP BY 1;
+END $$;
+COMMENT ON FUNCTION pgedge._queue_stats() IS 'internal: what the view queue_stats shows (a function, since a view would depend on the table)';
+
+CREATE OR REPLACE FUNCTION pgedge._webhook_current_epoch(transport text, alone boolean) RETURNS uuid
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+DECLARE
+    current uuid;
+BEGIN
+    INSERT INTO pgedge._webhook_epoch (transport) SELECT $1 WHERE NOT EXISTS (SELECT FROM pgedge._webhook_epoch) ON CONFLICT DO NOTHING;
+    UPDATE pgedge._webhook_epoch e SET epoch = gen_random_uuid(), transport = $1 WHERE e.transport <> $1;
+    IF alone THEN
+        SELECT e.epoch INTO current FROM pgedge._webhook_epoch e FOR UPDATE SKIP LOCKED;
+    ELSE
+        SELECT e.epoch INTO current FROM pgedge._webhook_epoch e FOR SHARE;
+    END IF;
+    RETURN current;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgedge._webhook_current_epoch(text, boolean) IS 'internal: the epoch of pg_net''s ids; keeps reconcile_webhooks() apart from dispatch_webhooks() and from itself';
+
+CREATE OR REPLACE FUNCTION pgedge.dispatch_webhooks(max_events int DEFAULT 100, max_in_flight int DEFAULT 1000) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    transport text; epoch uuid;
+    hooks record; event record; backlog record;
+    batch int;
+    patience interval;
+    room int; posted bigint := 0;
+    busy boolean := false;
+BEGIN
+    IF $1 IS NULL OR $2 IS NULL THEN
+        PERFORM pgedge._events_reject(format('%s must not be null', CASE WHEN $1 IS NULL THEN 'max_events' ELSE 'max_in_flight' END), 'Leave the argument out to get its default.', '22004');
+    ELSIF $1 NOT BETWEEN 1 AND 10000 OR $2 NOT BETWEEN 1 AND 10000 THEN
+        PERFORM pgedge._events_reject(format('%s is out of range', CASE WHEN $1 NOT BETWEEN 1 AND 10000 THEN format('max_events %s', $1) ELSE format('max_in_flight %s', $2) END),
+            'Give a number from 1 to 10000.', '22003');
+    END IF;
+    PERFORM pgedge._webhook_check_may_write();
+    transport := pgedge._webhook_transport();
+    SELECT bool_or(w.event_types IS NULL) AS every_type, max(w.timeout) AS slowest, min(w.id) FILTER (WHERE w.headers <> '{}') AS confidential,
+           array(SELECT DISTINCT t FROM pgedge.webhooks x, unnest(x.event_types) t WHERE x.enabled ORDER BY t) AS types
+    INTO hooks FROM pgedge.webhooks w WHERE w.enabled;
+    IF hooks.slowest IS NULL THEN RETURN 0; END IF;
+    IF hooks.confidential IS NOT NULL AND pgedge._webhook_net_is_public('SELECT') THEN
+        PERFORM pgedge._events_reject(format('webhook %s has headers, which every role could read in pg_net''s queue', hooks.confidential),
+            'REVOKE ALL ON net.http_request_queue, net._http_response FROM PUBLIC; (roles that call net.http_post themselves then need these rights one by one), or remove the headers.', '42501');
+    END IF;
+    room := least($1, $2 - (SELECT count(*) FROM pgedge._webhook_deliveries d WHERE d.lease_token IS NOT NULL AND d.state = 'sent'));
+    IF room <= 0 THEN RETURN 0; END IF;
+    -- Until when an answer should be here: pg_net sends batches, a second apart, and each takes as long as its slowest request.
+    SELECT * INTO backlog FROM pgedge._webhook_net_backlog();
+    batch := greatest(coalesce(nullif(current_setting('pg_net.batch_size', true), '')::int, 200), 1);
+    patience := interval '10 seconds' + make_interval(secs => (greatest(backlog.slowest_ms / 1000.0, extract(epoch FROM hooks.slowest)) + 1.5)::double precision
+                                                              * (1 + ceil((backlog.requests + room) / batch::numeric)::int));
+    FOR event IN SELECT * FROM pgedge.claim_events(room, least(patience + interval '10 minutes', interval '7 days'), CASE WHEN NOT hooks.every_type THEN hooks.types END, 'pgedge webhooks') LOOP
+        IF NOT busy AND epoch IS NULL THEN
+            epoch := pgedge._webhook_current_epoch(transport, false);
+            busy := epoch IS NULL;
+        END IF;
+        IF busy THEN
+            PERFORM pgedge.release_events(ARRAY[event.id], event.lease_token);
+        ELSE
+            posted := posted + pgedge._webhook_send(event, epoch, patience);
+        END IF;
+    END LOOP;
+    RETURN posted;
+END $$;
+COMMENT ON FUNCTION pgedge.dispatch_webhooks(int, int) IS
+'Claims up to max_events (1 to 10000) events of the types that enabled webhooks want and hands a request for each webhook to pg_net, which sends them when the transaction commits; returns the number of requests. Takes no more events while max_in_flight requests await their answers, and none, after a second, while another transaction is deleting webhooks. To be called by a scheduler together with reconcile_webhooks(), or by the background worker (pgedge.webhook_database). Errors: 55000 (no pg_net), 42501 (a webhook has headers and PUBLIC may read pg_net''s queue; pg_net''s tables have triggers), 22004, 22003, 25006, and those of claim_events.';
+
+CREATE FUNCTION pgedge._webhook_hasten(ids bigint[], due timestamptz[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    UPDATE @extschema@.claude_events e SET run_at = NULL FROM unnest($1, $2) h(id, due)
+    WHERE e.id = h.id AND e.status = 'pending' AND e.run_at = h.due;
+END $$;
+COMMENT ON FUNCTION pgedge._webhook_hasten(bigint[], timestamptz[]) IS 'internal: events that wait for a retry until then need not wait';
+
 CREATE TRIGGER going BEFORE DELETE OR UPDATE OF id OR TRUNCATE ON pgedge.webhooks FOR EACH STATEMENT EXECUTE FUNCTION pgedge._webhook_going();
 ALTER TABLE pgedge.webhooks ENABLE ALWAYS TRIGGER going;
 CREATE TRIGGER gone AFTER DELETE OR UPDATE OF id OR TRUNCATE ON pgedge.webhooks FOR EACH STATEMENT EXECUTE FUNCTION pgedge._webhook_gone();
 ALTER TABLE pgedge.webhooks ENABLE ALWAYS TRIGGER gone;
 
-REVOKE ALL ON FUNCTION pgedge._events_check_may_write(), pgedge._webhook_reject(text, text, text), pgedge._webhook_shown(text), pgedge._webhook_going(), pgedge._webhook_gone(), pgedge._webhook_http_post(text, jsonb, jsonb, jsonb, int), pgedge._webhook_problem(text, jsonb), pgedge._webhook_let_go() FROM PUBLIC;
+REVOKE ALL ON FUNCTION pgedge._events_check_may_write(), pgedge._webhook_reject(text, text, text), pgedge._webhook_shown(text), pgedge._webhook_going(), pgedge._webhook_gone(), pgedge._webhook_http_post(text, jsonb, jsonb, jsonb, int), pgedge._webhook_problem(text, jsonb), pgedge._webhook_let_go(), pgedge._webhook_hasten(bigint[], timestamptz[]) FROM PUBLIC;
 -- End of the event queue and webhooks
 
 -- ── similarity ──

@@ -116,9 +116,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgedge._webhook_net_answers(bigint[], timestamptz[]) IS 'internal: takes answers out of net._http_response';
 
--- The row of _webhook_epoch, made or renewed as needed. Dispatchers share it; alone it is had by one reconciler at a time, NULL for others.
+-- The row of _webhook_epoch, made or renewed as needed. Dispatchers share it; alone it is had by one reconciler at a time, NULL for others. NULL also
+-- when a transaction that deletes webhooks keeps it.
 CREATE FUNCTION pgedge._webhook_current_epoch(transport text, alone boolean) RETURNS uuid
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
 DECLARE
     current uuid;
 BEGIN
@@ -130,6 +131,8 @@ BEGIN
         SELECT e.epoch INTO current FROM pgedge._webhook_epoch e FOR SHARE;
     END IF;
     RETURN current;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgedge._webhook_current_epoch(text, boolean) IS 'internal: the epoch of pg_net''s ids; keeps reconcile_webhooks() apart from dispatch_webhooks() and from itself';
 
@@ -227,6 +230,7 @@ DECLARE
     batch int;
     patience interval;
     room int; posted bigint := 0;
+    busy boolean := false;
 BEGIN
     IF $1 IS NULL OR $2 IS NULL THEN
         PERFORM pgedge._events_reject(format('%s must not be null', CASE WHEN $1 IS NULL THEN 'max_events' ELSE 'max_in_flight' END), 'Leave the argument out to get its default.', '22004');
@@ -252,13 +256,20 @@ BEGIN
     patience := interval '10 seconds' + make_interval(secs => (greatest(backlog.slowest_ms / 1000.0, extract(epoch FROM hooks.slowest)) + 1.5)::double precision
                                                               * (1 + ceil((backlog.requests + room) / batch::numeric)::int));
     FOR event IN SELECT * FROM pgedge.claim_events(room, least(patience + interval '10 minutes', interval '7 days'), CASE WHEN NOT hooks.every_type THEN hooks.types END, 'pgedge webhooks') LOOP
-        epoch := coalesce(epoch, pgedge._webhook_current_epoch(transport, false));
-        posted := posted + pgedge._webhook_send(event, epoch, patience);
+        IF NOT busy AND epoch IS NULL THEN
+            epoch := pgedge._webhook_current_epoch(transport, false);
+            busy := epoch IS NULL;
+        END IF;
+        IF busy THEN
+            PERFORM pgedge.release_events(ARRAY[event.id], event.lease_token);
+        ELSE
+            posted := posted + pgedge._webhook_send(event, epoch, patience);
+        END IF;
     END LOOP;
     RETURN posted;
 END $$;
 COMMENT ON FUNCTION pgedge.dispatch_webhooks(int, int) IS
-'Claims up to max_events (1 to 10000) events of the types that enabled webhooks want and hands a request for each webhook to pg_net, which sends them when the transaction commits; returns the number of requests. Takes no more events while max_in_flight requests await their answers. To be called by a scheduler together with reconcile_webhooks(), or by the background worker (pgedge.webhook_database). Errors: 55000 (no pg_net), 42501 (a webhook has headers and PUBLIC may read pg_net''s queue; pg_net''s tables have triggers), 22004, 22003, 25006, and those of claim_events.';
+'Claims up to max_events (1 to 10000) events of the types that enabled webhooks want and hands a request for each webhook to pg_net, which sends them when the transaction commits; returns the number of requests. Takes no more events while max_in_flight requests await their answers, and none, after a second, while another transaction is deleting webhooks. To be called by a scheduler together with reconcile_webhooks(), or by the background worker (pgedge.webhook_database). Errors: 55000 (no pg_net), 42501 (a webhook has headers and PUBLIC may read pg_net''s queue; pg_net''s tables have triggers), 22004, 22003, 25006, and those of claim_events.';
 
 -- Answers ----------------------------------------------------------------------------------------------------------------------------------
 
@@ -318,6 +329,16 @@ BEGIN
     WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint, e.status::text;
 END $$;
 COMMENT ON FUNCTION pgedge._webhook_settle(bigint, bigint[], text[], timestamptz[], text[]) IS 'internal: finishes events that webhooks hold, or puts them back';
+
+CREATE FUNCTION pgedge._webhook_hasten(ids bigint[], due timestamptz[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM pgedge._events_as_owner('@extschema@.claude_events', true);
+    UPDATE @extschema@.claude_events e SET run_at = NULL FROM unnest($1, $2) h(id, due)
+    WHERE e.id = h.id AND e.status = 'pending' AND e.run_at = h.due;
+END $$;
+COMMENT ON FUNCTION pgedge._webhook_hasten(bigint[], timestamptz[]) IS 'internal: events that wait for a retry until then need not wait';
 
 CREATE FUNCTION pgedge._webhook_events(ids bigint[]) RETURNS TABLE (id bigint, status text, created_at timestamp)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -445,6 +466,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone bigint[] := ARRAY(SELECT DISTINCT d.webhook_id FROM pgedge._webhook_deliveries d WHERE d.live AND NOT EXISTS (SELECT FROM pgedge.webhooks w WHERE w.id = d.webhook_id));
     asked bigint[]; taken bigint[];
+    waiting bigint[]; due timestamptz[];
     current text;
     r record;
 BEGIN
@@ -467,6 +489,13 @@ BEGIN
              GROUP BY 1 ORDER BY 1 LOOP
         PERFORM pgedge.release_events(r.ids, r.lease_token);
     END LOOP;
+    -- What waited for a retry that only these were to have.
+    SELECT array_agg(x.event_id), array_agg(x.due) INTO waiting, due FROM (
+        SELECT d.event_id, min(d.retry_at) FROM pgedge._webhook_deliveries d
+        WHERE d.webhook_id = ANY (gone) AND d.live AND d.lease_token IS NULL AND d.state = 'pending' AND d.retry_at > clock_timestamp()
+          AND NOT EXISTS (SELECT FROM pgedge._webhook_deliveries o WHERE o.event_id = d.event_id AND o.live AND o.webhook_id <> ALL (gone) AND o.state = 'pending')
+        GROUP BY 1) x(event_id, due);
+    IF waiting IS NOT NULL THEN PERFORM pgedge._webhook_hasten(waiting, due); END IF;
     UPDATE pgedge._webhook_deliveries d SET live = d.state = 'delivered', lease_token = CASE WHEN d.state = 'delivered' THEN d.lease_token END, retry_at = NULL,
         finished_at = coalesce(d.finished_at, clock_timestamp()),
         last_error = CASE WHEN d.state NOT IN ('pending', 'sent') THEN d.last_error WHEN d.state = 'pending' OR d.request_id = ANY (taken) THEN 'the webhook is gone'

@@ -7,6 +7,11 @@ pub fn clock() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+/// Whether a time that was set for at most `longest` ahead has come. One further ahead was set before the clock was put back.
+pub fn is_due(time: i64, now: i64, longest: i64) -> bool {
+    time <= now || time.saturating_sub(now) > longest
+}
+
 /// Whether this transaction keeps its first snapshot: it does not see what others commit meanwhile.
 pub fn keeps_snapshot() -> bool {
     // SAFETY: a plain read of this backend's state.

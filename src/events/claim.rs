@@ -13,7 +13,7 @@ use super::{hash, limits, random_bits, settings};
 use crate::{errors, session};
 
 /// Rows looked at before the lock is let go and cancelling is possible.
-const TURN: usize = 5_000;
+pub(super) const TURN: usize = 5_000;
 /// Most ordering keys looked at in one claim.
 const KEYS: usize = 1_000;
 /// Ordering keys looked at for each event wanted, once there are enough claimable ones; and how many at least.
@@ -224,6 +224,9 @@ pub fn turn(
     let mut lookup = table.by_id(snapshot);
     t.take(&mut lookup, &heads, &mut sources);
     lookup.end();
+    if t.fixed && t.got < wish.want {
+        t.forget_gone(table);
+    }
     for source in sources {
         source.scan.end();
     }
@@ -307,7 +310,7 @@ impl Turn<'_, '_> {
             && !self.q.key_is_busy(hash(key))
     }
 
-    fn wants_kind(&self, kind: u64) -> bool {
+    pub(super) fn wants_kind(&self, kind: u64) -> bool {
         self.kinds.as_ref().is_none_or(|k| k.contains(&kind))
     }
 
@@ -699,7 +702,7 @@ fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>
     loop {
         let outcome = turn(segment, &table, wish, got, walk, token, sink);
         got = outcome.got;
-        super::write_spent(table_oid, &outcome.spent);
+        super::write_spent(segment, table_oid, token, &outcome.spent);
         let replaced =
             super::replace_foreign(table_oid, &outcome.foreign) + super::displace(table_oid, &outcome.displaced);
         super::report_strays(&outcome.strays);

@@ -1,7 +1,7 @@
 //! What a claim looks after before it hands out: events that cursors are past without having seen them.
 use pgrx::pg_sys;
 
-use super::claim::{Source, Turn, scan_kind};
+use super::claim::{Source, TURN, Turn, scan_kind};
 use super::ledger::{self, Move};
 use super::settings;
 use super::table::Table;
@@ -18,6 +18,8 @@ const DUE_AT_LEAST: i64 = 5_000_000;
 const DISPLACED: usize = 1_000;
 /// With which share of the time, one in so many, claims look behind their cursors.
 const PATROL_SHARE: i64 = 100;
+/// The longest that a slow look keeps the next one waiting (µs).
+const PATROL_PAUSE: i64 = 3_600_000_000;
 /// Rows that one turn looks at there.
 const PATROL_ROWS: usize = 1_000;
 
@@ -79,9 +81,46 @@ impl Turn<'_, '_> {
         }
     }
 
+    /// Forgets what is remembered and finished by now, which a fixed snapshot cannot tell from what it is too old to see. Only of what this claim
+    /// wants: that is what it could not hand out.
+    pub(super) fn forget_gone(&mut self, table: &Table) {
+        // SAFETY: in a transaction. What it has written itself would be gone only until it is rolled back.
+        if unsafe { pg_sys::GetTopFullTransactionIdIfAny().value } != 0 {
+            return;
+        }
+        // SAFETY: popped below, or by the transaction's abort.
+        let snapshot = unsafe {
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            pg_sys::GetActiveSnapshot()
+        };
+        let mut lookup = table.by_id(snapshot);
+        let mut left = TURN;
+        for lane in 1..=LANES as u8 {
+            let mut next = self.q.first_free(lane);
+            while let Some(at) = next.filter(|_| left > 0) {
+                next = self.q.next_free(at);
+                let slot = self.q.slot(at);
+                if !self.wants_kind(slot.kind) {
+                    continue;
+                }
+                left -= 1;
+                if !lookup.look_up(slot.id)
+                    || !lookup.is_ready(self.now)
+                    || lookup.datum(lookup.columns().ordering_key).is_some()
+                {
+                    self.q.forget(at);
+                    self.moved |= self.looked >= TURN;
+                }
+            }
+        }
+        lookup.end();
+        // SAFETY: pushed above.
+        unsafe { pg_sys::PopActiveSnapshot() }
+    }
+
     /// Remembers delayed events that are due.
     pub(super) fn feed_due(&mut self, table: &Table, snapshot: pg_sys::Snapshot) {
-        if self.now < self.q.state.due_at {
+        if !session::is_due(self.q.state.due_at, self.now, DUE_AT_LEAST) {
             return;
         }
         let mut scan = table.due(snapshot);
@@ -114,7 +153,9 @@ impl Turn<'_, '_> {
     /// triggers (by a restore that disables them, say), or missed. It is claimable again within minutes, and reported.
     pub(super) fn patrol(&mut self, sources: &mut [Source]) {
         let now = self.now;
-        let Some(source) = sources.iter_mut().find(|s| now >= self.q.place(s.group).patrol_due) else { return };
+        let longest = settings::check_interval().max(PATROL_PAUSE);
+        let due = |t: i64| session::is_due(t, now, longest);
+        let Some(source) = sources.iter_mut().find(|s| due(self.q.place(s.group).patrol_due)) else { return };
         let group = source.group;
         let (mut lane, mut from) = match self.q.place(group) {
             g if g.patrol_lane == 0 => (1, (0, i64::MIN)),
@@ -148,7 +189,8 @@ impl Turn<'_, '_> {
         let place = self.q.place(group);
         place.patrol_took += took;
         if usize::from(lane) > LANES {
-            place.patrol_due = now + settings::check_interval().max(place.patrol_took * PATROL_SHARE);
+            let pause = (place.patrol_took * PATROL_SHARE).min(PATROL_PAUSE);
+            place.patrol_due = now + settings::check_interval().max(pause);
             (place.patrol_lane, place.patrol_took) = (0, 0);
         } else {
             (place.patrol_lane, place.patrol_at) = (lane, from);

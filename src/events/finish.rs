@@ -8,7 +8,7 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;
 
 use super::segment::{self, Segment};
-use super::{lease, settings};
+use super::{lease, ledger, settings};
 use crate::{errors, session};
 use pgedge_leases::Slot;
 
@@ -18,14 +18,15 @@ const PAGES: u32 = 32;
 const PAUSE: [i64; 2] = [4, 20];
 /// Between two walks through the table: at least so long, or a tenth of the retention, up to an hour (µs).
 const WALKS: (i64, i64) = (1_000_000, 3_600_000_000);
-/// After a failure, and until a look is over.
+/// After a failure, and until a look is over; and while constraints forbid it.
 const AFTER_FAILURE: i64 = 60_000_000;
+const FORBIDDEN: i64 = 600_000_000;
 
-const ONE: &str = "UPDATE %t e SET status = 'processed', processed_at = now(), attempts = $2, claimed_by = $3, claimed_at = $4 \
-                   WHERE e.id = $1 AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint";
-const MANY: &str = "UPDATE %t e SET status = 'processed', processed_at = now(), attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed \
+const ONE: &str = "UPDATE ONLY %t e SET status = 'processed', processed_at = now(), attempts = $2, claimed_by = $3, claimed_at = $4 \
+                   WHERE e.id = $1 AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint, e.status IS NOT DISTINCT FROM 'processed'";
+const MANY: &str = "UPDATE ONLY %t e SET status = 'processed', processed_at = now(), attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed \
                     FROM unnest($1, $2, $3, $4) h(id, attempt, worker, claimed) \
-                    WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint";
+                    WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint, e.status IS NOT DISTINCT FROM 'processed'";
 
 /// A statement that was planned, over the table as it was called then.
 struct Plan {
@@ -72,7 +73,7 @@ unsafe fn plan(text: &'static str, table: &str, types: &mut [pg_sys::Oid]) -> pg
     }
 }
 
-/// Marks held events processed; the ids of those that still waited, as the table's owner.
+/// Marks held events processed, as the table's owner; the ids of those that still waited and are processed now, whatever triggers did.
 fn mark(table: pg_sys::Oid, held: &[Slot]) -> Vec<i64> {
     let name = super::qualified_name(table);
     let (text, mut types, mut values, mut nulls) = arguments(held);
@@ -101,8 +102,11 @@ fn mark(table: pg_sys::Oid, held: &[Slot]) -> Vec<i64> {
         let rows = pg_sys::SPI_tuptable;
         for n in 0..pg_sys::SPI_processed as usize {
             let mut null = false;
-            let id = pg_sys::SPI_getbinval(*(*rows).vals.add(n), (*rows).tupdesc, 1, &raw mut null);
-            done.push(id.value() as i64);
+            let mut value =
+                |column| pg_sys::SPI_getbinval(*(*rows).vals.add(n), (*rows).tupdesc, column, &raw mut null);
+            if value(2).value() != 0 {
+                done.push(value(1).value() as i64);
+            }
         }
         if let Some(level) = level {
             pg_sys::AtEOXact_GUC(true, level);
@@ -229,7 +233,15 @@ pub unsafe extern "C-unwind" fn pgedge_complete_events(fcinfo: pg_sys::FunctionC
         return Datum::from(0);
     }
     retain(table);
-    let done = errors::intact(|| super::as_role(super::owner(table), || mark(table, &held)));
+    let mut done = errors::intact(|| super::as_role(super::owner(table), || mark(table, &held)));
+    done.sort_unstable();
+    done.dedup();
+    let left: Vec<i64> = held.iter().map(|s| s.id).filter(|id| done.binary_search(id).is_err()).collect();
+    if let (false, Some(segment)) = (left.is_empty(), segment::find(table)) {
+        // Finished by someone else, which a claim will see; or a trigger or a policy kept it as it was, and it waits again.
+        ledger::release_instead(segment, token, &left);
+        super::wake::pend(table);
+    }
     for id in done {
         // SAFETY: InitMaterializedSRF made the store and the descriptor, of one bigint.
         unsafe {
@@ -245,7 +257,7 @@ fn turn(segment: Segment) -> Option<u32> {
     let now = session::clock();
     let locked = segment.lock();
     let state = &mut *locked.queue.state;
-    if now < state.retain_at {
+    if !session::is_due(state.retain_at, now, WALKS.1) {
         return None;
     }
     state.retain_at = now + AFTER_FAILURE;
@@ -283,7 +295,8 @@ fn retain(table: pg_sys::Oid) {
     }
     let walk = if over { (i64::from(seconds) * 100_000).clamp(WALKS.0, WALKS.1) } else { 0 };
     state.retain_at = match deleted {
-        Ok(Some(n)) if n >= 0 => now + ((now - started) * PAUSE[usize::from(n == 0)]).max(walk),
+        Ok(Some(-2)) => now + FORBIDDEN,
+        Ok(Some(n)) if n >= 0 => now + ((now - started) * PAUSE[usize::from(n == 0)]).max(walk).min(WALKS.1),
         _ => now + AFTER_FAILURE,
     };
 }

@@ -131,6 +131,19 @@ pub fn note(segment: Segment, epoch: u64, id: i64, token: i64, deed: Deed) {
     ENTRIES.with_borrow_mut(|entries| entries.push(Entry { segment, epoch, subtransaction, id, token, deed }));
 }
 
+/// Of these events, ascending, that the transaction began to finish nothing came: they are given back when it commits.
+pub fn release_instead(segment: Segment, token: i64, ids: &[i64]) {
+    ENTRIES.with_borrow_mut(|entries| {
+        for e in entries.iter_mut().filter(|e| e.token == token && e.segment.is(segment)) {
+            if let Deed::Finishes(before) = e.deed
+                && ids.binary_search(&e.id).is_ok()
+            {
+                e.deed = Deed::Releases(before);
+            }
+        }
+    });
+}
+
 fn commit(entries: &[Entry]) {
     for run in entries.chunk_by(|a, b| a.segment.is(b.segment)) {
         if run.iter().all(|e| matches!(e.deed, Deed::Claimed | Deed::Forgets(..))) {
@@ -237,6 +250,7 @@ unsafe extern "C-unwind" fn at_sub_end(
         });
         abort(&undone);
         step_back(&take_moves(mine));
+        wake::leave();
     }
 }
 

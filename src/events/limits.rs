@@ -17,10 +17,6 @@ pub fn refresh(segment: Segment) {
         }
         state.limits_wanted
     };
-    // A snapshot that is older than the change would not show it.
-    if session::keeps_snapshot() {
-        return;
-    }
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: the user is put back here, or by the transaction's abort; the statement reads a table of the extension and nothing else.
     unsafe {
@@ -31,10 +27,12 @@ pub fn refresh(segment: Segment) {
         );
     }
     let now = session::clock();
-    // SAFETY: popped below, or by the transaction's abort. The statement's own snapshot may be older than the change.
+    // SAFETY: popped below, or by the transaction's abort. The snapshot of the statement, or of the whole transaction, may be older than the change.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
     let read = Spi::connect(|client| {
-        let sql = "SELECT event_type, max_concurrent, max_per_second, paused FROM pgedge.event_limits";
+        let sql = "SELECT event_type, max_concurrent, max_per_second, paused FROM pgedge.event_limits \
+                   WHERE paused OR max_concurrent IS NOT NULL OR max_per_second IS NOT NULL \
+                   ORDER BY NOT paused, max_concurrent, max_per_second, event_type";
         // Read-only, so that a claim takes no transaction id.
         let rows = client.select(sql, None, &[])?;
         let mut limits = vec![];

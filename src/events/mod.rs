@@ -207,14 +207,17 @@ fn qualified_name(table: pg_sys::Oid) -> String {
 }
 
 /// Marks events dead whose last attempt expired.
-fn write_spent(table: pg_sys::Oid, spent: &[claim::Spent]) {
+fn write_spent(segment: segment::Segment, table: pg_sys::Oid, token: i64, spent: &[claim::Spent]) {
     for s in spent {
-        run_as(
+        let written = run_as(
             owner(table),
             table,
             "UPDATE %t e SET status = 'dead', attempts = $2, last_error = $3, run_at = NULL WHERE e.id OPERATOR(pg_catalog.=) $1 AND e.status::pg_catalog.text OPERATOR(pg_catalog.=) 'pending'::pg_catalog.text",
             &[s.id.into(), s.attempts.into(), s.error.as_str().into()],
         );
+        if written == 0 {
+            ledger::release_instead(segment, token, &[s.id]);
+        }
     }
 }
 

@@ -57,8 +57,9 @@ pub enum Currency {
     Busy(u64),
 }
 
-/// The columns that the queue adds to the specified ones.
-const ADDED: [&core::ffi::CStr; 11] = [
+/// The columns that the queue adds to the specified ones, and of those the one that only finishing writes.
+const ADDED: [&core::ffi::CStr; 12] = [
+    c"processed_at",
     c"run_at",
     c"attempts",
     c"max_attempts",

@@ -61,7 +61,7 @@ pub fn before_commit() {
             let locked = segment.lock();
             let state = &mut *locked.queue.state;
             let now = session::clock();
-            if state.idle || now.saturating_sub(state.notified_at) >= AT_LEAST {
+            if state.idle || session::is_due(state.notified_at.saturating_add(AT_LEAST), now, AT_LEAST) {
                 state.idle = false;
                 state.notified_at = now;
                 NOTIFIES.set(Some(segment));
@@ -244,7 +244,7 @@ fn enlist(segment: Segment) {
 }
 
 /// Gives that place back.
-fn leave() {
+pub fn leave() {
     if let Some((segment, place)) = WAITS.take() {
         segment.lock().queue.state.waiters[place] = 0;
     }

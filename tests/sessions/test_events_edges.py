@@ -1,6 +1,7 @@
 """Corners of the event queue: full memory, events that change under a lease, tables that were tampered with, awkward sizes."""
 from __future__ import annotations
 
+import threading
 import time
 
 import psycopg
@@ -633,3 +634,126 @@ def test_ordering_keys_too_long_to_be_told_apart_end_the_look(conn):
     for _ in range(5):
         claim(conn, 300)
     assert claim(conn, 300) == []
+
+
+@pytest.mark.parametrize("how", ["trigger", "policy"])
+def test_a_completion_that_changes_nothing_leaves_the_event_claimable(db, how):
+    with db.connect() as conn:
+        conn.execute("SET pgedge.queue_check_interval = '1 d'")
+        assert claim(conn) == []
+        kept, other = enqueue(conn, "kept"), enqueue(conn)
+        if how == "trigger":
+            conn.execute("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event_type = 'kept' THEN RETURN NULL; END IF; RETURN NEW; END $$")
+            conn.execute("CREATE TRIGGER keep BEFORE UPDATE ON claude_events FOR EACH ROW EXECUTE FUNCTION keep()")
+        else:
+            conn.execute("DROP ROLE IF EXISTS mallory; CREATE ROLE mallory; GRANT USAGE, CREATE ON SCHEMA public TO mallory; ALTER TABLE claude_events OWNER TO mallory")
+            conn.execute("ALTER TABLE claude_events ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY p ON claude_events USING (event_type <> 'kept')")
+        try:
+            rows = claim(conn)
+            assert ids(rows) == [kept, other]
+            assert complete(conn, rows) == [other]
+            assert conn.execute("SELECT count(*) FROM pgedge.event_leases").fetchone() == (0,)
+            rows = claim(conn)
+            assert ids(rows) == [kept] and rows[0][1] == 1
+            with conn.transaction(force_rollback=True):
+                assert complete(conn, rows) == []
+            assert claim(conn) == [], "undone with its transaction"
+            # Its last attempt expires, and that cannot be written either.
+            conn.execute("SELECT pgedge.release_events(%s::bigint[], %s)", (ids(rows), rows[0][2]))
+            for _ in range(5):
+                assert ids(claim(conn, lease="1 ms")) == [kept]
+                time.sleep(0.01)
+            assert claim(conn) == []
+            if how == "trigger":
+                conn.execute("DROP TRIGGER keep ON claude_events")
+            else:
+                conn.execute("ALTER TABLE claude_events NO FORCE ROW LEVEL SECURITY")
+            assert claim(conn) == []
+            assert conn.execute("SELECT status FROM claude_events WHERE id = %s", (kept,)).fetchone() == ("dead",)
+        finally:
+            if how == "policy":
+                conn.execute("ALTER TABLE claude_events OWNER TO postgres; DROP OWNED BY mallory; DROP ROLE mallory")
+
+
+def test_whoever_may_delete_events_needs_no_other_right(db, conn):
+    conn.execute("DROP ROLE IF EXISTS deleter; CREATE ROLE deleter LOGIN; GRANT SELECT, DELETE ON claude_events TO deleter; GRANT USAGE ON SCHEMA public TO deleter")
+    try:
+        event = enqueue(conn)
+        assert ids(claim(conn)) == [event]
+        with db.connect("deleter") as deleter:
+            deleter.execute("DELETE FROM claude_events")
+        assert conn.execute("SELECT count(*) FROM pgedge.event_leases").fetchone() == (0,)
+    finally:
+        conn.execute("DROP OWNED BY deleter; DROP ROLE deleter")
+
+
+def test_pausing_and_resuming_uses_nothing_up(conn):
+    for n in range(70):
+        conn.execute("SELECT pgedge.pause_events(%s)", (f"t{n}",))
+        assert conn.execute("SELECT pgedge.resume_events(%s)", (f"t{n}",)).fetchone() == (True,)
+    assert conn.execute("SELECT count(*) FROM pgedge.event_limits").fetchone() == (0,)
+    conn.execute("INSERT INTO pgedge.event_limits VALUES ('t', 3, NULL, true)")
+    assert conn.execute("SELECT pgedge.resume_events('t')").fetchone() == (True,)
+    assert conn.execute("SELECT * FROM pgedge.event_limits").fetchall() == [("t", 3, None, False)]
+
+
+def test_two_sessions_cannot_add_a_sixty_fifth_limit(db, conn):
+    conn.execute("INSERT INTO pgedge.event_limits SELECT 't' || n, 1 FROM generate_series(1, 63) n")
+    refused = []
+
+    def second():
+        with db.connect() as other:
+            try:
+                other.execute("INSERT INTO pgedge.event_limits VALUES ('b', 1)")
+            except psycopg.Error as error:
+                refused.append(error.sqlstate)
+
+    with db.connect(autocommit=False) as first:
+        first.execute("INSERT INTO pgedge.event_limits VALUES ('a', 1)")
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        assert thread.is_alive(), "it waits for the other one"
+        first.commit()
+        thread.join(20)
+    assert refused == ["54000"] and conn.execute("SELECT count(*) FROM pgedge.event_limits").fetchone() == (64,)
+
+
+def test_a_pause_counts_before_other_limits(conn):
+    """Beyond 64, which only a restore with triggers disabled can bring about."""
+    conn.execute("SET session_replication_role = replica; ALTER TABLE pgedge.event_limits DISABLE TRIGGER changed")
+    conn.execute("INSERT INTO pgedge.event_limits SELECT 'a' || n, 1 FROM generate_series(1, 70) n")
+    conn.execute("INSERT INTO pgedge.event_limits VALUES ('z', NULL, NULL, true)")
+    conn.execute("ALTER TABLE pgedge.event_limits ENABLE ALWAYS TRIGGER changed; RESET session_replication_role")
+    enqueue(conn, "z")
+    assert claim(conn) == []
+
+
+@pytest.mark.parametrize("moment", ["-infinity", "infinity"])
+def test_an_infinite_created_at_blinds_nobody(conn, moment):
+    conn.execute("INSERT INTO claude_events (event_type, payload, created_at) VALUES ('t', '{}', %s), ('t', '{}', localtimestamp - interval '1 h')", (moment,))
+    ready, age = conn.execute("SELECT ready, oldest_ready_age BETWEEN '59 min' AND '61 min' FROM pgedge.queue_stats").fetchone()
+    assert (ready, age) == (2, True)
+    assert conn.execute("SELECT message FROM pgedge.health() h(name, status, message) WHERE message LIKE '%%could not be checked%%'").fetchall() == []
+
+
+def test_cancelled_waiters_give_their_places_back(db, conn):
+    """More cancellations within one transaction than there are places; then a waiter is still woken, and does not only look every 250 ms."""
+    assert claim(conn) == []
+    with db.connect(autocommit=False) as canceller, db.connect() as waiter:
+        for _ in range(70):
+            canceller.execute("SAVEPOINT s; SET LOCAL statement_timeout = '5 ms'")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                canceller.execute("SELECT pgedge.wait_for_events('10 s')")
+            canceller.execute("ROLLBACK TO s")
+        took = []
+        for _ in range(9):
+            thread = threading.Thread(target=waiter.execute, args=("SELECT pgedge.wait_for_events('10 s')",))
+            thread.start()
+            time.sleep(0.05)
+            began = time.monotonic()
+            enqueue(conn)
+            thread.join(20)
+            took.append(time.monotonic() - began)
+            assert len(claim(conn)) == 1
+        assert sorted(took)[4] < 0.15
