@@ -32,7 +32,7 @@ pub struct Wish<'a> {
     pub want: usize,
     /// Length of the lease in microseconds.
     pub lease: i64,
-    /// None for all types.
+    /// None for all types; sorted.
     pub types: Option<Vec<String>>,
     pub worker: &'a str,
     /// Only to see whether there is something: nothing is handed out.
@@ -70,7 +70,7 @@ impl Source {
             return true;
         }
         let kind = self.scan.text(self.scan.columns().event_type).unwrap_or_default();
-        self.include.as_ref().is_none_or(|i| i.contains(&kind)) && !self.exclude.contains(&kind)
+        self.include.as_ref().is_none_or(|i| i.binary_search(&kind).is_ok()) && !self.exclude.contains(&kind)
     }
 
     /// Moves over the row. Never to a transaction that the snapshot does not reach, which only this session's own can be: others between
@@ -192,7 +192,11 @@ pub fn turn(
         horizon: Horizon::of(snapshot),
         // SAFETY: a plain read of this session's own state.
         own: unsafe { pg_sys::GetTopFullTransactionIdIfAny().value != 0 },
-        kinds: wish.types.as_ref().map(|t| t.iter().map(|t| hash(t)).collect()),
+        kinds: wish.types.as_ref().map(|t| {
+            let mut kinds: Vec<u64> = t.iter().map(|t| hash(t)).collect();
+            kinds.sort_unstable();
+            kinds
+        }),
         q,
         wish,
         segment,
@@ -311,7 +315,7 @@ impl Turn<'_, '_> {
     }
 
     pub(super) fn wants_kind(&self, kind: u64) -> bool {
-        self.kinds.as_ref().is_none_or(|k| k.contains(&kind))
+        self.kinds.as_ref().is_none_or(|k| k.binary_search(&kind).is_ok())
     }
 
     /// One scan for all types without limits, and one for each type that has some.
@@ -344,7 +348,8 @@ impl Turn<'_, '_> {
             }
         }
         for (name, kind) in limited {
-            if self.wish.types.as_ref().is_none_or(|t| t.contains(&name)) && self.q.allowance(kind, 1, self.now) > 0 {
+            let wanted = self.wish.types.as_ref().is_none_or(|t| t.binary_search(&name).is_ok());
+            if wanted && self.q.allowance(kind, 1, self.now) > 0 {
                 add(self.q, Some(vec![name]), vec![], Some(kind));
             }
         }
@@ -651,7 +656,7 @@ pub unsafe extern "C-unwind" fn pgedge_claim_events(fcinfo: pg_sys::FunctionCall
     };
     let (want, lease) = checked(wish_parts.0, wish_parts.1);
     super::check_may_write();
-    let types = wish_parts.2.map(|t| t.into_iter().flatten().collect::<Vec<_>>());
+    let types = wish_parts.2.map(|t| sorted(t.into_iter().flatten()));
     let worker = wish_parts.3.unwrap_or_default();
     // SAFETY: materialize mode, as every caller of a set-returning function in FROM or the select list offers.
     let result = unsafe {
@@ -735,12 +740,21 @@ fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>
     got
 }
 
+/// Names, each once, to be searched quickly while the lock is held.
+fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// Whether something of these types can be claimed now.
 pub fn anything(segment: Segment, table_oid: pg_sys::Oid, types: Option<&[String]>) -> bool {
     if types.is_some_and(<[String]>::is_empty) {
         return false;
     }
-    let wish = Wish { want: 1, lease: 60_000_000, types: types.map(<[String]>::to_vec), worker: "", peek: true };
+    let types = types.map(|t| sorted(t.iter().cloned()));
+    let wish = Wish { want: 1, lease: 60_000_000, types, worker: "", peek: true };
     run(segment, table_oid, &wish, &mut |_: &Scan, _, _, _| {}) > 0
 }
 

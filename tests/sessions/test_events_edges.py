@@ -757,3 +757,12 @@ def test_cancelled_waiters_give_their_places_back(db, conn):
             took.append(time.monotonic() - began)
             assert len(claim(conn)) == 1
         assert sorted(took)[4] < 0.15
+
+
+def test_a_claim_of_very_many_types_finds_its_own(conn):
+    conn.execute("INSERT INTO claude_events (event_type, payload) SELECT 'other', '{}' FROM generate_series(1, 20000)")
+    wanted = [enqueue(conn, "wanted"), enqueue(conn, "also wanted")]
+    many = [f"absent {n}" for n in range(20_000)]
+    conn.execute("SET statement_timeout = '20s'")
+    assert claim(conn, 5, types=many) == []
+    assert ids(claim(conn, 5, types=["wanted", *many, "also wanted", "wanted"])) == wanted
