@@ -6,6 +6,8 @@ import time
 import psycopg
 import pytest
 
+from cluster import Cluster
+
 
 def fails(conn: psycopg.Connection, sqlstate: str, query: str, args=None) -> psycopg.Error:
     """Asserts that a statement fails with this SQLSTATE and carries a HINT; returns the error."""
@@ -28,3 +30,12 @@ def reconnect(cluster, deadline=30) -> psycopg.Connection:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
+
+
+def start_standby(primary: Cluster) -> Cluster:
+    """A streaming standby of a cluster, in a folder of its own."""
+    standby = Cluster()
+    standby.run(standby.bindir / "pg_basebackup", "-h", str(primary.folder), "-p", str(primary.port), "-U", "postgres", "-D", str(standby.data), "-R", "-c", "fast", "-X", "stream")
+    with open(standby.data / "postgresql.conf", "a", encoding="utf-8") as f:
+        f.write(f"port = {standby.port}\nunix_socket_directories = '{standby.folder}'\narchive_mode = off\n")
+    return standby.start()

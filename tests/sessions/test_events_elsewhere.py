@@ -8,9 +8,8 @@ import psycopg
 import pytest
 
 from cluster import Cluster
-from support import fails
+from support import fails, start_standby
 from test_events_queue import claim, enqueue, ids
-from test_ops import start_standby
 
 WRITERS = ["claim_events()", "complete_events('{1}', 1)", "complete_events('{}', 1)", "fail_events('{1}', 1)", "fail_events('{}', 1)", "release_events('{1}', 1)", "extend_lease('{1}', 1, '1 s')",
            "cancel_events('{1}')", "redrive_events()", "purge_events('1 d')", "enqueue_event('t', '{}')", "enqueue_events('t', '{}')", "wait_for_events('1 ms')", "pause_events('t')", "resume_events('t')",

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from conftest import Cluster, create_database
+from support import start_standby
 
 HOURS = "now() - make_interval(hours => %s)"
 
@@ -44,12 +45,8 @@ def test_match_log_on_a_standby():
     """Reading functions work on a hot standby; writing ones say where to run."""
     with Cluster({"wal_level": "replica", "fsync": "off"}) as primary:
         primary.psql("CREATE EXTENSION pgedge CASCADE; SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['User 5 logged in'], 'INFO', 's')")
-        standby = Cluster()
+        standby = start_standby(primary)
         try:
-            primary.run(primary.bindir / "pg_basebackup", "-h", primary.folder, "-p", str(primary.port), "-U", "postgres", "-D", standby.data, "-R", "-c", "fast", "-X", "stream", "--no-sync")
-            with open(standby.data / "postgresql.conf", "a", encoding="utf-8") as conf:
-                conf.write(f"port = {standby.port}\nunix_socket_directories = '{standby.folder}'\n")
-            standby.start()
             with psycopg.connect(standby.dsn(), autocommit=True) as conn:
                 assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
                 for _ in range(2):

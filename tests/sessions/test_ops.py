@@ -13,7 +13,7 @@ import pytest
 
 from cluster import Cluster
 from conftest import Database, create_database
-from support import fails
+from support import fails, start_standby
 
 VIEWS = {
     "database_size": ["db_size"],
@@ -341,15 +341,6 @@ def wait_for(condition, seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.2)
-
-
-def start_standby(primary: Cluster) -> Cluster:
-    """A streaming standby of a cluster, in a folder of its own."""
-    standby = Cluster()
-    standby.run(standby.bindir / "pg_basebackup", "-h", str(primary.folder), "-p", str(primary.port), "-U", "postgres", "-D", str(standby.data), "-R", "-c", "fast", "-X", "stream")
-    with open(standby.data / "postgresql.conf", "a", encoding="utf-8") as f:
-        f.write(f"port = {standby.port}\nunix_socket_directories = '{standby.folder}'\narchive_mode = off\n")
-    return standby.start()
 
 
 # Machine and settings ------------------------------------------------------------------------------------------------------------------

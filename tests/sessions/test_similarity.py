@@ -12,7 +12,7 @@ import pytest
 
 from cluster import Cluster
 from conftest import ROOT, create_database
-from support import fails
+from support import fails, start_standby
 
 OPERATOR = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 PARALLEL = "SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET max_parallel_workers_per_gather = 4"
@@ -526,12 +526,8 @@ def test_standby(tmp_path_factory):
         primary.psql("CREATE TABLE items AS SELECT i AS id, (SELECT array_agg(sin(i * j)) FROM generate_series(1, 32) j)::vector AS embedding FROM generate_series(1, 3000) i; ANALYZE")
         call = PARALLEL + "; SELECT md5(string_agg(b::text, ',')) FROM pgedge.batch_search((SELECT array_agg(embedding) FROM items WHERE id < 50), relation => 'items') b"
         pairs = "SELECT md5(string_agg(p::text, ',')) FROM pgedge.similar_pairs(0.9, relation => 'items') p"
-        standby = Cluster()
+        standby = start_standby(primary)
         try:
-            primary.run(primary.bindir / "pg_basebackup", "-h", primary.folder, "-p", str(primary.port), "-U", "postgres", "-D", standby.data, "-R", "-c", "fast", "-X", "stream", "--no-sync")
-            with open(standby.data / "postgresql.conf", "a", encoding="utf-8") as conf:
-                conf.write(f"port = {standby.port}\nunix_socket_directories = '{standby.folder}'\n")
-            standby.start()
             assert standby.psql("SELECT pg_is_in_recovery()") == "t"
             assert standby.psql(call) == primary.psql(call)
             assert standby.psql(pairs) == primary.psql(pairs)

@@ -12,8 +12,8 @@ import pytest
 from cluster import Cluster
 from conftest import Database, create_database
 from pg_net import Receiver, Sender
-from support import fails, reconnect
-from test_ops import drop_role, health, role, start_standby
+from support import fails, reconnect, start_standby
+from test_ops import drop_role, health, role
 from test_webhooks import PROTECT, SECRET, box, dispatch, enqueue, event, hook, net, receiver, reconcile, stand_in, states, work  # noqa: F401
 
 
