@@ -217,9 +217,7 @@ pub fn turn(
     };
     t.feed_late(table, snapshot);
     t.feed_due(table, snapshot);
-    // A pause that is longer than any was set before the clock was put back.
-    let pause = t.q.state.walk_at.saturating_sub(t.now);
-    let walks = walk || !(1..=WALK_AT_MOST).contains(&pause);
+    let walks = walk || session::is_due(t.q.state.walk_at, t.now, WALK_AT_MOST);
     let heads = if walks { t.heads(table, snapshot) } else { vec![] };
     let mut sources = t.sources(table, snapshot);
     if !t.fixed {
@@ -466,11 +464,8 @@ impl Turn<'_, '_> {
                 continue;
             }
             self.looked += 1;
-            if !lookup.look_up(slot.id)
-                || !lookup.is_ready(self.now)
-                || lookup.datum(lookup.columns().ordering_key).is_some()
-            {
-                // Finished, or gone, or it has another place by now. A fixed snapshot may only be too old to see.
+            if !lookup.stands_ready(slot.id, self.now) {
+                // A fixed snapshot may only be too old to see.
                 if !self.fixed {
                     if self.own {
                         self.note_forgotten(at);

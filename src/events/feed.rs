@@ -63,9 +63,9 @@ impl Turn<'_, '_> {
         scan.end();
     }
 
-    /// Whether a slot stands for an event, so that it is handed out when the slot's state ends. An idle one only remembers its attempts.
-    fn stands(&self, id: i64) -> bool {
-        self.q.find(id).is_some_and(|at| self.q.slot(at).condition() != Condition::Idle)
+    /// The slot that stands for an event, so that it is handed out when the slot's state ends. An idle one only remembers its attempts.
+    fn standing(&self, id: i64) -> Option<u32> {
+        self.q.find(id).filter(|&at| self.q.slot(at).condition() != Condition::Idle)
     }
 
     /// Takes the least urgent of what is remembered out of memory when leases need the room: these events get a new place instead.
@@ -84,8 +84,8 @@ impl Turn<'_, '_> {
     /// Forgets what is remembered and finished by now, which a fixed snapshot cannot tell from what it is too old to see. Only of what this claim
     /// wants: that is what it could not hand out.
     pub(super) fn forget_gone(&mut self, table: &Table) {
-        // SAFETY: in a transaction. What it has written itself would be gone only until it is rolled back.
-        if unsafe { pg_sys::GetTopFullTransactionIdIfAny().value } != 0 {
+        // What this transaction has written itself would be gone only until it is rolled back.
+        if self.own {
             return;
         }
         // SAFETY: popped below, or by the transaction's abort.
@@ -104,10 +104,7 @@ impl Turn<'_, '_> {
                     continue;
                 }
                 left -= 1;
-                if !lookup.look_up(slot.id)
-                    || !lookup.is_ready(self.now)
-                    || lookup.datum(lookup.columns().ordering_key).is_some()
-                {
+                if !lookup.stands_ready(slot.id, self.now) {
                     self.q.forget(at);
                     self.moved |= self.looked >= TURN;
                 }
@@ -130,7 +127,7 @@ impl Turn<'_, '_> {
             if scan.datum(scan.columns().ordering_key).is_some() {
                 continue;
             }
-            if let Some(at) = self.q.find(scan.id()).filter(|&at| self.q.slot(at).condition() != Condition::Idle) {
+            if let Some(at) = self.standing(scan.id()) {
                 // Its type or priority may have changed since it was remembered.
                 let (slot, lane, kind) = (self.q.slot(at), scan.lane(), scan_kind(&scan));
                 if !self.fixed && (slot.lane(), slot.kind) != (lane, kind) {
@@ -176,7 +173,7 @@ impl Turn<'_, '_> {
                 rows += 1;
                 from = source.scan.place();
                 let (id, kind) = (source.scan.id(), scan_kind(&source.scan));
-                let known = self.stands(id)
+                let known = self.standing(id).is_some()
                     || !source.wants()
                     || self.horizon.is_writing(from.0)
                     || self.q.stragglers().iter().any(|s| s.xid == from.0);

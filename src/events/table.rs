@@ -475,6 +475,11 @@ impl Scan {
             && self.time(self.cols.run_at).is_none_or(|t| t <= now)
     }
 
+    /// Lookup: goes to a remembered event; false when it is finished, or gone, or has another place by now.
+    pub fn stands_ready(&mut self, id: i64, now: i64) -> bool {
+        self.look_up(id) && self.is_ready(now) && self.datum(self.cols.ordering_key).is_none()
+    }
+
     /// Whether the row is still what the snapshot shows.
     pub fn currency(&self) -> Currency {
         // SAFETY: a row that an index scan returned stands in a buffer that the slot has pinned.
