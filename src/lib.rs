@@ -14,6 +14,7 @@ mod ops;
 mod pgvector;
 mod session;
 mod similarity;
+mod spi;
 mod webhooks;
 
 /// Everything but the four data tables lives here. The tables go into the schema that the extension is created in.

@@ -1,15 +1,12 @@
 //! `complete_events`, and what `pgedge.event_retention` deletes as events are completed.
 //!
 //! The statement is planned once a session and then kept: interpreting it in PL/pgSQL cost as much as running it.
-use std::cell::RefCell;
-use std::ffi::CString;
-
 use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;
 
 use super::segment::{self, Segment};
 use super::{lease, ledger, settings};
-use crate::{errors, session};
+use crate::{errors, session, spi};
 use pgedge_leases::Slot;
 
 /// Pages of the table that are looked through at a time for what retention deletes.
@@ -22,135 +19,37 @@ const WALKS: (i64, i64) = (1_000_000, 3_600_000_000);
 const AFTER_FAILURE: i64 = 60_000_000;
 const FORBIDDEN: i64 = 600_000_000;
 
-const ONE: &str = "UPDATE ONLY %t e SET status = 'processed', processed_at = now(), attempts = $2, claimed_by = $3, claimed_at = $4 \
+const ONE: &str = "UPDATE ONLY %T e SET status = 'processed', processed_at = now(), attempts = $2, claimed_by = $3, claimed_at = $4 \
                    WHERE e.id = $1 AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint, e.status IS NOT DISTINCT FROM 'processed'";
-const MANY: &str = "UPDATE ONLY %t e SET status = 'processed', processed_at = now(), attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed \
+const MANY: &str = "UPDATE ONLY %T e SET status = 'processed', processed_at = now(), attempts = h.attempt, claimed_by = h.worker, claimed_at = h.claimed \
                     FROM unnest($1, $2, $3, $4) h(id, attempt, worker, claimed) \
                     WHERE e.id = h.id AND e.status IS NOT DISTINCT FROM 'pending' RETURNING e.id::bigint, e.status IS NOT DISTINCT FROM 'processed'";
-
-/// A statement that was planned, over the table as it was called then.
-struct Plan {
-    text: &'static str,
-    table: String,
-    plan: pg_sys::SPIPlanPtr,
-}
-
-thread_local! {
-    static PLANS: RefCell<Vec<Plan>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Looks up the plan of a statement, made if need be.
-///
-/// # Safety
-/// Between SPI_connect and SPI_finish.
-unsafe fn plan(text: &'static str, table: &str, types: &mut [pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
-    let known = PLANS.with_borrow(|p| p.iter().find(|p| p.text == text && p.table == table).map(|p| p.plan));
-    if let Some(known) = known {
-        return known;
-    }
-    // SAFETY: the text is copied by SPI; a kept plan lives until the session ends.
-    unsafe {
-        let sql = CString::new(text.replace("%t", table)).unwrap_or_default();
-        let options = pg_sys::CURSOR_OPT_GENERIC_PLAN as i32;
-        let plan = pg_sys::SPI_prepare_cursor(sql.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
-        if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
-            errors::fail(
-                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                format!("the event queue could not plan \"{text}\""),
-                "This is a bug in pgedge.",
-            );
-        }
-        PLANS.with_borrow_mut(|plans| {
-            // A table that was renamed or dropped leaves a plan behind; not many.
-            if plans.len() >= 8 {
-                for old in plans.drain(..) {
-                    pg_sys::SPI_freeplan(old.plan);
-                }
-            }
-            plans.push(Plan { text, table: table.to_owned(), plan });
-        });
-        plan
-    }
-}
 
 /// Marks held events processed, as the table's owner; the ids of those that still waited and are processed now, whatever triggers did.
 fn mark(table: pg_sys::Oid, held: &[Slot]) -> Vec<i64> {
     let name = super::qualified_name(table);
-    let (text, mut types, mut values, mut nulls) = arguments(held);
-    let mut done = vec![];
-    // SAFETY: SPI's rules are kept: connected throughout, the result is read before SPI_finish; an error ends the transaction, which ends all of
-    // this. Settings are put back here or by the abort. The plan is kept on the primary key whatever the statistics say, since a queue's are
-    // always stale; the table is locked, so nothing makes the plan invalid between the question and its use.
-    unsafe {
-        pg_sys::SPI_connect();
-        let plan = plan(text, &name, &mut types);
-        let level = (!pg_sys::SPI_plan_is_valid(plan) || !was_run(plan)).then(|| {
-            let level = pg_sys::NewGUCNestLevel();
-            for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_hashjoin", c"enable_mergejoin"] {
-                super::set_for_now(setting, c"off");
-            }
-            level
-        });
-        let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_mut_ptr(), false, 0);
-        if code != pg_sys::SPI_OK_UPDATE_RETURNING as i32 {
-            errors::fail(
-                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                format!("the event queue could not run \"{text}\": {code}"),
-                "This is a bug in pgedge.",
-            );
+    let session = spi::Session { table: &name, delta_type: pg_sys::InvalidOid, writes: true };
+    let done = Spi::connect(|_| {
+        let read = |row: spi::Row<'_>| row.get::<bool>(2).then(|| row.get::<i64>(1));
+        if let [one] = held {
+            let args = [
+                spi::int8(one.id),
+                spi::int4(one.attempt),
+                spi::text_option(lease::worker(one)),
+                spi::time(one.claimed_at),
+            ];
+            session.rows(ONE, &args, read)
+        } else {
+            let args = [
+                spi::int8s(held.iter().map(|s| s.id)),
+                spi::int4s(held.iter().map(|s| s.attempt)),
+                spi::text_options(held.iter().map(lease::worker)),
+                spi::times(held.iter().map(|s| s.claimed_at)),
+            ];
+            session.rows(MANY, &args, read)
         }
-        let rows = pg_sys::SPI_tuptable;
-        for n in 0..pg_sys::SPI_processed as usize {
-            let mut null = false;
-            let mut value =
-                |column| pg_sys::SPI_getbinval(*(*rows).vals.add(n), (*rows).tupdesc, column, &raw mut null);
-            if value(2).value() != 0 {
-                done.push(value(1).value() as i64);
-            }
-        }
-        if let Some(level) = level {
-            pg_sys::AtEOXact_GUC(true, level);
-        }
-        pg_sys::SPI_finish();
-    }
-    done
-}
-
-/// Whether a plan was made already, by a first run.
-///
-/// # Safety
-/// The plan is one of ours.
-unsafe fn was_run(plan: pg_sys::SPIPlanPtr) -> bool {
-    // SAFETY: a plan's sources are a list that lives as long as it does.
-    unsafe {
-        let sources = pgrx::PgList::<pg_sys::CachedPlanSource>::from_pg(pg_sys::SPI_plan_get_plan_sources(plan));
-        sources.iter_ptr().all(|s| !(*s).gplan.is_null())
-    }
-}
-
-/// The statement for so many events, with the types and values of its parameters and which are NULL.
-fn arguments(held: &[Slot]) -> (&'static str, [pg_sys::Oid; 4], [Datum; 4], [core::ffi::c_char; 4]) {
-    let null = |d: &Option<Datum>| if d.is_some() { b' ' } else { b'n' } as core::ffi::c_char;
-    let (text, types, values) = if let [one] = held {
-        let values = [
-            one.id.into_datum(),
-            one.attempt.into_datum(),
-            lease::worker(one).into_datum(),
-            lease::time(one.claimed_at).into_datum(),
-        ];
-        (ONE, [pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::TEXTOID, pg_sys::TIMESTAMPTZOID], values)
-    } else {
-        let values = [
-            held.iter().map(|s| s.id).collect::<Vec<_>>().into_datum(),
-            held.iter().map(|s| s.attempt).collect::<Vec<_>>().into_datum(),
-            held.iter().map(lease::worker).collect::<Vec<_>>().into_datum(),
-            held.iter().map(|s| lease::time(s.claimed_at)).collect::<Vec<_>>().into_datum(),
-        ];
-        let types = [pg_sys::INT8ARRAYOID, pg_sys::INT4ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TIMESTAMPTZARRAYOID];
-        (MANY, types, values)
-    };
-    let nulls = values.each_ref().map(null);
-    (text, types, values.map(|v| v.unwrap_or(Datum::from(0))), nulls)
+    });
+    done.into_iter().flatten().collect()
 }
 
 /// A `bigint[]` argument of one dimension without NULLs. Errors: 2202E, 22004.
@@ -265,7 +164,7 @@ fn turn(segment: Segment) -> Option<u32> {
 }
 
 /// Deletes finished events older than `pgedge.event_retention`: those on the next few pages of the table, now and then, with a fifth of one
-/// session's time at most. Going through the table by pages needs no index, visits nothing twice and never waits.
+/// session's time at most. Going through the table by pages needs no index and visits nothing twice; no lock is waited for long.
 fn retain(table: pg_sys::Oid) {
     let seconds = settings::retention();
     if seconds < 0 {

@@ -7,11 +7,11 @@ use crate::session;
 use pgedge_leases::{Condition, Slot};
 
 /// Who holds an event; None for a worker without a name.
-pub(super) fn worker(slot: &Slot) -> Option<String> {
-    Some(slot.worker()).filter(|w| !w.is_empty()).map(str::to_owned)
+pub(super) fn worker(slot: &Slot) -> Option<&str> {
+    Some(slot.worker()).filter(|w| !w.is_empty())
 }
 
-pub(super) fn time(micros: i64) -> TimestampWithTimeZone {
+fn time(micros: i64) -> TimestampWithTimeZone {
     TimestampWithTimeZone::try_from(micros).unwrap_or_else(|_| pgrx::datum::clock_timestamp())
 }
 
@@ -38,7 +38,7 @@ fn hold(
     for slot in slots {
         held.push(slot.id);
         attempts.push(slot.attempt);
-        workers.push(worker(&slot));
+        workers.push(worker(&slot).map(str::to_owned));
         claimed.push(time(slot.claimed_at));
     }
     TableIterator::once((held, attempts, workers, claimed))
@@ -161,7 +161,9 @@ fn leases(
         );
     }
     TableIterator::new(
-        slots.into_iter().map(|s| (s.id, worker(&s), s.attempt, s.token, time(s.claimed_at), time(s.expires_at))),
+        slots
+            .into_iter()
+            .map(|s| (s.id, worker(&s).map(str::to_owned), s.attempt, s.token, time(s.claimed_at), time(s.expires_at))),
     )
 }
 

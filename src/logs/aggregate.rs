@@ -10,7 +10,6 @@ use super::cache::{self, Learned, Row};
 use super::learn;
 use super::metadata;
 use super::samples::{self, Samples};
-use super::spi::Session;
 use super::store::{self, Hour};
 use super::table::{self, Delta, Limits, Target};
 use super::text::Body;
@@ -18,6 +17,7 @@ use super::timestamp::{self, HOUR};
 use super::{TREND_HOURS, input, notice};
 use crate::errors;
 use crate::jsonb::Jsonb;
+use crate::spi::Session;
 
 // The SQL declarations are in `sql/logs.sql`: these answer their rows in one tuplestore. One by one, as pgrx does it, each row would pay
 // for the change of user and search_path again.

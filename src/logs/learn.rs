@@ -9,9 +9,9 @@ use super::aggregate::{Work, merged_metadata};
 use super::batch::Group;
 use super::cache::{Learned, Row};
 use super::samples::Samples;
-use super::spi::Session;
 use super::store::{self, Hour, Step};
 use super::table::{self, Limits, Merge, Stored, Target};
+use crate::spi::Session;
 
 /// Patterns that are none any more, each with the one that takes its rows.
 type Moves = HashMap<String, String>;

@@ -4,9 +4,9 @@ use pgrx::prelude::*;
 
 use super::cache::{self, Row};
 use super::mineable;
-use super::spi::{self, Session};
 use super::store;
 use super::table::Target;
+use crate::spi::{self, Session};
 
 /// The row that a line belongs to now. See the COMMENT in `sql/logs.sql`.
 #[pg_extern(schema = "pgedge", stable, parallel_restricted, security_definer, cost = 1000)]

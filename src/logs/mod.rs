@@ -23,7 +23,6 @@ mod notice;
 pub mod pattern;
 pub mod prune;
 mod samples;
-mod spi;
 mod store;
 mod table;
 mod text;

@@ -13,10 +13,10 @@ use super::LOG_EVENTS;
 use super::aggregate::{Outcome, Work};
 use super::batch::Tally;
 use super::cache::Alarm;
-use super::spi::{self, Planned, Session};
 use super::table::{self, Target};
 use super::timestamp::{self, HOUR};
 use super::trends;
+use crate::spi::{self, Planned, Session};
 
 /// Priority of the events: 1 to 3 wake the consumer at once.
 const PRIORITY: i32 = 3;

@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashSet};
 use pgrx::prelude::*;
 
 use super::cache::{self, Learned};
-use super::spi::{self, Planned, Session};
 use super::store;
 use super::table::{self, Target};
 use crate::errors;
+use crate::spi::{self, Planned, Session};
 
 /// Rows deleted at a time.
 const CHUNK: i64 = 10_000;

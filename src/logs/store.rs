@@ -3,7 +3,7 @@ use pgrx::prelude::*;
 
 use super::cache::{self, Learned, Row};
 use super::direct;
-use super::spi::{self, Session};
+use crate::spi::{self, Session};
 
 /// Distinguishes our advisory locks from those of users (1 and 2) in `pg_locks.objsubid`.
 const LOCK_CLASS: u16 = 0x7065;

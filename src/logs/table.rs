@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use pgrx::prelude::*;
 
 use super::batch::Tally;
-use super::spi::{self, Planned, Session};
 use crate::errors;
+use crate::spi::{self, Planned, Session};
 
 /// Longest source that the support tables index.
 const MAX_SOURCE: usize = 500;

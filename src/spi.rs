@@ -33,14 +33,15 @@ pub struct Session<'a> {
 }
 
 /// Keeps the planner from scans of whole tables while it lives.
-struct KeysOnly([bool; 3]);
+struct KeysOnly([bool; 4]);
 
 impl KeysOnly {
     fn begin() -> Self {
+        use pg_sys::{enable_bitmapscan, enable_hashjoin, enable_mergejoin, enable_seqscan};
         // SAFETY: plain settings of this backend, used by the planner; brought back when this is dropped, on errors too.
         unsafe {
-            let before = Self([pg_sys::enable_seqscan, pg_sys::enable_hashjoin, pg_sys::enable_mergejoin]);
-            (pg_sys::enable_seqscan, pg_sys::enable_hashjoin, pg_sys::enable_mergejoin) = (false, false, false);
+            let before = Self([enable_seqscan, enable_bitmapscan, enable_hashjoin, enable_mergejoin]);
+            (enable_seqscan, enable_bitmapscan, enable_hashjoin, enable_mergejoin) = (false, false, false, false);
             before
         }
     }
@@ -48,8 +49,21 @@ impl KeysOnly {
 
 impl Drop for KeysOnly {
     fn drop(&mut self) {
+        use pg_sys::{enable_bitmapscan, enable_hashjoin, enable_mergejoin, enable_seqscan};
         // SAFETY: see begin.
-        unsafe { [pg_sys::enable_seqscan, pg_sys::enable_hashjoin, pg_sys::enable_mergejoin] = self.0 }
+        unsafe { [enable_seqscan, enable_bitmapscan, enable_hashjoin, enable_mergejoin] = self.0 }
+    }
+}
+
+/// Whether a kept statement has a plan that its next run takes: what it runs, such as users' triggers, then plans under the caller's settings.
+///
+/// # Safety
+/// The statement is one of ours.
+unsafe fn is_planned(plan: pg_sys::SPIPlanPtr) -> bool {
+    // SAFETY: a statement's sources are a list that lives as long as it does.
+    unsafe {
+        let sources = pgrx::PgList::<pg_sys::CachedPlanSource>::from_pg(pg_sys::SPI_plan_get_plan_sources(plan));
+        pg_sys::SPI_plan_is_valid(plan) && sources.iter_ptr().all(|s| !(*s).gplan.is_null())
     }
 }
 
@@ -77,7 +91,8 @@ impl Session<'_> {
             args.iter().map(|a| a.datum().map_or(pg_sys::Datum::from(0), |d| d.sans_lifetime())).collect();
         let nulls: Vec<core::ffi::c_char> =
             args.iter().map(|a| if a.datum().is_some() { b' ' } else { b'n' } as core::ffi::c_char).collect();
-        let _keys = (planned == Planned::ByKey).then(KeysOnly::begin);
+        // SAFETY: the statement is kept.
+        let _keys = (planned == Planned::ByKey && !unsafe { is_planned(plan) }).then(KeysOnly::begin);
         // SAFETY: a connection is open; the plan is kept, and its parameters are as many and of the types that it was prepared for. The
         // rows are read before their table is freed.
         unsafe {
@@ -168,6 +183,16 @@ pub fn int8<'a>(value: i64) -> DatumWithOid<'a> {
 /// A `text`.
 pub fn text<'a>(value: &str) -> DatumWithOid<'a> {
     arg(value, pg_sys::TEXTOID)
+}
+
+/// A `text` that may be NULL.
+pub fn text_option<'a>(value: Option<&str>) -> DatumWithOid<'a> {
+    arg(value, pg_sys::TEXTOID)
+}
+
+/// An `int4[]`.
+pub fn int4s<'a>(values: impl IntoIterator<Item = i32>) -> DatumWithOid<'a> {
+    arg(values.into_iter().collect::<Vec<_>>(), pg_sys::INT4ARRAYOID)
 }
 
 /// An `int8[]`.
