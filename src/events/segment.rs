@@ -6,13 +6,13 @@
 use std::cell::RefCell;
 use std::fs;
 
-use pgedge_leases::{Queue, Slot, State};
+use pgedge_leases::{Consumers, Queue, Slot, State};
 use pgrx::prelude::*;
 
 use crate::errors;
 
 const MAGIC: u64 = 0x7067_6564_6765_5131;
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 const FOLDER: &str = "pg_stat_tmp";
 
 /// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow.
@@ -26,6 +26,7 @@ struct Root {
     relation: u32,
     tranche: i32,
     nonce: u64,
+    consumers: Consumers,
     lock: pg_sys::LWLock,
 }
 
@@ -102,6 +103,13 @@ impl Segment {
         }
     }
 
+    /// Who waits for events; needs no lock.
+    pub fn consumers(self) -> &'static Consumers {
+        // SAFETY: the segment was checked when it was attached, or filled with zeros, which are valid, when it was made. It stays mapped until
+        // this session has no more to do with it (detach_dropped), and nobody keeps the reference for longer than a call.
+        unsafe { &(*self.root).consumers }
+    }
+
     /// Whether this is the same segment.
     pub fn is(self, other: Self) -> bool {
         std::ptr::eq(self.root, other.root)
@@ -133,16 +141,33 @@ pub fn get(relation: pg_sys::Oid, slots: usize) -> Segment {
     if let Some(found) = find(relation) {
         return found;
     }
-    // SAFETY: a lock on an object that nobody else locks (the table's own lock has another tag), released below or at the transaction's end.
-    unsafe {
-        pg_sys::LockDatabaseObject(pg_sys::RelationRelationId, relation, 1, pg_sys::ExclusiveLock as pg_sys::LOCKMODE)
-    };
+    let (tag, exclusive) = (creation_tag(relation), pg_sys::ExclusiveLock as pg_sys::LOCKMODE);
+    // SAFETY: a lock that only this module takes, released below or at the transaction's end.
+    unsafe { pg_sys::LockAcquire(&raw const tag, exclusive, false, false) };
     let segment = find(relation).unwrap_or_else(|| create(relation, slots));
     // SAFETY: as above.
-    unsafe {
-        pg_sys::UnlockDatabaseObject(pg_sys::RelationRelationId, relation, 1, pg_sys::ExclusiveLock as pg_sys::LOCKMODE)
-    };
+    unsafe { pg_sys::LockRelease(&raw const tag, exclusive, false) };
     segment
+}
+
+/// Whether the table has no segment and gets none before this transaction is over: whoever makes it waits until then.
+pub fn stays_absent(relation: pg_sys::Oid) -> bool {
+    let tag = creation_tag(relation);
+    // SAFETY: as in get(); does not wait, and is released at the transaction's end.
+    let got = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, true) };
+    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL && find(relation).is_none()
+}
+
+/// What is locked to make a table's segment: not the table, whose own lock has another tag.
+fn creation_tag(relation: pg_sys::Oid) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
+        locktag_field1: database().to_u32(),
+        locktag_field2: pg_sys::RelationRelationId.to_u32(),
+        locktag_field3: relation.to_u32(),
+        locktag_field4: 1,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    }
 }
 
 fn database() -> pg_sys::Oid {

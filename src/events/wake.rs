@@ -3,7 +3,8 @@
 //! A claim that finds nothing says so in the segment (`idle`) before it looks a last time. A transaction that makes events ready looks
 //! there as it begins to commit: if a consumer is idle it notifies; if not, it counts itself as `quiet` until it has committed, and a
 //! claim that finds nothing waits for those. So either the consumer sees the event, or it is notified. Busy consumers cost no NOTIFY,
-//! whose global lock would make committers wait for each other.
+//! whose global lock would make committers wait for each other. Before the first claim there is no segment: then each session notifies
+//! once a second at most, and the first claim waits for those that commit without.
 use std::cell::Cell;
 
 use pgrx::prelude::*;
@@ -28,6 +29,8 @@ thread_local! {
     static QUIET: Cell<Option<Segment>> = const { Cell::new(None) };
     /// Where it said that consumers are notified, which is true once it has committed.
     static NOTIFIES: Cell<Option<Segment>> = const { Cell::new(None) };
+    /// When this session last notified while there was no segment (µs); 0 for never.
+    static NOTIFIED_AT: Cell<i64> = const { Cell::new(0) };
     /// Whom to wake when it has committed.
     static WAKES: Cell<Option<Segment>> = const { Cell::new(None) };
     /// Where this session stands among those that wait, and at which place.
@@ -53,28 +56,26 @@ pub fn mentions(segment: Segment) -> bool {
 /// Just before a transaction commits.
 pub fn before_commit() {
     let Some(table) = PENDING.take() else { return };
-    let segment = segment::find(table);
-    WAKES.set(segment);
-    let must = match segment {
-        None => true,
-        Some(segment) => {
-            let locked = segment.lock();
-            let state = &mut *locked.queue.state;
-            let now = session::clock();
-            if state.idle || session::is_due(state.notified_at.saturating_add(AT_LEAST), now, AT_LEAST) {
-                state.idle = false;
-                state.notified_at = now;
-                NOTIFIES.set(Some(segment));
-                true
-            } else {
-                state.quiet += 1;
-                QUIET.set(Some(segment));
-                false
-            }
+    let Some(segment) = segment::find(table) else {
+        // Nobody has claimed since the server's start, so nobody is idle; a listener is to hear that there is something.
+        let now = session::clock();
+        if settings::notify()
+            && (session::is_due(NOTIFIED_AT.get().saturating_add(AT_LEAST), now, AT_LEAST)
+                || !segment::stays_absent(table))
+        {
+            NOTIFIED_AT.set(now);
+            notify();
         }
+        return;
     };
-    if must {
+    WAKES.set(Some(segment));
+    let now = session::clock();
+    let is_due = |last: i64| session::is_due(last.saturating_add(AT_LEAST), now, AT_LEAST);
+    if segment.consumers().announces(now, is_due) {
+        NOTIFIES.set(Some(segment));
         notify();
+    } else {
+        QUIET.set(Some(segment));
     }
 }
 
@@ -89,14 +90,16 @@ fn notify() {
 /// After a transaction's end.
 pub fn after_end(committed: bool) {
     PENDING.set(None);
+    if !committed {
+        NOTIFIED_AT.set(0);
+    }
     if let Some(segment) = QUIET.take() {
-        let locked = segment.lock();
-        locked.queue.state.quiet = locked.queue.state.quiet.saturating_sub(1);
+        segment.consumers().settle();
     }
     if let Some(segment) = NOTIFIES.take()
         && !committed
     {
-        segment.lock().queue.state.idle = true;
+        segment.consumers().found_nothing();
     }
     leave();
     if let Some(segment) = WAKES.take()
@@ -108,8 +111,7 @@ pub fn after_end(committed: bool) {
 
 /// Sets the latches of those that wait.
 pub fn wake(segment: Segment) {
-    let waiters = segment.lock().queue.state.waiters;
-    for number in waiters.into_iter().filter(|&n| n != 0) {
+    for number in segment.consumers().waiting() {
         // SAFETY: the number is that of a slot of the array of all sessions, which is never freed; a latch too many does no harm.
         unsafe {
             let all = &*pg_sys::ProcGlobal;
@@ -122,17 +124,13 @@ pub fn wake(segment: Segment) {
 
 /// A claim found nothing. True when it must look once more, since something was committed or is about to be.
 pub fn nothing_found(segment: Segment) -> bool {
-    {
-        let locked = segment.lock();
-        let state = &mut *locked.queue.state;
-        let was_idle = std::mem::replace(&mut state.idle, true);
-        if was_idle && state.quiet == 0 {
-            return false;
-        }
+    let consumers = segment.consumers();
+    if consumers.found_nothing() && consumers.is_settled() {
+        return false;
     }
     let mut settled = false;
     for _ in 0..PATIENCE_MS * 4 {
-        settled = segment.lock().queue.state.quiet == 0;
+        settled = consumers.is_settled();
         if settled {
             break;
         }
@@ -210,7 +208,7 @@ fn wait_for_events(
             leave();
             return true;
         }
-        segment.lock().queue.state.idle = true;
+        segment.consumers().found_nothing();
         let left = limit - (session::clock() - start) / 1_000;
         if left <= 0 {
             leave();
@@ -236,9 +234,7 @@ fn enlist(segment: Segment) {
     super::ledger::register();
     // SAFETY: this session's slot is one of the array of all sessions. The number in the slot has another name in every other version.
     let me = unsafe { pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) } as u32 + 1;
-    let locked = segment.lock();
-    if let Some(place) = locked.queue.state.waiters.iter().position(|&n| n == 0) {
-        locked.queue.state.waiters[place] = me;
+    if let Some(place) = segment.consumers().enlist(me) {
         WAITS.set(Some((segment, place)));
     }
 }
@@ -246,6 +242,6 @@ fn enlist(segment: Segment) {
 /// Gives that place back.
 pub fn leave() {
     if let Some((segment, place)) = WAITS.take() {
-        segment.lock().queue.state.waiters[place] = 0;
+        segment.consumers().leave(place);
     }
 }

@@ -1,7 +1,9 @@
 """The event queue's contract, one session at a time: what each function does, and what it refuses."""
 from __future__ import annotations
 
+import functools
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -357,6 +359,49 @@ def test_wake_up_once_a_transaction(db):
         writer.execute("SET pgedge.notify = off")
         enqueue(writer)
         assert not list(listener.notifies(timeout=0.3))
+
+
+def test_before_the_first_claim_listeners_are_told_once_a_second(db):
+    with db.connect() as listener, db.connect() as writer:
+        listener.execute("LISTEN pgedge_events")
+        begun = time.monotonic()
+        for _ in range(100):
+            enqueue(writer)
+        told = len(list(listener.notifies(timeout=0.3)))
+        assert 1 <= told <= 2 + time.monotonic() - begun
+        with pytest.raises(psycopg.errors.DivisionByZero), writer.transaction():
+            enqueue(writer)
+            writer.execute("SELECT 1/0")
+        time.sleep(1.1)
+        enqueue(writer)
+        assert list(listener.notifies(timeout=5, stop_after=1))
+
+
+def test_the_first_claim_waits_for_those_that_commit_unannounced(fresh_cluster):
+    fresh_cluster.psql("CREATE EXTENSION pgedge CASCADE")
+    connect = functools.partial(psycopg.connect, fresh_cluster.dsn(), autocommit=True)
+    with connect() as conn, connect() as writer, connect() as consumer, ThreadPoolExecutor() as pool:
+
+        def wait_for(session, event):
+            until = time.monotonic() + 10
+            while one(conn, "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (session.info.backend_pid,)) != event:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+
+        conn.execute("SET synchronous_commit = local")
+        consumer.execute("SET synchronous_commit = local")
+        first = enqueue(writer)
+        conn.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        conn.execute("SELECT pg_reload_conf()")
+        until = time.monotonic() + 10
+        while one(writer, "SHOW synchronous_standby_names") != "nobody":
+            assert time.monotonic() < until
+        enqueued = pool.submit(enqueue, writer)
+        wait_for(writer, "SyncRep")
+        claimed = pool.submit(claim, consumer, 10)
+        wait_for(consumer, "object")
+        conn.execute("SELECT pg_cancel_backend(%s)", (writer.info.backend_pid,))
+        assert [r[0] for r in claimed.result(10)] == [first, enqueued.result(10)]
 
 
 def test_rolled_back_enqueue(db):

@@ -34,14 +34,14 @@ pub const GROUPS: usize = 2 * LIMITS;
 pub const LIMITS: usize = 64;
 /// Bytes kept of the ordering key that the last claim ended at.
 pub const KEY_BYTES: usize = 2048;
-/// Sessions that can wait at a time for something to do.
-pub const WAITERS: usize = 64;
 
+mod consumers;
 mod limits;
 mod scan;
 #[cfg(test)]
 mod tests;
 
+pub use consumers::Consumers;
 pub use limits::Limit;
 pub use scan::{Group, Straggler};
 
@@ -159,14 +159,6 @@ pub struct State {
     pub retain_at: i64,
     /// See `retain_at`.
     pub retain_page: u32,
-    /// A consumer found nothing since the last notification.
-    pub idle: bool,
-    /// Inserting transactions on their way to commit that sent no notification.
-    pub quiet: u32,
-    /// When a notification was sent last.
-    pub notified_at: i64,
-    /// Sessions that wait, by number + 1; 0 for a free place.
-    pub waiters: [u32; WAITERS],
     pub(crate) groups: [Group; GROUPS],
     pub(crate) stragglers: [Straggler; STRAGGLERS],
     pub(crate) straggler_count: u32,
@@ -237,7 +229,7 @@ impl<'a> Queue<'a> {
         Self { state, slots, by_id, by_key }
     }
 
-    /// Forgets everything: leases, cursors, what is ready. Limits are to be read anew; who waits goes on waiting.
+    /// Forgets everything: leases, cursors, what is ready. Limits are to be read anew.
     pub fn reset(&mut self) {
         let n = self.slots.len() as u32;
         for (i, slot) in self.slots.iter_mut().enumerate() {
@@ -257,7 +249,6 @@ impl<'a> Queue<'a> {
         s.groups = [Group::default(); GROUPS];
         s.key_from_len = 0;
         s.limits_wanted = s.limits_wanted.wrapping_add(1);
-        s.idle = true;
         self.count_no_leases();
     }
 
