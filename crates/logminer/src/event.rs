@@ -143,7 +143,14 @@ pub fn message_of(line: &str) -> Cow<'_, str> {
     if first == b'{' || line.as_bytes().contains(&0x1b) || begins_with_key(line) {
         return parse(line).message;
     }
-    Cow::Borrowed(&line[prefix(line).0..])
+    let skip = prefix(line).0;
+    let message = &line[skip..];
+    if skip > 0 && is_enveloped(message) { parse(line).message } else { Cow::Borrowed(message) }
+}
+
+/// Whether a line may be JSON or logfmt.
+fn is_enveloped(line: &str) -> bool {
+    line.trim_start().starts_with('{') || begins_with_key(line)
 }
 
 /// Takes a raw line apart.
@@ -153,6 +160,12 @@ pub fn parse(line: &str) -> Event<'_> {
         return event;
     }
     let (skip, level) = prefix(&clean);
+    if skip > 0
+        && is_enveloped(&clean[skip..])
+        && let Some(event) = parse_json(&clean[skip..]).or_else(|| parse_logfmt(&clean[skip..]))
+    {
+        return Event { level: event.level.or(level), ..event };
+    }
     let level = level.or_else(|| level_at_start(&clean[skip..]));
     let message = match clean {
         Cow::Borrowed(s) => Cow::Borrowed(&s[skip..]),
@@ -171,19 +184,39 @@ pub fn strip_ansi(line: &str) -> Cow<'_, str> {
     let mut i = 0;
     let mut from = 0;
     while i < s.len() {
-        if s[i] == 0x1b && s.get(i + 1) == Some(&b'[') {
-            let n = s[i + 2..].iter().take_while(|b| b.is_ascii_digit() || matches!(b, b';' | b'?')).count();
-            if s.get(i + 2 + n).is_some_and(u8::is_ascii_alphabetic) {
-                out.push_str(&line[from..i]);
-                i += 3 + n;
-                from = i;
-                continue;
-            }
-        }
-        i += 1;
+        let Some(end) = (s[i] == 0x1b).then(|| escape_end(s, i + 1)).flatten() else {
+            i += 1;
+            continue;
+        };
+        out.push_str(&line[from..i]);
+        i = end;
+        from = i;
     }
     out.push_str(&line[from..]);
     Cow::Owned(out)
+}
+
+/// The end of the escape sequence of ECMA-48 that begins before `i`: control sequences (colours, moves of the cursor), and strings for
+/// the terminal (titles, links), which BEL ends as well; `None` when it is cut off or none.
+fn escape_end(s: &[u8], i: usize) -> Option<usize> {
+    let end = |from: usize, skipped: fn(&u8) -> bool| from + s[from..].iter().take_while(|b| skipped(b)).count();
+    match s.get(i)? {
+        b'[' => {
+            let last = end(i + 1, |b| matches!(b, 0x20..=0x3f));
+            matches!(s.get(last)?, 0x40..=0x7e).then_some(last + 1)
+        }
+        b']' | b'P' | b'X' | b'^' | b'_' => {
+            let last = end(i + 1, |b| !matches!(b, 0x07 | 0x1b));
+            match s.get(last)? {
+                0x07 => Some(last + 1),
+                _ => (s.get(last + 1) == Some(&b'\\')).then_some(last + 2),
+            }
+        }
+        // the choice of a character set, saving and restoring the cursor
+        b'(' | b')' => s.get(i + 1).filter(|b| b.is_ascii_alphanumeric()).map(|_| i + 2),
+        b'7' | b'8' | b'=' | b'>' | b'c' | b'M' => Some(i + 1),
+        _ => None,
+    }
 }
 
 /// Keys that hold the message: those of most libraries, of journald, GELF, OpenTelemetry, cloud services and Serilog.
@@ -325,12 +358,29 @@ fn parse_logfmt<'a>(line: &str) -> Option<Event<'a>> {
     })
 }
 
-/// The level that a message begins with: `ERROR: …`, `[warn] …`.
+/// The level that a message begins with: `ERROR: …`, `[warn] …`, `[ WARN:0@1.2] …`, `E: …`, `PHP Warning: …`.
 fn level_at_start(message: &str) -> Option<Level> {
-    let text = message.trim_start().trim_start_matches(['[', '<', '(']);
+    let text = message.trim_start();
+    if let Some(php) = text.strip_prefix("PHP ") {
+        let (kind, _) = php.split_once(':')?;
+        return match kind {
+            "Fatal error" => Some(Level::Fatal),
+            "Parse error" | "Recoverable fatal error" => Some(Level::Error),
+            "Deprecated" => Some(Level::Warn),
+            _ => Level::parse(kind),
+        };
+    }
+    let text = text.trim_start_matches(['[', '<', '(']).trim_start();
     let end = text.bytes().position(|b| !b.is_ascii_alphabetic()).unwrap_or(text.len());
     let word = &text[..end];
     let marked = matches!(text.as_bytes().get(end), Some(b':' | b']' | b'>' | b')' | b'|'));
+    // apt, PulseAudio
+    if matches!(word, "E" | "W") && text.as_bytes().get(end..end + 2) == Some(b": ") {
+        let next = text.as_bytes().get(end + 2);
+        return next
+            .filter(|b| b.is_ascii_uppercase() || **b == b'[')
+            .and_then(|_| Level::of_letter(word.as_bytes()[0]));
+    }
     let shouted = word.len() >= 4 && word.bytes().all(|b| b.is_ascii_uppercase());
     if marked || shouted { Level::parse(word) } else { None }
 }

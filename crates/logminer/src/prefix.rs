@@ -7,21 +7,23 @@ use crate::forms::{byte, digits, is_word};
 /// What [`prefix`] skips, as a regular expression; wider than it. PostgreSQL builds its automaton anew for each match, so that every state
 /// that may be reached costs on every line: hence as few as possible.
 pub(crate) const PREFIX_EXPRESSION: &str = concat!(
-    // the envelope of JSON or logfmt, the priority, RFC 5424
+    // the envelope of JSON or logfmt, Compose, the priority, RFC 5424
     r#"(?:\{.*"[@A-Za-z_]+"[\x01-\x20]*:[\x01-\x20]*"|(?:[A-Za-z_.]+=.* )?m(?:sg|essage)="?)?"#,
+    r"(?:[a-z][^\x01-\x20]*[0-9] +\| +)?",
     r"(?:<[0-9]+>(?:1 (?:[^\x01-\x20]+ +){5}(?:-|\[.*\]) +|(?:1 )?))?",
     // syslog, klog, redis, Android, ESP-IDF, mosquitto
     r"(?:(?:[A-Z][a-z][a-z] +[0-9]+ [0-9:. ]+ [^\x01-\x20]+ [^\x01-\x20]+:|[A-Z][0-9]+ [0-9:.]+ +[0-9]+ [^\x01-\x20]+\]|",
     r"[0-9]+:[A-Z] [0-9]+ [A-Z][a-z]+ [0-9]+ [0-9:.]+ [-#*.]|",
     r"[0-9][0-9]-[0-9][0-9] [0-9:.]+ +[0-9]+ +[0-9]+ [A-Z]|[A-Z] \([0-9]+\)|[12][0-9]{9}:) +|",
     // a date with time, then host and program, or a level with what stands before and behind it
-    r"(?:[A-Z], )?\[?(?:[A-Z][a-z][a-z] +|[-0-9/.T:_ ])*[0-9]:[0-9][0-9][^\x01-\x20]*[\x01-\x20]*(?:std[a-z]+ [FP] )?",
+    r"(?:[A-Z], )?\[?(?:[A-Z][a-z][a-z](?: +|-)|[-0-9/.T:_ ])*[0-9]:[0-9][0-9][^\x01-\x20]*(?: [-A-Za-z/_+]+\])?[\x01-\x20]*(?:std[a-z]+ [FP] )?",
     r"(?:[^\x01-\x20]+ [^\x01-\x20]*(?:\]|kernel): +|",
     r"(?:(?:[^\x01-\x20]*[^A-Za-z\x01-\x20][^\x01-\x20]*|[A-Za-z]+ -|[A-Z]{3,4})[\x01-\x20]+)*",
-    r"(?:[A-Za-z_:.]+[\x01-\x20]+|\[[A-Za-z_:]+ *\][\x01-\x20]*)",
-    r"(?:(?:[0-9]+ --- .* :|(?:\[.*\] +)?(?:[^\x01-\x20]+ )?-|-- [^\x01-\x20]*:|[^\x01-\x20]+\]) +)?)?)?",
-    // the kernel's own stamp
+    r"(?:[A-Za-z_:.]+[\x01-\x20]+|[\[<][A-Za-z_:]+ *[\]>][\x01-\x20]*)",
+    r"(?:(?:[0-9]+ --- .* :|(?:(?:\[.*\]|\|) +)?(?:[^\x01-\x20]+ )?-|-- [^\x01-\x20]*:|[^\x01-\x20]+\]|\||[^\x01-\x20]+ +[^\x01-\x20]+:[0-9]+:[^\x01-\x20]+) +)?)?)?",
+    // the kernel's own stamp, the envelope of JSON or logfmt
     r"(?:\[ *[0-9]+\.[0-9]+\] +)?",
+    r#"(?:\{.*"[@A-Za-z_]+"[\x01-\x20]*:[\x01-\x20]*"|(?:[A-Za-z_.]+=.* )?m(?:sg|essage)="?)?"#,
 );
 /// What may stand behind the message.
 pub(crate) const SUFFIX_EXPRESSION: &str = r#"(?:(?:\\n)?".*)?"#;
@@ -58,7 +60,10 @@ type Found = Option<(usize, Option<Level>)>;
 /// * a full date with time, bracketed or not, as most frameworks write it, and what they put between it and the message when a level is
 ///   among it: `[pid] LEVEL: ` (PostgreSQL), `- name - LEVEL - ` (Python), `LEVEL [thread] - ` (Log4j), `LEVEL 1 --- [thread] name : `
 ///   (Spring Boot), `[LEVEL ]` (Elasticsearch), `[module:level] ` (Apache), `#1] LEVEL -- : ` (Ruby), `LEVEL name] ` (Rust);
-/// * a time of day alone is a prefix only in front of `[thread] LEVEL ` (Logback).
+///   `| LEVEL | name:function:1 - ` (Loguru), `: I file.cc:1] ` (TensorFlow), `[time zone] ` (PHP);
+/// * a time of day alone is a prefix only in front of `[thread] LEVEL ` (Logback), `LEVEL ` and `<inf> ` (Zephyr), and a time that a pipeline
+///   runs in front of `pid 0xthread LEVEL category file.c:1:function: ` (GStreamer);
+/// * `name-1  | ` (Compose) and whatever stands behind it.
 pub(crate) fn prefix(line: &str) -> (usize, Option<Level>) {
     let s = line.as_bytes();
     let i = skip_blanks(s, 0);
@@ -71,9 +76,25 @@ pub(crate) fn prefix(line: &str) -> (usize, Option<Level>) {
             b',' => ruby(line, i),
             _ => syslog(s, i).map(|e| (e, None)),
         },
+        b'a'..=b'z' => compose(line, i),
         _ => None,
     };
     found.unwrap_or((0, None))
+}
+
+/// `service-1  | `, as `docker compose logs` writes it, and the prefix of what follows.
+fn compose(line: &str, i: usize) -> Found {
+    let s = line.as_bytes();
+    let name = s[i..].iter().take(MAX_FIELD).take_while(|&&b| is_word(b) || matches!(b, b'-' | b'.')).count();
+    let e = i + name;
+    let number = s[i..e].iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    if number == 0 || number == name || !matches!(s[e - number - 1], b'-' | b'_') {
+        return None;
+    }
+    let bar = message_at(s, e).filter(|&at| s[at] == b'|')?;
+    let at = message_at(s, bar + 1)?;
+    let (skip, level) = prefix(&line[at..]);
+    Some((at + skip, level))
 }
 
 /// `<34>` in front of what syslog or the kernel writes; its severity is the level when the line names none.
@@ -136,7 +157,7 @@ fn bracketed(s: &[u8], i: usize) -> Option<usize> {
 fn stamped(line: &str, i: usize) -> Found {
     let s = line.as_bytes();
     if byte(s, i) == b'[' {
-        return uptime(s, i).map(|e| (e, None)).or_else(|| dated(line, i));
+        return uptime(s, i).map(|e| (e, None)).or_else(|| dated(line, i)).or_else(|| zephyr(line, i));
     }
     let n = digits(s, i);
     match byte(s, i + n) {
@@ -195,13 +216,40 @@ fn logcat(s: &[u8], i: usize) -> Found {
     Some((message_at(s, at + 1)?, Some(Level::of_letter(byte(s, at))?)))
 }
 
-/// `10:30:00.123 [main] DEBUG name - `.
+/// `10:30:00.123 [main] DEBUG name - `, with or without the thread; or GStreamer's.
 fn logback(line: &str, i: usize) -> Found {
     let s = line.as_bytes();
-    let thread = message_at(s, dates::clock(s, i)?)?;
-    let level = message_at(s, bracketed(s, thread).filter(|_| byte(s, thread) == b'[')?)?;
-    let (e, level) = level_field(line, level, true)?;
+    let at = message_at(s, dates::clock(s, i)?)?;
+    if byte(s, at).is_ascii_digit() {
+        return gstreamer(line, at);
+    }
+    let at = if byte(s, at) == b'[' { message_at(s, bracketed(s, at)?)? } else { at };
+    let (e, level) = level_field(line, at, true)?;
     Some((behind_level(s, e)?, Some(level)))
+}
+
+/// `1234 0x55818be0 WARN  v4l2 gstv4l2object.c:4000:probe:<src> ` behind the time since the start.
+fn gstreamer(line: &str, i: usize) -> Found {
+    let s = line.as_bytes();
+    let thread = message_at(s, i + digits(s, i)).filter(|&at| s[at..].starts_with(b"0x"))?;
+    let (e, level) = level_field(line, message_at(s, token_end(s, thread))?, true)?;
+    let place = message_at(s, token_end(s, message_at(s, e)?))?;
+    let end = token_end(s, place);
+    let named = s[place..end].iter().filter(|b| **b == b':').count() >= 3 && matches!(s[end - 1], b':' | b'>');
+    named.then(|| Some((message_at(s, end)?, Some(level)))).flatten()
+}
+
+/// `[00:00:01.123,000] <inf> `
+fn zephyr(line: &str, i: usize) -> Found {
+    let s = line.as_bytes();
+    let mut e = dates::clock(s, i + 1)?;
+    if byte(s, e) == b',' {
+        e += 1 + digits(s, e + 1);
+    }
+    let at = if byte(s, e) == b']' { message_at(s, e + 1)? } else { return None };
+    let close = bracketed(s, at).filter(|_| s[at] == b'<')?;
+    let level = Level::parse(line.get(at + 1..close - 1)?)?;
+    Some((message_at(s, close)?, Some(level)))
 }
 
 /// `F, [2024-01-15T10:30:00.123456 #1234] FATAL -- : `, as Ruby's Logger writes it.
@@ -291,14 +339,27 @@ fn dated(line: &str, i: usize) -> Found {
         return None;
     }
     if open == 1 && byte(s, e) != b']' {
+        let inside = message_at(s, e)?;
+        let Some((e, level)) = level_field(line, inside, true) else {
+            // the name of a time zone, as PHP writes it
+            let close = token_end(s, inside);
+            let zone = s[inside..close].strip_suffix(b"]")?;
+            let named = zone.iter().all(|&b| is_word(b) || matches!(b, b'/' | b'+' | b'-'));
+            return (named && s[inside].is_ascii_alphabetic()).then(|| Some((message_at(s, close)?, None))).flatten();
+        };
         // the level and the module in the same brackets
-        let (e, level) = level_field(line, message_at(s, e)?, true)?;
         let close = token_end(s, skip_blanks(s, e));
         return (byte(s, close - 1) == b']').then(|| Some((message_at(s, close)?, Some(level)))).flatten();
+    }
+    if byte(s, e) == b':' {
+        return tensorflow(s, e + 1);
     }
     let mut e = zone_name(s, e + open);
     e += usize::from(byte(s, e) == b',');
     let mut at = skip_blanks(s, e);
+    if byte(s, at) == b'|' {
+        return loguru(line, at + 1).or(Some((at, None)));
+    }
     for stream in [&b"stdout F "[..], b"stderr F ", b"stdout P ", b"stderr P "] {
         if s[at.min(s.len())..].starts_with(stream) {
             at += stream.len();
@@ -311,6 +372,27 @@ fn dated(line: &str, i: usize) -> Found {
         Some((after, level)) => Some((after, Some(level))),
         None => (at < s.len()).then_some((at, None)),
     }
+}
+
+/// ` I file.cc:1] ` behind the time and its colon.
+fn tensorflow(s: &[u8], i: usize) -> Found {
+    let letter = message_at(s, i)?;
+    let file = message_at(s, letter + 1)?;
+    let end = token_end(s, file);
+    let line = s[file..end].strip_suffix(b"]")?.rsplit(|b| *b == b':').next()?;
+    let numbered = !line.is_empty() && line.len() < end - file - 1 && line.iter().all(u8::is_ascii_digit);
+    let level = Level::of_letter(s[letter]).filter(|_| numbered)?;
+    Some((message_at(s, end)?, Some(level)))
+}
+
+/// ` LEVEL    | name:function:1 - ` behind the time and its bar.
+fn loguru(line: &str, i: usize) -> Found {
+    let s = line.as_bytes();
+    let (e, level) = level_field(line, message_at(s, i)?, true)?;
+    let place = message_at(s, e).filter(|&at| s[at] == b'|').and_then(|at| message_at(s, at + 1))?;
+    let end = token_end(s, place);
+    let named = s[place..end].contains(&b':') && s[end..].starts_with(b" - ");
+    Some((if named { message_at(s, end + 2)? } else { place }, Some(level)))
 }
 
 /// The end of the name of a time zone one blank behind `e`; `e` when there is none.

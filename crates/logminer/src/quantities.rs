@@ -173,6 +173,20 @@ pub(crate) fn is_hex(w: &[u8]) -> bool {
     (n > 0 && n < w.len()) || w.len() >= 8 && n == 0
 }
 
+/// `1:2.36-9+deb12u7`: the end of a package's version, which has a dot, and a `+` or `~` with a letter behind it; an epoch may stand before.
+pub(crate) fn package_version(s: &[u8], d: usize, b: usize) -> Option<usize> {
+    let number = d + digits(s, d);
+    let from = if byte(s, number) == b':' && byte(s, number + 1).is_ascii_digit() { number + 1 } else { d };
+    let part = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'+' | b'~');
+    let mut e = from + s[from..b].iter().take_while(|&&c| part(c)).count();
+    while matches!(s[e - 1], b'.' | b'-' | b'+' | b'~') {
+        e -= 1;
+    }
+    let version = &s[from..e];
+    let tail = version.windows(2).any(|w| matches!(w[0], b'+' | b'~') && w[1].is_ascii_lowercase());
+    (tail && version.contains(&b'.') && boundary(s, e)).then_some(e)
+}
+
 /// `v1.0.0`, `v2.0`.
 pub(crate) fn is_version(s: &[u8], a: usize, run: usize) -> bool {
     matches!(s[a], b'v' | b'V') && {

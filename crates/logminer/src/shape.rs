@@ -594,6 +594,12 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Ip, a, e);
             return e;
         }
+        if seen & DOT != 0
+            && let Some(e) = quantities::package_version(s, d, b)
+        {
+            self.emit(Kind::Ver, a, e);
+            return e;
+        }
         if let Some((kind, e)) = quantities::quantity(s, d, b) {
             let kind = if kind == Kind::Num && self.cued(a) { Kind::Id } else { kind };
             self.emit(kind, a, e);

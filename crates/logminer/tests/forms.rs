@@ -43,6 +43,10 @@ fn typed() {
         ("at 1, 2", "at {NUM}, {NUM}"),
         ("pod default/web-7d9c5b8f6d-x2x4k on linux/amd64", "pod {PATH} on linux/amd64"),
         ("a {ID} b", "a {*} b"),
+        ("status installed libc6:amd64 2.36-9+deb12u7", "status installed libc6:amd64 {VER}"),
+        ("upgrade x:amd64 3.0.11-1~deb12u2 1:3.0.13-1~deb12u1", "upgrade x:amd64 {VER} {VER}"),
+        ("unpacking x (5:4.0~rc1-1+b1) over (2.0-1.1+b2) ...", "unpacking x ({VER}) over ({VER}) ..."),
+        ("at 5+3 and 2.5-7 and 1.5+2", "at {NUM}+{NUM} and {NUM}-{NUM} and {NUM}+{NUM}"),
         ("12%", "{NUM}%"),
         ("{\"a\":1}", "{\"a\":{NUM}}"),
     ]);
@@ -57,6 +61,8 @@ fn envelopes() {
         ("<34>Oct 11 22:14:15 edge app[230]: User 5 gone", "User {ID} gone"),
         ("level=info msg=\"User 5 gone\"", "User {ID} gone"),
         ("\u{1b}[1;31mUser 5 gone\u{1b}[0m", "User {ID} gone"),
+        ("\u{1b}[2K\u{1b}[38:5:1mUs\u{1b}[0mer 5 \u{1b}(Bgone\u{1b}[?25h", "User {ID} gone"),
+        ("\u{1b}]0;title\u{7}User 5 \u{1b}]8;;https://a.b\u{1b}\\gone\u{1b}]8;;\u{1b}\\", "User {ID} gone"),
         ("2024/01/05 10:00:00 [error] 123#0: *1 open() failed", "{NUM}#{NUM}: *{NUM} open() failed"),
         ("java.lang.X: bad 7\n\tat a.b.C.d(C.java:1)\n\tat a.b.C.e(C.java:2)", "{NAME}: bad {NUM} {STACK}"),
         (
@@ -228,6 +234,43 @@ fn prefixes() {
             "nova.compute [req-{NUM} - -] took {NUM}",
             Some(Level::Info),
         ),
+        (
+            "2024-01-15 10:30:00.123 | WARNING  | app.module:run:12 - Disk 91% full",
+            "Disk {NUM}% full",
+            Some(Level::Warn),
+        ),
+        ("2024-01-15 10:30:00.123 | INFO | Disk 91% full", "Disk {NUM}% full", Some(Level::Info)),
+        (
+            "2024-01-15 10:30:00.123456: W tensorflow/core/cpu_feature_guard.cc:193] took 5 s",
+            "took {NUM} s",
+            Some(Level::Warn),
+        ),
+        (
+            "[15-Jan-2024 10:30:00 Europe/Berlin] PHP Warning:  no 5 in /x.php on line 3",
+            "PHP Warning: no {NUM} in {PATH} on line {NUM}",
+            Some(Level::Warn),
+        ),
+        ("[15-Jan-2024 10:30:00 UTC] PHP Fatal error:  no 5", "PHP Fatal error: no {NUM}", Some(Level::Fatal)),
+        ("10:30:00 INFO  Started 5", "Started {NUM}", Some(Level::Info)),
+        ("10:30:00.123 ERROR [main] c.e.App - Started 5", "Started {NUM}", Some(Level::Error)),
+        (
+            "0:00:01.123456789  1234 0x55818be0 WARN             v4l2 gstv4l2object.c:4000:probe:<src0> no 5",
+            "no {NUM}",
+            Some(Level::Warn),
+        ),
+        ("[00:00:01.123,000] <err> main: no 5", "main: no {NUM}", Some(Level::Error)),
+        ("web-1  | no 5", "no {NUM}", None),
+        ("edge_db_12 | 2024-01-15 10:30:00 ERROR no 5", "no {NUM}", Some(Level::Error)),
+        ("web-1  | {\"level\":\"warn\",\"msg\":\"no 5\"}", "no {NUM}", Some(Level::Warn)),
+        ("2024-01-15T10:30:00Z edge app[12]: {\"level\":\"error\",\"msg\":\"no 5\"}", "no {NUM}", Some(Level::Error)),
+        ("2024-01-15 10:30:00 ERROR {\"msg\":\"no 5\",\"code\":7}", "no {NUM}", Some(Level::Error)),
+        ("Jan 15 10:30:00 edge app[12]: level=warn msg=\"no 5\" code=7", "no {NUM}", Some(Level::Warn)),
+        (
+            "[ WARN:0@1.234] global cap.cpp:902 no 5",
+            "[ WARN:{NUM}@{NUM}] global cap.cpp:{NUM} no {NUM}",
+            Some(Level::Warn),
+        ),
+        ("E: Unable to locate package foo", "E: Unable to locate package foo", Some(Level::Error)),
         // no level: only the time is taken off
         ("2024-01-15 10:30:00 [7] Error opening 5", "[{NUM}] Error opening {NUM}", None),
         (
@@ -241,6 +284,11 @@ fn prefixes() {
         ("<b>5", "<b>{NUM}", None),
         ("I (am) 5", "I (am) {NUM}", None),
         ("12:M is 5", "{NUM}:M is {NUM}", None),
+        ("web | 5", "web | {NUM}", None),
+        ("sensor-7 |5", "sensor-{NUM} |{NUM}", None),
+        ("10:30:00 Info at 5", "{TIME} Info at {NUM}", None),
+        ("W: 5 H: 7", "W: {NUM} H: {NUM}", None),
+        ("2024-01-15 10:30:00 {5}", "{{NUM}}", None),
         ("until 2024-01-15T10:30:00Z, then 2024-01-15T10:30 and node-3:80", "until {TIME}, then {TIME} and {IP}", None),
     ];
     for (line, pattern, level) in cases {
