@@ -173,7 +173,8 @@ pub(crate) fn is_hex(w: &[u8]) -> bool {
     (n > 0 && n < w.len()) || w.len() >= 8 && n == 0
 }
 
-/// `1:2.36-9+deb12u7`: the end of a package's version, which has a dot, and a `+` or `~` with a letter behind it; an epoch may stand before.
+/// `1:2.36-9+deb12u7`, `2.36-9`, `2024a-0+deb12u1`, `1.2.3~rc1`: the end of a package's version, which has a revision of the package behind a
+/// dot and a dash, or a `+` or `~` with a letter behind it; behind an epoch a dot and any of these are enough.
 pub(crate) fn package_version(s: &[u8], d: usize, b: usize) -> Option<usize> {
     let number = d + digits(s, d);
     let from = if byte(s, number) == b':' && byte(s, number + 1).is_ascii_digit() { number + 1 } else { d };
@@ -183,8 +184,19 @@ pub(crate) fn package_version(s: &[u8], d: usize, b: usize) -> Option<usize> {
         e -= 1;
     }
     let version = &s[from..e];
-    let tail = version.windows(2).any(|w| matches!(w[0], b'+' | b'~') && w[1].is_ascii_lowercase());
-    (tail && version.contains(&b'.') && boundary(s, e)).then_some(e)
+    let dotted = version.contains(&b'.');
+    let dash = version.iter().rposition(|b| *b == b'-');
+    let sure = if from > d {
+        dotted && version.iter().any(|b| matches!(b, b'-' | b'+' | b'~'))
+    } else {
+        let revised = dash.is_some_and(|at| {
+            let (upstream, revision) = (&version[..at], &version[at + 1..]);
+            upstream.contains(&b'.') && !upstream.contains(&b'-') && revision.iter().all(u8::is_ascii_digit)
+        });
+        let tail = |w: &[u8]| matches!(w[0], b'+' | b'~') && w[1].is_ascii_lowercase();
+        revised || (dotted || dash.is_some()) && version.windows(2).any(tail)
+    };
+    (sure && boundary(s, e)).then_some(e)
 }
 
 /// `v1.0.0`, `v2.0`.

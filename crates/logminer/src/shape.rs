@@ -594,7 +594,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Ip, a, e);
             return e;
         }
-        if seen & DOT != 0
+        if seen & (DOT | MARK) != 0
             && let Some(e) = quantities::package_version(s, d, b)
         {
             self.emit(Kind::Ver, a, e);

@@ -46,7 +46,9 @@ fn typed() {
         ("status installed libc6:amd64 2.36-9+deb12u7", "status installed libc6:amd64 {VER}"),
         ("upgrade x:amd64 3.0.11-1~deb12u2 1:3.0.13-1~deb12u1", "upgrade x:amd64 {VER} {VER}"),
         ("unpacking x (5:4.0~rc1-1+b1) over (2.0-1.1+b2) ...", "unpacking x ({VER}) over ({VER}) ..."),
-        ("at 5+3 and 2.5-7 and 1.5+2", "at {NUM}+{NUM} and {NUM}-{NUM} and {NUM}+{NUM}"),
+        ("status x 2024a-0+deb12u1 and 1:1.2.1-1.1 and 2.36-9", "status x {VER} and {VER} and {VER}"),
+        ("epochs 1:7.7+23 and 12:3 and 1:2", "epochs {VER} and {NUM}:{NUM} and {NUM}:{NUM}"),
+        ("at 5+3 and 2.5-7.5 and 1.5+2 and 3-4", "at {NUM}+{NUM} and {NUM}-{NUM} and {NUM}+{NUM} and {NUM}-{NUM}"),
         ("12%", "{NUM}%"),
         ("{\"a\":1}", "{\"a\":{NUM}}"),
     ]);
