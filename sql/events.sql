@@ -377,7 +377,7 @@ BEGIN
     age := coalesce($1, nullif(current_setting('pgedge.event_retention'), '-1')::interval);
     IF age IS NULL OR $2 IS NULL THEN
         PERFORM pgedge._events_reject(CASE WHEN age IS NULL THEN 'older_than must not be null while pgedge.event_retention is not set' ELSE 'include_dead must not be null' END,
-            'Say how old a finished event must be to be deleted, e.g. ''7 days'', or set pgedge.event_retention.', '22004');
+            CASE WHEN age IS NULL THEN 'Say how old a finished event must be to be deleted, e.g. ''7 days'', or set pgedge.event_retention.' ELSE 'Give true or false.' END, '22004');
     ELSIF age NOT BETWEEN interval '0' AND interval '1000 years' THEN
         PERFORM pgedge._events_reject(format('older_than "%s" is out of range', age), 'Give an age from 0 to 1000 years, e.g. ''7 days''.');
     ELSIF $3 < 1 THEN
@@ -450,7 +450,7 @@ BEGIN
            count(*) FILTER (WHERE e.status = 'pending' AND l.ends <= instant),
            count(*) FILTER (WHERE e.status = 'dead'),
            instant::timestamp - min(e.created_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND coalesce(e.run_at <= instant, true) AND isfinite(e.created_at)),
-           min(e.run_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND e.run_at > instant)
+           min(e.run_at) FILTER (WHERE e.status = 'pending' AND l.id IS NULL AND e.run_at > instant AND isfinite(e.run_at))
     FROM @extschema@.claude_events e LEFT JOIN unnest(ids, ends) l(id, ends) ON l.id = e.id
     WHERE e.status IN ('pending', 'processing', 'dead') GROUP BY 1;
 END $$;
@@ -463,7 +463,7 @@ COMMENT ON VIEW pgedge.queue_stats IS
 -- What plain clients do ----------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION pgedge._events_wake() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'pgedge_events_wake';
-COMMENT ON FUNCTION pgedge._events_wake() IS 'internal: trigger on claude_events, once a statement: consumers are to be woken when the transaction commits (see src/events/wake.rs)';
+COMMENT ON FUNCTION pgedge._events_wake() IS 'internal: trigger on claude_events: consumers are to be woken when the transaction commits (see src/events/wake.rs)';
 
 -- An event that becomes ready, or changes what it is ready for, goes to the end of its new lane: claims do not look behind their cursors.
 -- Whoever held it when it was finished, or when it had another id, does not hold it any more; who holds it goes on under its new ordering key.
@@ -488,7 +488,7 @@ END $$;
 COMMENT ON FUNCTION pgedge._events_requeue() IS 'internal: trigger on claude_events; the new place of an updated event';
 
 CREATE FUNCTION pgedge._events_deleted() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'pgedge_events_deleted';
-COMMENT ON FUNCTION pgedge._events_deleted() IS 'internal: trigger on claude_events; ends the lease of a deleted event when the transaction commits';
+COMMENT ON FUNCTION pgedge._events_deleted() IS 'internal: trigger on claude_events; ends the lease of a deleted event when the transaction commits, and wakes who waits for the next of its key';
 
 -- Rows that come with a place of another time or server: data-only restores, logical replication, hand-written COPY.
 CREATE FUNCTION pgedge._events_place() RETURNS trigger

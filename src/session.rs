@@ -17,3 +17,15 @@ pub fn keeps_snapshot() -> bool {
     // SAFETY: a plain read of this backend's state.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
+
+/// Waits for a condition, for so many milliseconds at most, and can be cancelled; whether it came true.
+pub fn wait_until(most: u32, mut is_true: impl FnMut() -> bool) -> bool {
+    for _ in 0..most * 4 {
+        if is_true() {
+            return true;
+        }
+        pgrx::check_for_interrupts!();
+        std::thread::sleep(std::time::Duration::from_micros(250));
+    }
+    is_true()
+}

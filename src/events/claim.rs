@@ -698,7 +698,9 @@ pub unsafe extern "C-unwind" fn pgedge_claim_events(fcinfo: pg_sys::FunctionCall
 fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>) -> usize {
     let table = Table::open(table_oid);
     let token = random_bits() as i64 & 0xFFFF_FFFF_FFFF | 1;
-    let (mut got, mut looked_again, mut rounds, mut walk) = (0, wish.peek, 0, false);
+    // Before the first snapshot is taken: then it is known whether what that does not show is announced.
+    let mut last_look = wish.peek || segment.consumers().will_be_told();
+    let (mut got, mut rounds, mut walk) = (0, 0, false);
     loop {
         let outcome = turn(segment, &table, wish, got, walk, token, sink);
         got = outcome.got;
@@ -710,7 +712,7 @@ fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>
         if outcome.full && got == 0 && outcome.spent.is_empty() && outcome.displaced.is_empty() {
             errors::fail(
                 PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                format!("all {} leases are in use", settings::max_leases()),
+                format!("all {} leases are in use", segment.room()),
                 "Complete events sooner or use shorter leases; or raise pgedge.max_leases and restart the server.",
             );
         }
@@ -725,8 +727,8 @@ fn run(segment: Segment, table_oid: pg_sys::Oid, wish: &Wish<'_>, sink: Sink<'_>
         if walk {
             continue;
         }
-        if got == 0 && !looked_again && super::wake::nothing_found(segment) {
-            (looked_again, rounds) = (true, 0);
+        if got == 0 && !last_look && super::wake::nothing_found(segment) {
+            (last_look, rounds) = (true, 0);
             continue;
         }
         break;

@@ -174,7 +174,7 @@ pub extern "C" fn pg_finfo_pgedge_events_deleted() -> &'static pg_sys::Pg_finfo_
     &V1
 }
 
-/// Row trigger on the table: a waiting event was deleted, so nobody holds it once this transaction commits.
+/// Row trigger on the table: an unfinished event was deleted, so nobody holds it once this transaction commits.
 ///
 /// # Safety
 /// Called by the function manager as a trigger.
@@ -197,6 +197,11 @@ pub unsafe extern "C-unwind" fn pgedge_events_deleted(fcinfo: pg_sys::FunctionCa
                 _ => None,
             };
             revoke_all((*rel).rd_id, id.into_iter());
+            // The next event of its key may go.
+            let key = pg_sys::get_attnum((*rel).rd_id, c"ordering_key".as_ptr());
+            if key != pg_sys::InvalidAttrNumber as i16 && !pg_sys::heap_attisnull(row, key.into(), (*rel).rd_att) {
+                wake::pend((*rel).rd_id);
+            }
         }
     }
     pg_sys::Datum::from(0)

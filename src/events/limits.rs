@@ -69,4 +69,6 @@ fn limits_changed(relation: pg_sys::Oid) {
     let segment = segment::get(relation, super::settings::max_leases());
     let epoch = segment.lock().queue.state.epoch;
     ledger::note(segment, epoch, 0, 0, Deed::Limits);
+    // What a limit kept back may go now.
+    super::wake::pend(relation);
 }

@@ -9,13 +9,17 @@ use std::fs;
 use pgedge_leases::{Consumers, Queue, Slot, State};
 use pgrx::prelude::*;
 
-use crate::errors;
+use crate::{errors, session};
 
 const MAGIC: u64 = 0x7067_6564_6765_5131;
 const LAYOUT: u32 = 5;
 const FOLDER: &str = "pg_stat_tmp";
 
-/// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow.
+/// How long the first claim waits for those that commit without a notification.
+const PATIENCE_MS: u32 = 200;
+
+/// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow. Up to the nonce it is the same in
+/// every layout.
 #[repr(C)]
 struct Root {
     magic: u64,
@@ -110,21 +114,62 @@ impl Segment {
         unsafe { &(*self.root).consumers }
     }
 
+    /// Whether no transaction is on its way any more that began to commit when this segment was not there.
+    pub fn is_known_to_all(self) -> bool {
+        let (tag, exclusive) = (tag(self.relation, 1), pg_sys::ExclusiveLock as pg_sys::LOCKMODE);
+        let alone = acquire(&tag, exclusive);
+        if alone {
+            // SAFETY: just acquired.
+            unsafe { pg_sys::LockRelease(&raw const tag, exclusive, false) };
+        }
+        alone
+    }
+
+    /// Events that it has room for.
+    pub fn room(self) -> u32 {
+        // SAFETY: as in consumers(); set before anybody else knew of the segment.
+        unsafe { (*self.root).slots }
+    }
+
     /// Whether this is the same segment.
     pub fn is(self, other: Self) -> bool {
         std::ptr::eq(self.root, other.root)
     }
 }
 
-/// The segment of a table, if there is one. Makes none.
+/// What there is for a table.
+pub enum Found {
+    /// No segment.
+    Nothing,
+    /// Its segment.
+    Ours(Segment),
+    /// One of another version of the library.
+    Foreign,
+}
+
+/// The segment of a table, if there is one. Makes none. Error 55000 for one of another version of the library: a second one beside it would
+/// hand events out twice.
 pub fn find(relation: pg_sys::Oid) -> Option<Segment> {
+    match look(relation) {
+        Found::Nothing => None,
+        Found::Ours(segment) => Some(segment),
+        Found::Foreign => errors::fail(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the event queue's shared memory was made by another version of pgedge's library",
+            "The library was replaced while the server was running: restart the server.",
+        ),
+    }
+}
+
+/// Likewise, without that error.
+pub fn look(relation: pg_sys::Oid) -> Found {
     if let Some(found) = ATTACHED.with_borrow(|a| a.iter().find(|s| s.relation == relation).copied()) {
-        return Some(found);
+        return Found::Ours(found);
     }
     let file = path(database(), relation);
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Found::Nothing,
         // A second segment beside one that only cannot be found at the moment would hand events out twice.
         Err(e) => errors::fail(
             PgSqlErrorCode::ERRCODE_IO_ERROR,
@@ -132,8 +177,8 @@ pub fn find(relation: pg_sys::Oid) -> Option<Segment> {
             "It says where the event queue's shared memory is. Try again; see that the server may read its data directory.",
         ),
     };
-    let (handle, nonce) = text.trim().split_once(' ')?;
-    attach(relation, handle.parse().ok()?, nonce.parse().ok()?)
+    let parts = text.trim().split_once(' ').and_then(|(h, n)| Some((h.parse().ok()?, n.parse().ok()?)));
+    parts.map_or(Found::Nothing, |(handle, nonce)| attach(relation, handle, nonce))
 }
 
 /// The segment of a table, made if need be, with room for `slots` events. Error 53200 or 53000 when the system has no memory for it.
@@ -141,30 +186,45 @@ pub fn get(relation: pg_sys::Oid, slots: usize) -> Segment {
     if let Some(found) = find(relation) {
         return found;
     }
-    let (tag, exclusive) = (creation_tag(relation), pg_sys::ExclusiveLock as pg_sys::LOCKMODE);
-    // SAFETY: a lock that only this module takes, released below or at the transaction's end.
-    unsafe { pg_sys::LockAcquire(&raw const tag, exclusive, false, false) };
-    let segment = find(relation).unwrap_or_else(|| create(relation, slots));
+    let (making, committing) = (tag(relation, 2), tag(relation, 1));
+    let exclusive = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: a lock that only those take who are about to make the segment, released below or at the transaction's end.
+    unsafe { pg_sys::LockAcquire(&raw const making, exclusive, false, false) };
+    let segment = find(relation).unwrap_or_else(|| {
+        // Those that commit without a segment are over, or it is remembered that some may not be.
+        let alone = session::wait_until(PATIENCE_MS, || acquire(&committing, exclusive));
+        let segment = create(relation, slots);
+        segment.consumers().set_doubtful(!alone);
+        if alone {
+            // SAFETY: acquired above.
+            unsafe { pg_sys::LockRelease(&raw const committing, exclusive, false) };
+        }
+        segment
+    });
     // SAFETY: as above.
-    unsafe { pg_sys::LockRelease(&raw const tag, exclusive, false) };
+    unsafe { pg_sys::LockRelease(&raw const making, exclusive, false) };
     segment
 }
 
-/// Whether the table has no segment and gets none before this transaction is over: whoever makes it waits until then.
+/// Whether the table has no segment, so that whoever makes it knows of this transaction until it is over.
 pub fn stays_absent(relation: pg_sys::Oid) -> bool {
-    let tag = creation_tag(relation);
-    // SAFETY: as in get(); does not wait, and is released at the transaction's end.
-    let got = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, true) };
-    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL && find(relation).is_none()
+    acquire(&tag(relation, 1), pg_sys::ShareLock as pg_sys::LOCKMODE) && matches!(look(relation), Found::Nothing)
 }
 
-/// What is locked to make a table's segment: not the table, whose own lock has another tag.
-fn creation_tag(relation: pg_sys::Oid) -> pg_sys::LOCKTAG {
+/// Takes a lock if nobody is in the way; it is held until the transaction's end.
+fn acquire(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: does not wait.
+    unsafe { pg_sys::LockAcquire(tag, mode, false, true) != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL }
+}
+
+/// Locks of this module for a table, whose own lock has another tag: 1 is shared by transactions that commit without a segment, 2 is that of
+/// whoever makes it.
+fn tag(relation: pg_sys::Oid, number: u16) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         locktag_field1: database().to_u32(),
         locktag_field2: pg_sys::RelationRelationId.to_u32(),
         locktag_field3: relation.to_u32(),
-        locktag_field4: 1,
+        locktag_field4: number,
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     }
@@ -187,33 +247,34 @@ fn keep(root: *mut Root, relation: pg_sys::Oid, mapping: *mut pg_sys::dsm_segmen
     segment
 }
 
-fn attach(relation: pg_sys::Oid, handle: pg_sys::dsm_handle, nonce: u64) -> Option<Segment> {
+fn attach(relation: pg_sys::Oid, handle: pg_sys::dsm_handle, nonce: u64) -> Found {
     // SAFETY: dsm_attach gives NULL for a handle that is no segment of this server; whatever else it gives is mapped with the length that
     // dsm_segment_map_length says. The header is read only when it fits, and the parts are used only when all of them do.
     unsafe {
         if !pg_sys::dsm_find_mapping(handle).is_null() {
-            return None;
+            return Found::Nothing;
         }
         let mapping = pg_sys::dsm_attach(handle);
         if mapping.is_null() {
-            return None;
+            return Found::Nothing;
         }
         let length = pg_sys::dsm_segment_map_length(mapping);
         let root = pg_sys::dsm_segment_address(mapping).cast::<Root>();
-        let ours = length >= size_of::<Root>()
+        let of_the_table = length >= size_of::<Root>()
             && (*root).magic == MAGIC
-            && (*root).layout == LAYOUT
             && (*root).database == database().to_u32()
             && (*root).relation == relation.to_u32()
-            && (*root).nonce == nonce
+            && (*root).nonce == nonce;
+        let ours = of_the_table
+            && (*root).layout == LAYOUT
             && layout((*root).slots as usize, (*root).buckets as usize).size <= length;
         if !ours {
             pg_sys::dsm_detach(mapping);
-            return None;
+            return if of_the_table { Found::Foreign } else { Found::Nothing };
         }
         pg_sys::dsm_pin_mapping(mapping);
         detach_dropped();
-        Some(keep(root, relation, mapping))
+        Found::Ours(keep(root, relation, mapping))
     }
 }
 

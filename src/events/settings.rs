@@ -111,7 +111,7 @@ pub fn define() {
         &RETENTION,
         (-1, i32::MAX),
         GucFlags::UNIT_S,
-        GucContext::Userset,
+        GucContext::Suset,
     );
     GucRegistry::define_bool_guc(
         c"pgedge.notify",

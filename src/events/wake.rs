@@ -1,15 +1,18 @@
 //! Waking consumers: at most one NOTIFY a transaction, none while all consumers are busy, none lost.
 //!
-//! A claim that finds nothing says so in the segment (`idle`) before it looks a last time. A transaction that makes events ready looks
-//! there as it begins to commit: if a consumer is idle it notifies; if not, it counts itself as `quiet` until it has committed, and a
-//! claim that finds nothing waits for those. So either the consumer sees the event, or it is notified. Busy consumers cost no NOTIFY,
-//! whose global lock would make committers wait for each other. Before the first claim there is no segment: then each session notifies
-//! once a second at most, and the first claim waits for those that commit without.
+//! A claim that finds nothing says so in the segment before it looks a last time ([`Consumers`]). A transaction that makes events ready looks
+//! there as it begins to commit, and notifies if a consumer is idle; until it has committed it is counted, and a claim that finds
+//! nothing waits for those. So either the consumer sees the event, or it is notified. Busy consumers cost no NOTIFY, whose global
+//! lock would make committers wait for each other. Before the first claim there is no segment: then each session notifies once a
+//! second at most, and the first claims wait for those that commit without.
 use std::cell::Cell;
 
+use pgedge_leases::Announcement;
+#[cfg(doc)]
+use pgedge_leases::Consumers;
 use pgrx::prelude::*;
 
-use super::segment::{self, Segment};
+use super::segment::{self, Found, Segment};
 use super::{check_may_write, claim, limits, settings, table_oid};
 use crate::session;
 
@@ -25,14 +28,12 @@ const CHANNEL: &core::ffi::CStr = c"pgedge_events";
 thread_local! {
     /// The table that this transaction put events in.
     static PENDING: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
-    /// Where it counts as quiet.
-    static QUIET: Cell<Option<Segment>> = const { Cell::new(None) };
-    /// Where it said that consumers are notified, which is true once it has committed.
-    static NOTIFIES: Cell<Option<Segment>> = const { Cell::new(None) };
+    /// Where it counts as about to commit, and what it announces.
+    static COMMITS: Cell<Option<(Segment, Announcement)>> = const { Cell::new(None) };
+    /// Where it told all consumers to look again, which is true once it has committed.
+    static NUDGES: Cell<Option<Segment>> = const { Cell::new(None) };
     /// When this session last notified while there was no segment (µs); 0 for never.
     static NOTIFIED_AT: Cell<i64> = const { Cell::new(0) };
-    /// Whom to wake when it has committed.
-    static WAKES: Cell<Option<Segment>> = const { Cell::new(None) };
     /// Where this session stands among those that wait, and at which place.
     static WAITS: Cell<Option<(Segment, usize)>> = const { Cell::new(None) };
 }
@@ -50,41 +51,38 @@ pub fn pend(table: pg_sys::Oid) {
 /// Whether this session still has to do with a segment.
 pub fn mentions(segment: Segment) -> bool {
     let there = |s: Option<Segment>| s.is_some_and(|s| s.is(segment));
-    there(QUIET.get()) || there(NOTIFIES.get()) || there(WAKES.get()) || WAITS.get().is_some_and(|w| w.0.is(segment))
+    there(COMMITS.get().map(|c| c.0)) || there(NUDGES.get()) || there(WAITS.get().map(|w| w.0))
 }
 
 /// Just before a transaction commits.
 pub fn before_commit() {
     let Some(table) = PENDING.take() else { return };
-    let Some(segment) = segment::find(table) else {
+    let now = session::clock();
+    let is_due = |last: i64| session::is_due(last.saturating_add(AT_LEAST), now, AT_LEAST);
+    let may = settings::notify();
+    match segment::look(table) {
+        Found::Ours(segment) => {
+            let announcement = segment.consumers().begin(now, may, is_due);
+            COMMITS.set(Some((segment, announcement)));
+            if announcement != Announcement::Quiet {
+                notify();
+            }
+        }
         // Nobody has claimed since the server's start, so nobody is idle; a listener is to hear that there is something.
-        let now = session::clock();
-        if settings::notify()
-            && (session::is_due(NOTIFIED_AT.get().saturating_add(AT_LEAST), now, AT_LEAST)
-                || !segment::stays_absent(table))
-        {
+        Found::Nothing if may && (is_due(NOTIFIED_AT.get()) || !segment::stays_absent(table)) => {
             NOTIFIED_AT.set(now);
             notify();
         }
-        return;
-    };
-    WAKES.set(Some(segment));
-    let now = session::clock();
-    let is_due = |last: i64| session::is_due(last.saturating_add(AT_LEAST), now, AT_LEAST);
-    if segment.consumers().announces(now, is_due) {
-        NOTIFIES.set(Some(segment));
-        notify();
-    } else {
-        QUIET.set(Some(segment));
+        // Those who claim by another version of the library cannot be asked.
+        Found::Foreign if may => notify(),
+        Found::Nothing | Found::Foreign => {}
     }
 }
 
-/// Sends a notification when this transaction commits, unless pgedge.notify is off.
+/// Sends a notification when this transaction commits.
 fn notify() {
-    if settings::notify() {
-        // SAFETY: in a transaction that has not yet sent its notifications; the guard turns its errors into ours.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| Async_Notify(CHANNEL.as_ptr(), c"".as_ptr())) }
-    }
+    // SAFETY: in a transaction that has not yet sent its notifications; the guard turns its errors into ours.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| Async_Notify(CHANNEL.as_ptr(), c"".as_ptr())) }
 }
 
 /// After a transaction's end.
@@ -93,19 +91,16 @@ pub fn after_end(committed: bool) {
     if !committed {
         NOTIFIED_AT.set(0);
     }
-    if let Some(segment) = QUIET.take() {
-        segment.consumers().settle();
-    }
-    if let Some(segment) = NOTIFIES.take()
-        && !committed
-    {
-        segment.consumers().found_nothing();
+    let nudged = NUDGES.take();
+    if let Some(segment) = nudged.filter(|_| !committed) {
+        segment.consumers().undo_nudge();
     }
     leave();
-    if let Some(segment) = WAKES.take()
-        && committed
-    {
-        wake(segment);
+    if let Some((segment, announcement)) = COMMITS.take() {
+        segment.consumers().end(announcement, committed);
+        if committed {
+            wake(segment);
+        }
     }
 }
 
@@ -122,24 +117,24 @@ pub fn wake(segment: Segment) {
     }
 }
 
-/// A claim found nothing. True when it must look once more, since something was committed or is about to be.
+/// A claim found nothing, and something may be about to be committed that sends no notification. True when it must look once more.
 pub fn nothing_found(segment: Segment) -> bool {
     let consumers = segment.consumers();
-    if consumers.found_nothing() && consumers.is_settled() {
-        return false;
-    }
-    let mut settled = false;
-    for _ in 0..PATIENCE_MS * 4 {
-        settled = consumers.is_settled();
-        if settled {
-            break;
+    consumers.found_nothing();
+    let settled = session::wait_until(PATIENCE_MS, || {
+        if consumers.is_doubtful() && segment.is_known_to_all() {
+            consumers.set_doubtful(false);
         }
-        pgrx::check_for_interrupts!();
-        std::thread::sleep(std::time::Duration::from_micros(250));
-    }
-    if !settled {
-        // A commit takes long, on a slow disk or for a standby. Whoever listens looks again, this consumer too.
-        notify();
+        consumers.is_settled()
+    });
+    if !settled && settings::notify() {
+        // A commit takes long, on a slow disk or for a standby. Whoever listens looks again in a second, this consumer too.
+        let now = session::clock();
+        if consumers.nudge(now, |last| session::is_due(last.saturating_add(AT_LEAST), now, AT_LEAST)) {
+            super::ledger::register();
+            NUDGES.set(Some(segment));
+            notify();
+        }
     }
     !session::keeps_snapshot()
 }
@@ -208,7 +203,6 @@ fn wait_for_events(
             leave();
             return true;
         }
-        segment.consumers().found_nothing();
         let left = limit - (session::clock() - start) / 1_000;
         if left <= 0 {
             leave();

@@ -377,31 +377,145 @@ def test_before_the_first_claim_listeners_are_told_once_a_second(db):
         assert list(listener.notifies(timeout=5, stop_after=1))
 
 
-def test_the_first_claim_waits_for_those_that_commit_unannounced(fresh_cluster):
+def hang(conn, writer, pool):
+    """Enqueues in a session whose commit then waits for a standby that does not exist; when that waits, what will have the id."""
+    conn.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    conn.execute("SELECT pg_reload_conf()")
+    until = time.monotonic() + 10
+    while one(writer, "SHOW synchronous_standby_names") != "nobody":
+        assert time.monotonic() < until
+    enqueued = pool.submit(enqueue, writer)
+    while one(conn, "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (writer.info.backend_pid,)) != "SyncRep":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return enqueued
+
+
+@pytest.mark.parametrize("claimed_before", [False, True])
+def test_a_commit_that_hangs_stalls_nobody_and_is_heard_of(fresh_cluster, claimed_before):
+    """It sent no notification, before the first claim since one was just sent and later since no consumer was idle."""
     fresh_cluster.psql("CREATE EXTENSION pgedge CASCADE")
     connect = functools.partial(psycopg.connect, fresh_cluster.dsn(), autocommit=True)
     with connect() as conn, connect() as writer, connect() as consumer, ThreadPoolExecutor() as pool:
-
-        def wait_for(session, event):
-            until = time.monotonic() + 10
-            while one(conn, "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (session.info.backend_pid,)) != event:
-                assert time.monotonic() < until
-                time.sleep(0.01)
-
         conn.execute("SET synchronous_commit = local")
         consumer.execute("SET synchronous_commit = local")
+        consumer.execute("LISTEN pgedge_events")
         first = enqueue(writer)
-        conn.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        conn.execute("SELECT pg_reload_conf()")
-        until = time.monotonic() + 10
-        while one(writer, "SHOW synchronous_standby_names") != "nobody":
-            assert time.monotonic() < until
-        enqueued = pool.submit(enqueue, writer)
-        wait_for(writer, "SyncRep")
-        claimed = pool.submit(claim, consumer, 10)
-        wait_for(consumer, "object")
+        if claimed_before:
+            assert len(claim(conn)) == 1
+            enqueue(writer)  # notifies for the second
+        enqueued = hang(conn, writer, pool)
+        begun = time.monotonic()
+        if not claimed_before:
+            assert [r[0] for r in claim(consumer, 10)] == [first]
+        else:
+            assert len(claim(consumer, 10)) == 1
+        assert conn.execute("SELECT pgedge.pause_events('other')") and time.monotonic() - begun < 2
+        assert not one(conn, "SELECT pgedge.wait_for_events('100 ms')") and time.monotonic() - begun < 4
+        list(consumer.notifies(timeout=0.1))
+        begun, empty = time.monotonic(), 0
+        while time.monotonic() < begun + 2.5:
+            empty += 1
+            assert claim(consumer) == []
+        told = len(list(consumer.notifies(timeout=0.1)))
+        assert empty > 4 and 1 <= told <= 4, "about once a second"
         conn.execute("SELECT pg_cancel_backend(%s)", (writer.info.backend_pid,))
-        assert [r[0] for r in claimed.result(10)] == [first, enqueued.result(10)]
+        second, until = enqueued.result(10), time.monotonic() + 10
+        while not (rows := claim(consumer)):
+            assert time.monotonic() < until and list(consumer.notifies(timeout=5, stop_after=1))
+        assert rows[0][0] == second
+        # Then all is as ever: nobody waits, and the next is announced.
+        assert claim(consumer) == []
+        begun = time.monotonic()
+        assert claim(consumer) == [] and time.monotonic() - begun < 0.15
+        list(consumer.notifies(timeout=0.1))
+        enqueue(conn)
+        assert list(consumer.notifies(timeout=5, stop_after=1))
+
+
+def test_one_that_does_not_notify_takes_no_wake_up_from_others(db):
+    with db.connect() as listener, db.connect() as quiet, db.connect() as writer:
+        listener.execute("LISTEN pgedge_events")
+        assert claim(listener) == []
+        quiet.execute("SET pgedge.notify = off")
+        enqueue(quiet)
+        assert not list(listener.notifies(timeout=0.2))
+        enqueue(writer)
+        assert list(listener.notifies(timeout=5, stop_after=1))
+
+
+@pytest.mark.parametrize("ends", ["SELECT pgedge.cancel_events(ARRAY[%s])", "DELETE FROM claude_events WHERE id = %s",
+                                  "UPDATE claude_events SET status = 'processed' WHERE id = %s"])
+@pytest.mark.parametrize("head", ["delayed", "processing"])
+def test_the_next_of_a_key_is_announced_when_its_head_ends_unclaimed(db, conn, ends, head):
+    first = enqueue(conn, ordering_key="k", delay="1 day")
+    if head == "processing":
+        conn.execute("UPDATE claude_events SET status = 'processing' WHERE id = %s", (first,))
+    second = enqueue(conn, ordering_key="k")
+    with db.connect() as listener:
+        listener.execute("LISTEN pgedge_events")
+        assert claim(listener) == []
+        conn.execute(ends, (first,))
+        assert list(listener.notifies(timeout=5, stop_after=1))
+        assert claim(listener)[0][0] == second
+
+
+def test_a_limit_that_is_raised_is_announced(db, conn):
+    conn.execute("INSERT INTO pgedge.event_limits (event_type, max_concurrent) VALUES ('t', 1)")
+    conn.execute("SELECT pgedge.pause_events('paused')")
+    events = [enqueue(conn), enqueue(conn), enqueue(conn, "paused")]
+    assert claim(conn)[0][0] == events[0]
+    with db.connect() as listener:
+        listener.execute("LISTEN pgedge_events")
+        for change, next_one in (("UPDATE pgedge.event_limits SET max_concurrent = 2 WHERE event_type = 't'", events[1]),
+                                 ("DELETE FROM pgedge.event_limits WHERE paused", events[2])):
+            assert claim(listener) == []
+            list(listener.notifies(timeout=0.1))
+            conn.execute(change)
+            assert list(listener.notifies(timeout=5, stop_after=1))
+            assert claim(listener)[0][0] == next_one
+
+
+def test_memory_of_another_version_of_the_library_is_refused(db, conn):
+    """The library is replaced before the server is restarted: new sessions must not begin a second set of leases."""
+    if one(conn, "SHOW dynamic_shared_memory_type") != "posix":
+        pytest.skip("the queue's memory is no file here")
+    first = enqueue(conn)
+    token = claim(conn)[0][2]
+    database, table = conn.execute("SELECT d.oid, 'claude_events'::regclass::oid FROM pg_database d WHERE datname = current_database()").fetchone()
+    handle = one(conn, "SELECT pg_read_file(%s)", (f"pg_stat_tmp/pgedge.{database}.{table}",)).split()[0]
+    with open(f"/dev/shm/PostgreSQL.{handle}", "r+b") as memory:
+        memory.seek(8)
+        layout = memory.read(4)
+        memory.seek(8)
+        memory.write((int.from_bytes(layout, "little") - 1).to_bytes(4, "little"))
+    with db.connect() as new:
+        for call in ("SELECT * FROM pgedge.claim_events(1)", f"SELECT pgedge.complete_events(ARRAY[{first}], {token})", "SELECT pgedge.wait_for_events('1 ms')"):
+            error = fails(new, "55000", call)
+            assert "restart" in error.diag.message_hint
+        new.execute("INSERT INTO claude_events (event_type, payload) VALUES ('t', '{}')")
+    # Who has the memory already goes on with it.
+    assert column(conn, "SELECT pgedge.complete_events(%s, %s)", ([first], token)) == [first]
+
+
+def test_consumers_cannot_set_the_retention(db):
+    db.sql("CREATE ROLE only_consumer LOGIN")
+    try:
+        db.sql("SELECT pgedge.grant_service('only_consumer', 'event_consumer')")
+        with db.connect("only_consumer") as c:
+            # Before the library is there, PostgreSQL cannot know; it takes the value back.
+            c.execute("SET pgedge.event_retention = 0")
+            for _ in range(2):
+                db.sql("SELECT pgedge.enqueue_event('t', '{}')")
+                rows = c.execute("SELECT id, lease_token FROM pgedge.claim_events(1)").fetchall()
+                c.execute("SELECT pgedge.complete_events(%s, %s)", ([rows[0][0]], rows[0][1]))
+            assert one(c, "SHOW pgedge.event_retention") == "-1"
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                c.execute("SET pgedge.event_retention = 0")
+        assert db.value("SELECT count(*) FROM claude_events") == 2
+    finally:
+        db.sql("DROP OWNED BY only_consumer CASCADE")
+        db.sql("DROP ROLE only_consumer")
 
 
 def test_rolled_back_enqueue(db):
@@ -443,11 +557,12 @@ def test_dump_and_restore(cluster, db, empty_db):
     db.sql("SET session_replication_role = replica; ALTER TABLE claude_events DISABLE TRIGGER USER; UPDATE claude_events SET qx = '999999999999';"
            " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_wake; ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_place;"
            " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_requeue; ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_truncated;"
-           " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_deleted")
+           " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_deleted;"
+           " ALTER TABLE claude_events ENABLE ALWAYS TRIGGER pgedge_events_next")
     dump = cluster.tool("pg_dump", "-d", db.name, capture_output=True).stdout
     cluster.tool("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-d", empty_db.name, input=dump, capture_output=True)
     trigger = "SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgrelid = 'claude_events'::regclass ORDER BY 1"
-    assert empty_db.sql(trigger) == db.sql(trigger) == [(f"pgedge_events_{n}", "A") for n in ("deleted", "place", "requeue", "truncated", "wake")]
+    assert empty_db.sql(trigger) == db.sql(trigger) == [(f"pgedge_events_{n}", "A") for n in ("deleted", "next", "place", "requeue", "truncated", "wake")]
     assert empty_db.sql("SELECT * FROM claude_events ORDER BY id") == db.sql("SELECT * FROM claude_events ORDER BY id")
     assert empty_db.sql("SELECT pgedge.create_tables()") == []
     plain = empty_db.value("SELECT pgedge.enqueue_event('t', '{}')")

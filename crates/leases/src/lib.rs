@@ -41,7 +41,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use consumers::Consumers;
+pub use consumers::{Announcement, Consumers};
 pub use limits::Limit;
 pub use scan::{Group, Straggler};
 
