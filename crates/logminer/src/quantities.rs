@@ -145,6 +145,28 @@ pub(crate) fn quantity(s: &[u8], d: usize, b: usize) -> Option<(Kind, usize)> {
     None
 }
 
+/// The version of a package as dpkg compares them (deb-version(7)): `1:2.36-9+deb12u7`, `3.0.14-1~deb12u1`, `1.0~rc1`. There is a dot or a
+/// dash in it, and an epoch before it or `+` or `~` and a word within, so that neither sums nor ranges of numbers are versions.
+pub(crate) fn package_version(s: &[u8], d: usize, b: usize) -> Option<usize> {
+    let epoch = digits(s, d);
+    let from = if (1..=2).contains(&epoch) && byte(s, d + epoch) == b':' { d + epoch + 1 } else { d };
+    if !byte(s, from).is_ascii_digit() {
+        return None;
+    }
+    let part = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'+' | b'~' | b'-');
+    let mut e = from + s[from..b].iter().take_while(|c| part(**c)).count();
+    while !s[e - 1].is_ascii_alphanumeric() {
+        e -= 1;
+    }
+    let text = &s[from..e];
+    let dotted = |text: &[u8]| text.windows(2).any(|w| matches!(w[0], b'.' | b'-') && w[1].is_ascii_digit());
+    let marked = text.windows(3).enumerate().any(|(k, w)| {
+        matches!(w[0], b'+' | b'~') && w[1].is_ascii_lowercase() && w[2].is_ascii_alphanumeric() && dotted(&text[..k])
+    });
+    let revised = from > d && text.contains(&b'.') && text.windows(2).any(|w| w[0] == b'-' && w[1].is_ascii_digit());
+    ((marked || revised && dotted(text)) && boundary(s, e)).then_some(e)
+}
+
 /// `1h2m3.5s`, `1s0ms`.
 fn compound_duration(s: &[u8], d: usize) -> Option<usize> {
     let mut i = d;
