@@ -38,7 +38,10 @@ fn typed() {
         ("upgrade openssl:amd64 3.0.11-1~deb12u2 3.0.14-1~deb12u1", "upgrade openssl:amd64 {VER} {VER}"),
         ("unpacked llvm-tools 1:19.1.7-3~deb12u1 at 10:19:33", "unpacked llvm-tools {VER} at {TIME}"),
         ("install bind9 1:9.18.24-1, pip 1.0~rc1.", "install bind9 {VER}, pip {VER}."),
-        ("of 1.5+2.5 and 3-5~7 and 2+b3, 10:2 at 5.5+x", "of {NUM}+{NUM} and {NUM}-{NUM}~{NUM} and {NUM}+b3, {NUM}:{NUM} at {NUM}+x"),
+        (
+            "of 1.5+2.5 and 3-5~7 and 2+b3, 10:2 at 5.5+x",
+            "of {NUM}+{NUM} and {NUM}-{NUM}~{NUM} and {NUM}+b3, {NUM}:{NUM} at {NUM}+x",
+        ),
         ("user=root tag=\"a b\"", "user={ID} tag=\"{TEXT}\""),
         ("on eth0 by ssh2", "on eth0 by ssh2"),
         ("bssid aa:bb:cc:dd:ee:ff at /0:0:0:0:0:0:0:0:2181", "bssid {MAC} at {IP}"),

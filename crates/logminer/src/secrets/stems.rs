@@ -351,7 +351,7 @@ mod tests {
     fn a_stem_is_what_its_classes_say() {
         let is_stem = |four: &[u8]| {
             let stem = |stem: &&[u8; 4]| stem.iter().zip(four).all(|(class, b)| stands_for(*class, *b));
-            four[0] == b'@' || STEMS.iter().any(|bucket| bucket.iter().any(|s| stem(s)))
+            four[0] == b'@' || STEMS.iter().any(|bucket| bucket.iter().any(&stem))
         };
         for stem in STEMS.iter().flat_map(|b| b.iter()) {
             for place in 0..4 {
