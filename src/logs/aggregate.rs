@@ -52,7 +52,9 @@ fn aggregate_logs_lines(
     fcinfo: pg_sys::FunctionCallInfo,
 ) {
     let answer = aggregate(|limits, batch| {
-        let at = seen_at.map_or_else(timestamp::now, |at| timestamp::finite(at, "seen_at"));
+        // now(), which is the default, is no time of the lines' own
+        let at = seen_at.map(|at| timestamp::finite(at, "seen_at")).filter(|at| *at != timestamp::now());
+        let at = at.unwrap_or_else(timestamp::of_call);
         let level =
             level.map(|l| input::checked(|| "level".into(), "level", l, limits.level)).filter(|l| !l.is_empty());
         let source = source.map_or("", |s| input::checked(|| "source".into(), "source", s, limits.source));

@@ -90,7 +90,7 @@ fn add_entry<'a>(i: usize, entry: Container<'a>, limits: &Limits, batch: &mut Ba
     line.message = message.unwrap_or_else(|| {
         invalid(format!("entries[{i}] has no message: {}", excerpt(&Value::Object(entry).to_json())))
     });
-    line.at = at.unwrap_or_else(timestamp::now);
+    line.at = at.unwrap_or_else(timestamp::of_call);
     batch.add(&line, |metadata, number| {
         if others {
             for (key, value) in entry

@@ -91,7 +91,7 @@ impl<'a> Body<'a> {
                 .timestamp
                 .as_ref()
                 .filter(|t| !t.0.is_empty())
-                .map_or_else(timestamp::now, |t| timestamp::parse(&t.0, || format!("entries[{i}].timestamp")));
+                .map_or_else(timestamp::of_call, |t| timestamp::parse(&t.0, || format!("entries[{i}].timestamp")));
             let line = Line {
                 message: &entry.message.0,
                 level: level.filter(|l| !l.is_empty()),

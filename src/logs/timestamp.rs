@@ -4,6 +4,8 @@ use pgrx::prelude::*;
 use crate::errors;
 use crate::jsonb::Number;
 
+/// Microseconds of a second.
+const SECOND: i64 = 1_000_000;
 /// Microseconds of an hour.
 pub const HOUR: i64 = 3_600_000_000;
 /// Seconds from 1970 to 2000.
@@ -13,6 +15,13 @@ const UNIX_TO_POSTGRES: i64 = 946_684_800;
 pub fn now() -> i64 {
     // SAFETY: a plain read of this backend's state.
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
+/// The time of lines that have none of their own: the start of the current transaction, to the second. `last_seen` is indexed, so a row
+/// whose `last_seen` changed gets an entry in every index of the table; so it changes once a second, and not with each call.
+pub fn of_call() -> i64 {
+    let at = now();
+    at - at.rem_euclid(SECOND)
 }
 
 /// A time from an SQL argument; refuses infinity.

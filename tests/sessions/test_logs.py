@@ -49,6 +49,42 @@ def one_row_each(db):
                   " AND r.level IS NOT DISTINCT FROM a.level WHERE a.id IS NULL OR r.row_id IS NULL") == []
 
 
+def test_calls_within_a_second_make_no_index_entries(db):
+    """Lines without a time of their own have that of the call to the second; times of their own stay exact."""
+    calls = 200
+
+    def updates(conn, query):
+        conn.execute("SELECT pg_stat_force_next_flush()")
+        before = conn.execute("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'aggregated_logs'").fetchone()
+        began = time.monotonic()
+        for n in range(calls):
+            conn.execute(query, {"n": n})
+        seconds = time.monotonic() - began
+        conn.execute("SELECT pg_stat_force_next_flush()")
+        after = conn.execute("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'aggregated_logs'").fetchone()
+        return after[0] - before[0], after[1] - before[1], seconds
+
+    entries = """SELECT count(*) FROM pgedge.aggregate_logs('[{"message": "link 5 is up", "source": "s"}, {"message": "disk 7 is full", "source": "s"}]'::jsonb)"""
+    lines = "SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['link 5 is up', 'disk 7 is full'], NULL, 's')"
+    own = """SELECT count(*) FROM pgedge.aggregate_logs(jsonb_build_array(jsonb_build_object('message', 'link 5 is up', 'source', 's',
+        'timestamp', '2026-01-01T00:00:00.123456Z'::timestamptz + %(n)s * interval '1 ms')))"""
+    with db.connect() as conn:
+        conn.execute("SET timezone = 'UTC'")
+        conn.execute(own, {"n": 0})
+        conn.execute(entries)
+        for query in (entries, lines, entries.replace("::jsonb", "::text")):
+            updated, hot, seconds = updates(conn, query)
+            assert updated == 2 * calls
+            # each row once a second, and once more where its page was full
+            assert updated - hot <= 2 * (int(seconds) + 2) + 20, (updated, hot, seconds)
+            assert conn.execute("SELECT bool_and(last_seen = date_trunc('second', last_seen) AND last_seen BETWEEN now() - interval '1 minute' AND now()) FROM aggregated_logs").fetchone()[0]
+        assert conn.execute("SELECT first_seen::text FROM aggregated_logs WHERE message_pattern LIKE 'link%'").fetchone()[0] == "2026-01-01 00:00:00.123456"
+        conn.execute("DELETE FROM aggregated_logs")
+        updated, hot, _ = updates(conn, own)
+        assert (updated, hot) == (calls - 1, 0)
+        assert conn.execute("SELECT last_seen::text FROM aggregated_logs").fetchone()[0] == "2026-01-01 00:00:00.322456"
+
+
 def test_eight_sessions_on_the_same_patterns(db):
     """No deadlock, no lost or doubled line, one row a pattern, though all sessions learn the same things at the same time."""
     calls, size = 30, 40
@@ -412,7 +448,7 @@ def test_a_body_as_text_is_read_as_jsonb_is(db):
             try:
                 answer = conn.execute(f"SELECT message_pattern, level, source, occurrences, is_new FROM pgedge.aggregate_logs(%s::{cast})", (body,)).fetchall()
                 # now() is another one in each transaction
-                rows = conn.execute("SELECT message_pattern, count, level, source, nullif(first_seen, now()::timestamp), nullif(last_seen, now()::timestamp), metadata::text, sample_messages"
+                rows = conn.execute("SELECT message_pattern, count, level, source, nullif(first_seen, date_trunc('second', now()::timestamp)), nullif(last_seen, date_trunc('second', now()::timestamp)), metadata::text, sample_messages"
                                     " FROM aggregated_logs ORDER BY 1, 3, 4").fetchall()
                 return answer, rows
             except psycopg.Error as e:

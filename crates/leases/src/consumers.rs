@@ -261,7 +261,10 @@ mod tests {
                         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
                         while told.load(SeqCst) == heard {
                             let there = own.load(SeqCst);
-                            assert!(std::time::Instant::now() < deadline, "slept with {seen} seen of {there} at look {looks}");
+                            assert!(
+                                std::time::Instant::now() < deadline,
+                                "slept with {seen} seen of {there} at look {looks}"
+                            );
                             std::thread::yield_now();
                         }
                     }

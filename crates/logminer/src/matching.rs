@@ -120,7 +120,7 @@ fn expression(kind: Kind) -> String {
         Kind::Size => format!(r"{DECIMAL}[A-Za-z]{{1,6}}(?:/s)?"),
         Kind::Bool => "(?:[Tt]rue|[Ff]alse|[Oo]n|[Oo]ff|[Yy]es|[Nn]o|TRUE|FALSE|ON|OFF|YES|NO)".into(),
         Kind::Name => format!(r"{W}(?:{W}|[-.$])*\.(?:{W}|[-.$])*(?::[0-9]{{1,5}})?"),
-        Kind::Ver => format!(r"[-+]?[vV]?(?:[0-9]+:)?[0-9](?:{W}|[-.+~])*"),
+        Kind::Ver => format!(r"[-+]?(?:[0-9][0-9]?:)?[vV]?[0-9](?:{W}|[-.+~])*"),
         Kind::List => {
             // every value that makes a list has a digit, a dot or a slash in it, or is long and hexadecimal
             let any = format!(r"(?:{W}|[-+.:/$~@#%*!\\])*");

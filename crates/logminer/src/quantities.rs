@@ -174,10 +174,11 @@ pub(crate) fn is_hex(w: &[u8]) -> bool {
 }
 
 /// `1:2.36-9+deb12u7`, `2.36-9`, `2024a-0+deb12u1`, `1.2.3~rc1`: the end of a package's version, which has a revision of the package behind a
-/// dot and a dash, or a `+` or `~` with a letter behind it; behind an epoch a dot and any of these are enough.
+/// dot and a dash, or a `+` or `~` with a word behind it; behind an epoch a dot and any of these are enough.
 pub(crate) fn package_version(s: &[u8], d: usize, b: usize) -> Option<usize> {
     let number = d + digits(s, d);
-    let from = if byte(s, number) == b':' && byte(s, number + 1).is_ascii_digit() { number + 1 } else { d };
+    let epoch = number - d <= 2 && byte(s, number) == b':' && byte(s, number + 1).is_ascii_digit();
+    let from = if epoch { number + 1 } else { d };
     let part = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'+' | b'~');
     let mut e = from + s[from..b].iter().take_while(|&&c| part(c)).count();
     while matches!(s[e - 1], b'.' | b'-' | b'+' | b'~') {
@@ -193,8 +194,8 @@ pub(crate) fn package_version(s: &[u8], d: usize, b: usize) -> Option<usize> {
             let (upstream, revision) = (&version[..at], &version[at + 1..]);
             upstream.contains(&b'.') && !upstream.contains(&b'-') && revision.iter().all(u8::is_ascii_digit)
         });
-        let tail = |w: &[u8]| matches!(w[0], b'+' | b'~') && w[1].is_ascii_lowercase();
-        revised || (dotted || dash.is_some()) && version.windows(2).any(tail)
+        let tail = |w: &[u8]| matches!(w[0], b'+' | b'~') && w[1].is_ascii_lowercase() && w[2].is_ascii_alphanumeric();
+        revised || (dotted || dash.is_some()) && version.windows(3).any(tail)
     };
     (sure && boundary(s, e)).then_some(e)
 }

@@ -581,6 +581,14 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn number(&mut self, a: usize, signed: usize, run: usize, b: usize, seen: u8) -> usize {
         let s = self.s;
         let d = a + signed;
+        // before times: `1:19.1.7-3` has an epoch
+        if signed == 0
+            && seen & (DOT | MARK) != 0
+            && let Some(e) = quantities::package_version(s, d, b)
+        {
+            self.emit(Kind::Ver, a, e);
+            return e;
+        }
         if seen & COLON != 0
             && let Some(e) = dates::clock(s, d).filter(|e| e - d > 5 || !self.behind_path(a))
         {
@@ -592,12 +600,6 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             && let Some(e) = forms::ipv4(s, d)
         {
             self.emit(Kind::Ip, a, e);
-            return e;
-        }
-        if seen & (DOT | MARK) != 0
-            && let Some(e) = quantities::package_version(s, d, b)
-        {
-            self.emit(Kind::Ver, a, e);
             return e;
         }
         if let Some((kind, e)) = quantities::quantity(s, d, b) {

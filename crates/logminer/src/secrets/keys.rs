@@ -123,8 +123,19 @@ pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
     }
 }
 
+static KEY_BYTES: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        t[b] = token_byte(b as u8) || b == b'.' as usize;
+        b += 1;
+    }
+    t
+};
+
+#[inline(always)]
 pub(super) fn key_byte(b: u8) -> bool {
-    token_byte(b) || b == b'.'
+    KEY_BYTES[b as usize]
 }
 
 /// Whether a stem is one of a name and of nothing else.
@@ -146,9 +157,21 @@ fn may_be_key(s: &[u8], start: usize, end: usize, i: usize) -> bool {
     let next = s.get(behind_blanks(s, end)).copied().unwrap_or(0);
     matches!(next, b'=' | b':' | b'%' | b'>' | b'(' | b'"' | b'\'' | b'`' | b'\\' | b']' | b'*')
         || s[start] == b'-'
-        || start > 0 && matches!(s[start - 1], b'<' | b':')
+        || is_tag(s, start)
         // `password is x7`
         || s[i].eq_ignore_ascii_case(&b'p')
+}
+
+/// Whether the key at `start` is the name of an XML element that opens, perhaps with that of its namespace before it.
+fn is_tag(s: &[u8], start: usize) -> bool {
+    match start.checked_sub(1).map(|k| s[k]) {
+        Some(b'<') => true,
+        Some(b':') => {
+            let space = run_before(s, start - 1, 64, key_byte);
+            (start - 1 - space).checked_sub(1).is_some_and(|k| s[k] == b'<')
+        }
+        _ => false,
+    }
 }
 
 /// The value of the key in which the stem at `i` lies.
@@ -480,17 +503,8 @@ impl Key<'_> {
         self.between((from, to))
     }
 
-    /// Whether the key is the name of an XML element that opens, perhaps with that of its namespace before it.
     fn is_tag(&self) -> bool {
-        let s = self.s;
-        match self.before() {
-            b'<' => true,
-            b':' => {
-                let space = run_before(s, self.start - 1, 64, key_byte);
-                (self.start - 1 - space).checked_sub(1).is_some_and(|k| s[k] == b'<')
-            }
-            _ => false,
-        }
+        self.dashes == 0 && is_tag(self.s, self.start)
     }
 
     /// The text of an element, from `from` on.

@@ -58,24 +58,22 @@ impl Secret {
 /// The secrets of a text without colour codes, in order; they do not overlap. Numbers of cards are not among them: see [`numbers`].
 pub(crate) fn secrets(s: &[u8]) -> Vec<Secret> {
     let mut found: Vec<Secret> = Vec::new();
-    let mut i = 0;
-    while let Some(at) = stems::find(s, i) {
-        i = at + 1;
-        if let Some(mut secret) = secret_at(s, at) {
-            // whole characters: what follows a form may be any text
-            while secret.from > 0 && s[secret.from] & 0xc0 == 0x80 {
-                secret.from -= 1;
-            }
-            while s.get(secret.to).is_some_and(|b| b & 0xc0 == 0x80) {
-                secret.to += 1;
-            }
-            secret.from = secret.from.max(found.last().map_or(0, |last| last.to));
-            if secret.to > secret.from {
-                found.push(secret);
-                i = i.max(secret.to);
-            }
+    stems::each(s, &mut |at| {
+        let Some(mut secret) = secret_at(s, at) else { return at + 1 };
+        // whole characters: what follows a form may be any text
+        while secret.from > 0 && s[secret.from] & 0xc0 == 0x80 {
+            secret.from -= 1;
         }
-    }
+        while s.get(secret.to).is_some_and(|b| b & 0xc0 == 0x80) {
+            secret.to += 1;
+        }
+        secret.from = secret.from.max(found.last().map_or(0, |last| last.to));
+        if secret.to <= secret.from {
+            return at + 1;
+        }
+        found.push(secret);
+        secret.to
+    });
     if let Some(body) = tokens::key_body(s)
         && found.last().is_none_or(|last| last.to <= body.from)
     {
@@ -178,7 +176,7 @@ fn starts_ignoring_case(s: &[u8], word: &[u8]) -> bool {
     s.len() >= word.len() && s[..word.len()].eq_ignore_ascii_case(word)
 }
 
-fn token_byte(b: u8) -> bool {
+const fn token_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')
 }
 

@@ -1,27 +1,29 @@
 //! Where a secret may begin or be named: four bytes that are the stem of a key (`pass`, `toke`), the head of a token (`AKIA`) or the mark of
 //! an address (`@`, `://`). Sixteen or thirty-two bytes at a time, so that lines without any cost next to nothing.
 
-/// The stems by bucket, together such as have few parts that make other text, in lower case for either case. `?` is any byte, `!` one that goes on no word in lower case, `^` a capital, `#` a digit.
-const STEMS: [&[&[u8; 4]]; 8] = [
-    &[b"auth", b"iden", b"cred", b"k_li", b"atat", b"age-", b"cook", b"-beg", b"_pat"],
-    &[b"pass", b"@???", b"pwd!", b"pypi", b"xapp"],
-    &[b"sess", b"secr", b" -p?", b"%40?", b"xox?", b"shps", b"shpa", b"shpc"],
-    &[b"^^##", b"ya29"],
-    &[b"pin!", b"psk!", b"ssn!", b"pinc", b"sk-?", b"eyj?", b"npm_", b"gsk_", b"sg.?", b"nvap", b"lpat"],
-    &[
-        b"sign", b"sig!", b"sid!", b"otp!", b"cvv!", b"jwt!", b"glsa", b"gldt", b"glrt", b"glpt", b"cvc!", b"ghr_",
-        b"hvb.", b"whse",
-    ],
-    &[
-        b"key!", b"://?", b"keys", b"basi", b"akia", b"asia", b"aiza", b"gocs", b"gho_", b"ghs_", b"hf_?", b"bear",
-        b":aa?", b"hvs.",
-    ],
-    &[b"toke", b"hook", b" -u ", b"hmac", b"k_te", b"ghu_", b"dop_", b"ghp_", b"tske", b"dapi"],
+/// The stems by bucket, together such as have few parts that make other text of logs, in lower case for either case. `?` is any byte, `!` one
+/// that goes on no word in lower case, `^` a capital, `#` a digit. The first three bytes are ASCII. `@` is one as well: see [`at`].
+const STEMS: [&[&[u8; 4]]; 16] = [
+    &[b"^^##"],
+    &[b"hvb.", b"otp!", b"cvv!", b"gsk_"],
+    &[b"-beg", b"ya29", b"secr", b"toke"],
+    &[b"basi", b"hmac", b"dapi", b"age-"],
+    &[b"ghs_", b"gho_", b"ghu_", b"ghp_", b"glsa", b"ghr_", b"iden"],
+    &[b"shpa", b"whse", b"pass", b" -u ", b"sess", b"shps", b"shpc"],
+    &[b"bear", b"keys", b":aa?", b"aiza", b"akia", b"key!"],
+    &[b"eyj?", b"pypi", b"pinc", b"pin!"],
+    &[b"://?", b"jwt!", b"k_te", b"k_li"],
+    &[b"ssn!", b"cvc!", b"sg.?", b"hvs."],
+    &[b"cred", b"hook", b"cook"],
+    &[b"_pat", b"lpat", b"atat", b"auth", b"asia"],
+    &[b"xapp", b" -p?", b"hf_?"],
+    &[b"gldt", b"dop_", b"glrt", b"nvap", b"npm_", b"gocs", b"glpt"],
+    &[b"xox?", b"%40?", b"sk-?"],
+    &[b"sig!", b"pwd!", b"tske", b"psk!", b"sid!", b"sign"],
 ];
 
-/// Tables by place within a stem: buckets by the byte, by its low half and by its high half.
+/// Tables of eight buckets by place within a stem: buckets by the low and by the high half of a byte.
 struct Tables {
-    byte: [[u8; 256]; 4],
     low: [[u8; 16]; 4],
     high: [[u8; 16]; 4],
 }
@@ -36,10 +38,12 @@ const fn stands_for(class: u8, byte: u8) -> bool {
     }
 }
 
-static TABLES: Tables = {
-    let mut t = Tables { byte: [[0; 256]; 4], low: [[0; 16]; 4], high: [[0; 16]; 4] };
+static TABLES: [Tables; 2] = {
+    let mut tables = [const { Tables { low: [[0; 16]; 4], high: [[0; 16]; 4] } }; 2];
     let mut bucket = 0;
-    while bucket < 8 {
+    while bucket < 16 {
+        let t = &mut tables[bucket / 8];
+        let bit = 1 << (bucket % 8);
         let mut k = 0;
         while k < STEMS[bucket].len() {
             let mut place = 0;
@@ -47,9 +51,8 @@ static TABLES: Tables = {
                 let mut b = 0;
                 while b < 256 {
                     if stands_for(STEMS[bucket][k][place], b as u8) {
-                        t.byte[place][b] |= 1 << bucket;
-                        t.low[place][b & 15] |= 1 << bucket;
-                        t.high[place][b >> 4] |= 1 << bucket;
+                        t.low[place][b & 15] |= bit;
+                        t.high[place][b >> 4] |= bit;
                     }
                     b += 1;
                 }
@@ -59,167 +62,244 @@ static TABLES: Tables = {
         }
         bucket += 1;
     }
-    t
+    tables
 };
 
-/// Whether a stem begins at `i`.
-#[inline]
-fn at(s: &[u8], i: usize) -> bool {
-    let Some(four) = s[i..].first_chunk::<4>() else { return false };
-    let t = &TABLES.byte;
-    let buckets = t[0][four[0] as usize] & t[1][four[1] as usize] & t[2][four[2] as usize] & t[3][four[3] as usize];
-    buckets != 0 && is_stem(four, buckets)
+/// Stems that have the same first three bytes.
+#[derive(Clone, Copy)]
+struct Head {
+    /// The three bytes, letters in upper case.
+    text: u32,
+    /// Which bits of four bytes they are compared with: all but those of the fourth, and of the case of a letter.
+    mask: u32,
+    /// What the fourth may be: a bit for each byte.
+    fourth: [u64; 4],
 }
 
-/// The letters of each stem as one number, and which bits of four bytes they are compared with; none for an empty place.
-static LETTERS: [[(u32, u32); MOST]; 8] = {
-    let mut all = [[(u32::MAX, 0); MOST]; 8];
+/// Different first three bytes of stems, and one that no text has.
+const MOST_HEADS: usize = 80;
+
+/// The heads, and the place of each by [`slot`]; the last one is in all other places.
+struct Heads {
+    heads: [Head; MOST_HEADS],
+    slots: [u8; 1 << SLOT_BITS],
+}
+
+const SLOT_BITS: u32 = 10;
+
+/// Where the head of four bytes is looked for. The factor has no two heads in one place; [`HEADS`] is not made otherwise.
+#[inline(always)]
+const fn slot(four: u32) -> usize {
+    ((four & 0x00df_dfdf).wrapping_mul(FACTOR) >> (32 - SLOT_BITS)) as usize
+}
+
+const FACTOR: u32 = 0x7ed4_d57b;
+
+static HEADS: Heads = {
+    let none = Head { text: u32::MAX, mask: 0, fourth: [0; 4] };
+    let mut all = Heads { heads: [none; MOST_HEADS], slots: [MOST_HEADS as u8 - 1; 1 << SLOT_BITS] };
+    let mut n = 0;
     let mut bucket = 0;
-    while bucket < 8 {
+    while bucket < 16 {
         let mut k = 0;
         while k < STEMS[bucket].len() {
-            let (mut value, mut mask) = (0, 0);
+            let stem = STEMS[bucket][k];
+            k += 1;
+            if stem[0] == b'^' {
+                continue;
+            }
+            let (mut text, mut mask) = (0, 0);
             let mut place = 0;
-            while place < 4 {
-                let class = STEMS[bucket][k][place];
-                if !matches!(class, b'?' | b'!' | b'^' | b'#') {
-                    // letters in either case
-                    let bits = if class.is_ascii_lowercase() { 0xdf } else { 0xff };
-                    value |= ((class & bits) as u32) << (8 * place);
-                    mask |= (bits as u32) << (8 * place);
-                }
+            while place < 3 {
+                let bits = if stem[place].is_ascii_lowercase() { 0xdf } else { 0xff };
+                text |= ((stem[place] & bits) as u32) << (8 * place);
+                mask |= (bits as u32) << (8 * place);
                 place += 1;
             }
-            all[bucket][k] = (value, mask);
-            k += 1;
+            let at = &mut all.slots[slot(text)];
+            if *at as usize == MOST_HEADS - 1 {
+                *at = n as u8;
+                all.heads[n] = Head { text, mask, fourth: [0; 4] };
+                n += 1;
+            }
+            let head = &mut all.heads[*at as usize];
+            assert!(head.text == text, "two heads in one place: another factor is needed");
+            let mut b = 0;
+            while b < 256 {
+                if stands_for(stem[3], b as u8) {
+                    head.fourth[b / 64] |= 1 << (b % 64);
+                }
+                b += 1;
+            }
         }
         bucket += 1;
     }
+    assert!(n < MOST_HEADS);
     all
 };
 
-/// Most stems of a bucket.
-const MOST: usize = 16;
-
-/// A bucket's tables also let through what is made of parts of its stems (`tion`).
-fn is_stem(four: &[u8; 4], mut buckets: u8) -> bool {
-    let word = u32::from_le_bytes(*four);
-    while buckets != 0 {
-        let bucket = buckets.trailing_zeros() as usize;
-        let alike = LETTERS[bucket].iter().position(|&(value, mask)| word & mask == value);
-        if alike.is_some_and(|_| {
-            STEMS[bucket].iter().any(|stem| stem.iter().zip(four).all(|(class, b)| stands_for(*class, *b)))
-        }) {
-            return true;
-        }
-        buckets &= buckets - 1;
+/// Whether a stem begins at `i`, which has three bytes behind it.
+#[inline(always)]
+fn at(s: &[u8], i: usize) -> bool {
+    let Some(&four) = s[i..].first_chunk::<4>() else { return false };
+    let word = u32::from_le_bytes(four);
+    let head = &HEADS.heads[usize::from(HEADS.slots[slot(word)])];
+    if word & head.mask == head.text {
+        return head.fourth[usize::from(four[3] / 64)] >> (four[3] % 64) & 1 != 0;
     }
-    false
+    four[0] == b'@' || account(four)
 }
 
-/// The first place from `from` on where a stem begins.
+/// The beginning of an account's number: two capitals and two digits.
+fn account(four: [u8; 4]) -> bool {
+    four[0].is_ascii_uppercase() && four[1].is_ascii_uppercase() && four[2].is_ascii_digit() && four[3].is_ascii_digit()
+}
+
+/// Calls `visit` with each place where a stem begins, in order. It answers from where on to look further.
 #[inline]
-pub(crate) fn find(s: &[u8], from: usize) -> Option<usize> {
+pub(crate) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
-        return unsafe { avx2::find(s, from) };
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") {
+        // SAFETY: the processor has AVX2 and BMI1.
+        return unsafe { avx2::each(s, visit) };
     }
     #[cfg(target_arch = "aarch64")]
     {
         // SAFETY: every AArch64 has NEON.
-        return unsafe { neon::find(s, from) };
+        return unsafe { neon::each(s, visit) };
     }
     #[cfg_attr(target_arch = "aarch64", allow(unreachable_code))]
-    by_byte(s, from)
+    by_byte(s, visit)
 }
 
-fn by_byte(s: &[u8], from: usize) -> Option<usize> {
-    (from..s.len().saturating_sub(3)).find(|&i| at(s, i))
-}
-
-/// The bytes from `from` on with `N` of them behind each, filled up with zero bytes at the end.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[inline]
-fn window<'a, const N: usize>(s: &'a [u8], from: usize, padded: &'a mut [u8; N]) -> &'a [u8; N] {
-    let rest = &s[from..];
-    match rest.first_chunk() {
-        Some(window) => window,
-        None => {
-            padded[..rest.len()].copy_from_slice(rest);
-            padded
-        }
+fn by_byte(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
+    let mut i = 0;
+    while i + 4 <= s.len() {
+        i = if at(s, i) { visit(i).max(i + 1) } else { i + 1 };
     }
+}
+
+/// What the vectors read: `N` positions with three bytes behind them, at a time. The last ones are read again with the line's end, so that
+/// there is none to fill up; a line shorter than that is copied.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! each_by_vectors {
+    ($positions:literal, $s:ident, $visit:ident, $may_begin:expr) => {{
+        const READ: usize = $positions + 3;
+        let last = $s.len().wrapping_sub(4);
+        if last > usize::MAX / 2 {
+            return;
+        }
+        // positions below are done
+        let mut next = 0;
+        let mut from = 0;
+        let mut padded = [0; READ];
+        loop {
+            let window: &[u8; READ] = match $s[from..].first_chunk() {
+                Some(window) => window,
+                None => match $s.last_chunk() {
+                    Some(window) => {
+                        from = $s.len() - READ;
+                        window
+                    }
+                    None => {
+                        padded[..$s.len()].copy_from_slice($s);
+                        &padded
+                    }
+                },
+            };
+            let mut mask: u32 = $may_begin(window);
+            while mask != 0 {
+                let i = from + mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                if i >= next && at($s, i) {
+                    next = $visit(i).max(i + 1);
+                }
+            }
+            from += $positions;
+            if from > last {
+                return;
+            }
+        }
+    }};
 }
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{TABLES, at, window};
+    use super::{TABLES, at};
     use core::arch::x86_64::*;
 
+    #[target_feature(enable = "avx2,bmi1")]
+    pub(super) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
+        each_by_vectors!(32, s, visit, |window| may_begin(window))
+    }
+
+    /// The positions of which the tables tell no other.
+    #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) fn find(s: &[u8], mut from: usize) -> Option<usize> {
-        let table = |t: &[u8; 16]| {
-            let word = |k: usize| i64::from_le_bytes(t[k..k + 8].try_into().expect("8 bytes"));
-            _mm256_set_epi64x(word(8), word(0), word(8), word(0))
+    fn may_begin(window: &[u8; 35]) -> u32 {
+        let table = |t: &'static [u8; 16]| {
+            // SAFETY: sixteen bytes are there.
+            _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(t.as_ptr().cast()) })
         };
         let half = _mm256_set1_epi8(15);
-        let (low, high) = (TABLES.low.each_ref().map(table), TABLES.high.each_ref().map(table));
-        while from + 4 <= s.len() {
-            let mut padded = [0; 40];
-            let bytes: &[u8; 40] = window(s, from, &mut padded);
-            let mut found = _mm256_set1_epi8(-1);
-            for place in 0..4 {
-                let word = |k: usize| i64::from_le_bytes(bytes[place + k..place + k + 8].try_into().expect("8 bytes"));
-                let b = _mm256_set_epi64x(word(24), word(16), word(8), word(0));
-                let of_low = _mm256_shuffle_epi8(low[place], _mm256_and_si256(b, half));
-                let of_high = _mm256_shuffle_epi8(high[place], _mm256_and_si256(_mm256_srli_epi16(b, 4), half));
-                found = _mm256_and_si256(found, _mm256_and_si256(of_low, of_high));
+        // SAFETY: `place` and the 32 bytes from it on are within the window.
+        let bytes = |place: usize| unsafe { _mm256_loadu_si256(window[place..place + 32].as_ptr().cast()) };
+        let mut found = [_mm256_set1_epi8(-1); 2];
+        for place in 0..4 {
+            let b = bytes(place);
+            let high = _mm256_and_si256(_mm256_srli_epi16(b, 4), half);
+            // a look into a table by a byte beyond ASCII finds nothing: only the fourth may be one
+            let low = if place == 3 { _mm256_and_si256(b, half) } else { b };
+            for (found, t) in found.iter_mut().zip(&TABLES) {
+                let of_low = _mm256_shuffle_epi8(table(&t.low[place]), low);
+                let of_high = _mm256_shuffle_epi8(table(&t.high[place]), high);
+                *found = _mm256_and_si256(*found, _mm256_and_si256(of_low, of_high));
             }
-            let mut mask = !_mm256_movemask_epi8(_mm256_cmpeq_epi8(found, _mm256_setzero_si256())) as u32;
-            while mask != 0 {
-                let i = from + mask.trailing_zeros() as usize;
-                if i + 4 <= s.len() && at(s, i) {
-                    return Some(i);
-                }
-                mask &= mask - 1;
-            }
-            from += 32;
         }
-        None
+        let ats = _mm256_cmpeq_epi8(bytes(0), _mm256_set1_epi8(b'@' as i8));
+        let any = _mm256_or_si256(_mm256_or_si256(found[0], found[1]), ats);
+        !_mm256_movemask_epi8(_mm256_cmpeq_epi8(any, _mm256_setzero_si256())) as u32
     }
 }
 
 #[cfg(target_arch = "aarch64")]
 mod neon {
-    use super::{TABLES, at, window};
+    use super::{TABLES, at};
     use core::arch::aarch64::*;
 
     #[target_feature(enable = "neon")]
-    pub(super) fn find(s: &[u8], mut from: usize) -> Option<usize> {
-        let vector = |bytes: &[u8]| {
-            let word = |k: usize| u64::from_le_bytes(bytes[k..k + 8].try_into().expect("8 bytes"));
-            vcombine_u8(vcreate_u8(word(0)), vcreate_u8(word(8)))
-        };
+    pub(super) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
+        each_by_vectors!(16, s, visit, |window| may_begin(window))
+    }
+
+    /// The positions of which the tables tell no other.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn may_begin(window: &[u8; 19]) -> u32 {
+        // SAFETY: sixteen bytes are there.
+        let table = |t: &'static [u8; 16]| unsafe { vld1q_u8(t.as_ptr()) };
         let half = vdupq_n_u8(15);
-        while from + 4 <= s.len() {
-            let mut padded = [0; 24];
-            let bytes: &[u8; 24] = window(s, from, &mut padded);
-            let mut found = vdupq_n_u8(255);
-            for place in 0..4 {
-                let b = vector(&bytes[place..place + 16]);
-                let of_low = vqtbl1q_u8(vector(&TABLES.low[place]), vandq_u8(b, half));
-                let of_high = vqtbl1q_u8(vector(&TABLES.high[place]), vshrq_n_u8(b, 4));
-                found = vandq_u8(found, vandq_u8(of_low, of_high));
+        // SAFETY: `place` and the sixteen bytes from it on are within the window.
+        let bytes = |place: usize| unsafe { vld1q_u8(window[place..place + 16].as_ptr()) };
+        let mut found = [vdupq_n_u8(255); 2];
+        for place in 0..4 {
+            let b = bytes(place);
+            let (low, high) = (vandq_u8(b, half), vshrq_n_u8(b, 4));
+            for (found, t) in found.iter_mut().zip(&TABLES) {
+                let of_low = vqtbl1q_u8(table(&t.low[place]), low);
+                let of_high = vqtbl1q_u8(table(&t.high[place]), high);
+                *found = vandq_u8(*found, vandq_u8(of_low, of_high));
             }
-            if vmaxvq_u8(found) != 0
-                && let Some(i) = (from..(from + 16).min(s.len() - 3)).find(|&i| at(s, i))
-            {
-                return Some(i);
-            }
-            from += 16;
         }
-        None
+        let ats = vceqq_u8(bytes(0), vdupq_n_u8(b'@'));
+        let any = vorrq_u8(vorrq_u8(found[0], found[1]), ats);
+        if vmaxvq_u8(any) == 0 {
+            return 0;
+        }
+        // NEON has no movemask: a bit for each byte, added up in each half
+        let bits = vcombine_u8(vcreate_u8(0x8040_2010_0804_0201), vcreate_u8(0x8040_2010_0804_0201));
+        let set = vandq_u8(vtstq_u8(any, any), bits);
+        u32::from(vaddv_u8(vget_low_u8(set))) | u32::from(vaddv_u8(vget_high_u8(set))) << 8
     }
 }
 
@@ -227,9 +307,20 @@ mod neon {
 mod tests {
     use super::*;
 
+    const NONE: [usize; 0] = [];
+
+    fn found(s: &[u8], each: impl Fn(&[u8], &mut dyn FnMut(usize) -> usize)) -> Vec<usize> {
+        let mut found = Vec::new();
+        each(s, &mut |i| {
+            found.push(i);
+            i + 1
+        });
+        found
+    }
+
     #[test]
     fn every_stem_at_every_place() {
-        for stem in STEMS.iter().flat_map(|b| b.iter()) {
+        for stem in STEMS.iter().flat_map(|b| b.iter()).chain([&b"@???"]) {
             let text: Vec<u8> = stem
                 .iter()
                 .map(|&c| match c {
@@ -245,13 +336,39 @@ mod tests {
                     let mut s = vec![b'.'; before];
                     s.extend_from_slice(&text);
                     s.extend(vec![b'.'; behind]);
-                    assert_eq!(find(&s, 0), Some(before), "{} behind {before} bytes", String::from_utf8_lossy(&text));
-                    assert_eq!(find(&s, before + 1), by_byte(&s, before + 1));
+                    assert_eq!(found(&s, each), [before], "{} behind {before} bytes", String::from_utf8_lossy(&text));
+                    assert_eq!(found(&s[..before + 3], each), NONE);
                 }
             }
         }
-        assert_eq!(find(b"User 123 logged in from 10.0.0.7 after 20ms, nothing here", 0), None);
-        assert_eq!(find(b"pas", 0), None);
+        assert_eq!(found(b"User 123 logged in from 10.0.0.7 after 20ms, nothing here", each), NONE);
+        assert_eq!(found(b"pas", each), NONE);
+        assert_eq!(found(b"", each), NONE);
+    }
+
+    /// Each stem with all bytes in each of its places, as its classes say.
+    #[test]
+    fn a_stem_is_what_its_classes_say() {
+        let is_stem = |four: &[u8]| {
+            let stem = |stem: &&[u8; 4]| stem.iter().zip(four).all(|(class, b)| stands_for(*class, *b));
+            four[0] == b'@' || STEMS.iter().any(|bucket| bucket.iter().any(&stem))
+        };
+        for stem in STEMS.iter().flat_map(|b| b.iter()) {
+            for place in 0..4 {
+                for b in 0..=255u8 {
+                    let mut four = stem.map(|c| match c {
+                        b'?' | b'!' => b'.',
+                        b'^' => b'Z',
+                        b'#' => b'0',
+                        c => c,
+                    });
+                    four[place] = b;
+                    let expected: &[usize] = if is_stem(&four) { &[0] } else { &[] };
+                    assert_eq!(found(&four, by_byte), expected, "{four:?}");
+                    assert_eq!(found(&four, each), expected, "{four:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -265,12 +382,19 @@ mod tests {
                     alphabet[(seed >> 40) as usize % alphabet.len()]
                 })
                 .collect();
-            let mut from = 0;
-            while let Some(i) = find(&s, from) {
-                assert_eq!(Some(i), by_byte(&s, from));
-                from = i + 1;
+            assert_eq!(found(&s, each), found(&s, by_byte));
+            // where one goes on decides what is found next
+            for step in [2, 5, 33, 70] {
+                let skipping = |each: fn(&[u8], &mut dyn FnMut(usize) -> usize)| {
+                    let mut found = Vec::new();
+                    each(&s, &mut |i| {
+                        found.push(i);
+                        i + step
+                    });
+                    found
+                };
+                assert_eq!(skipping(each), skipping(by_byte));
             }
-            assert_eq!(by_byte(&s, from.min(s.len())), None);
         }
     }
 }
