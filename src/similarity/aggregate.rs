@@ -74,7 +74,11 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
         let id = group.state.ids.read(id);
         if let Err(id) = group.state.waiting.take(id, embedding) {
             let row = Embedding::<T>::from_raw(embedding);
-            group.prefetch.note(row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
+            let (at, bytes) = (row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
+            match group.state.ahead() {
+                Some((ahead, tile)) => group.prefetch.note_for(at, bytes, ahead, tile),
+                None => group.prefetch.note(at, bytes),
+            }
             group.state.push(id, row.as_slice());
         } else if group.state.waiting.is_full() {
             group.state.fetch();
