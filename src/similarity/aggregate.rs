@@ -74,7 +74,11 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
         let id = group.state.ids.read(id);
         if let Err(id) = group.state.waiting.take(id, embedding) {
             let row = Embedding::<T>::from_raw(embedding);
-            group.prefetch.note(row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
+            let (at, bytes) = (row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
+            match group.state.ahead() {
+                Some((ahead, tile)) => group.prefetch.note_for(at, bytes, ahead, tile),
+                None => group.prefetch.note(at, bytes),
+            }
             group.state.push(id, row.as_slice());
         } else if group.state.waiting.is_full() {
             group.state.fetch();
@@ -237,36 +241,114 @@ fn top_k_final(call: &mut Call) -> pg_sys::Datum {
     unsafe {
         let element = pg_sys::get_element_type(pg_sys::get_fn_expr_rettype((*call.raw()).flinfo));
         let descriptor = pg_sys::lookup_rowtype_tupdesc_copy(element, -1);
-        let mut hits = Vec::new();
+        let mut array = Tuples::new(element);
         if let Some(state) = call.arg(0) {
             let state = &mut Group::of(state).state;
             let mut printer = state.ids.printer();
-            let mut bytes = 0usize;
+            let mut scratch = pgrx::PgMemoryContexts::new("pgedge hits");
             state.drain(|place, found| {
-                for (rank, hit) in found.iter().enumerate() {
-                    let mut values = hit_columns(place, rank, hit, printer.text(&hit.id));
-                    let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), [false; 4].as_mut_ptr());
-                    bytes += (*tuple).t_len as usize + 8;
-                    hits.push(pg_sys::Datum::from((*tuple).t_data));
-                }
-                if bytes > 0x3fff_0000 {
-                    fail(
-                        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-                        "the result of top_k is larger than 1 GB",
-                        "Lower k, give fewer queries at a time, or use pgedge.batch_search, whose result has no such limit.",
-                    );
+                for (n, some) in found.chunks(HITS).enumerate() {
+                    pgrx::check_for_interrupts!();
+                    scratch.switch_to(|_| {
+                        for (rank, hit) in (n * HITS..).zip(some) {
+                            let mut values = hit_columns(place, rank, hit, printer.text(&hit.id));
+                            let mut nulls = [false; 4];
+                            array.push(pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr()));
+                        }
+                    });
+                    scratch.reset();
                 }
             });
         }
-        let array = pg_sys::construct_array(
-            hits.as_mut_ptr(),
-            hits.len() as i32,
-            element,
-            -1,
-            false,
-            b'd' as core::ffi::c_char,
-        );
-        pg_sys::Datum::from(array)
+        array.finish()
+    }
+}
+
+/// Hits whose tuples are made between two calls of the interrupt check, in memory that is then used again.
+const HITS: usize = 1024;
+
+/// An array of composite values that grows where it lies. The server's own function takes values that all exist already, so twice the memory, and
+/// copies hundreds of megabytes of them without a look at interrupts.
+struct Tuples {
+    element: pg_sys::Oid,
+    context: pg_sys::MemoryContext,
+    /// The array, its header included; NULL before the first element.
+    array: *mut u8,
+    room: usize,
+    bytes: usize,
+    len: usize,
+}
+
+impl Tuples {
+    /// Header, one dimension, its lower bound: what precedes the elements of an array without NULLs (`ARR_OVERHEAD_NONULLS(1)`).
+    const HEAD: usize = (size_of::<pg_sys::ArrayType>() + 2 * size_of::<i32>()).next_multiple_of(8);
+    /// What an allocation may have (`MaxAllocSize`).
+    const MOST: usize = 0x3fff_ffff;
+
+    /// An empty array in the current memory context.
+    ///
+    /// # Safety
+    /// `element` must be a composite type.
+    unsafe fn new(element: pg_sys::Oid) -> Tuples {
+        // SAFETY: a context is always current.
+        let context = unsafe { pg_sys::CurrentMemoryContext };
+        Tuples { element, context, array: core::ptr::null_mut(), room: 0, bytes: Self::HEAD, len: 0 }
+    }
+
+    /// # Safety
+    /// `tuple` must be of the element type, made by `heap_form_tuple`, whose tuples are composite values too.
+    unsafe fn push(&mut self, tuple: pg_sys::HeapTuple) {
+        // SAFETY: the caller's promise; `reserve` makes room for the tuple and what aligns the next one.
+        unsafe {
+            let (data, bytes) = ((*tuple).t_data.cast::<u8>(), (*tuple).t_len as usize);
+            let aligned = bytes.next_multiple_of(8);
+            self.reserve(aligned);
+            let to = self.array.add(self.bytes);
+            to.copy_from_nonoverlapping(data, bytes);
+            to.add(bytes).write_bytes(0, aligned - bytes);
+            self.bytes += aligned;
+            self.len += 1;
+        }
+    }
+
+    /// Room for so many more bytes, or an ERROR (54000).
+    fn reserve(&mut self, more: usize) {
+        let needed = self.bytes + more;
+        if needed <= self.room {
+            return;
+        }
+        if needed > Self::MOST {
+            fail(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                "the result of top_k is larger than 1 GB",
+                "Lower k, give fewer queries at a time, or use pgedge.batch_search, whose result has no such limit.",
+            );
+        }
+        self.room = needed.max(self.room * 2).clamp(1024, Self::MOST);
+        // SAFETY: `array` is NULL or was allocated here. What is large grows by being moved in the address space, not copied.
+        self.array = unsafe {
+            if self.array.is_null() {
+                pg_sys::MemoryContextAlloc(self.context, self.room).cast()
+            } else {
+                pg_sys::repalloc(self.array.cast(), self.room).cast()
+            }
+        };
+    }
+
+    fn finish(self) -> pg_sys::Datum {
+        // SAFETY: an array of one dimension is laid out as utils/array.h says; `HEAD` bytes of room are for what is written here.
+        unsafe {
+            if self.len == 0 {
+                return pg_sys::Datum::from(pg_sys::construct_empty_array(self.element));
+            }
+            self.array.write_bytes(0, Self::HEAD);
+            pgrx::varlena::set_varsize_4b(self.array.cast(), self.bytes as i32);
+            let header = &mut *self.array.cast::<pg_sys::ArrayType>();
+            (header.ndim, header.elemtype) = (1, self.element);
+            let shape: *mut i32 = self.array.add(size_of::<pg_sys::ArrayType>()).cast();
+            (*shape, *shape.add(1)) = (self.len as i32, 1);
+            pg_sys::Datum::from(self.array)
+        }
     }
 }
 

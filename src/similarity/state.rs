@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use half::f16;
-use pgedge_similarity::{Hit, Metric, Queries, RowId, Scanner, Simd, TopK};
+use pgedge_similarity::{Ahead, Hit, Metric, Queries, RowId, Scanner, Simd, TopK};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -165,6 +165,18 @@ impl State {
                 let bytes = scan.sink_mut().bytes();
                 self.make_room(bytes);
             }
+        }
+    }
+
+    /// Where tiles are told what memory to ask for, and their rows.
+    #[inline]
+    pub fn ahead(&mut self) -> Option<(&mut Ahead, usize)> {
+        match &mut self.work {
+            Work::Scanning(scan) => {
+                let rows = scan.tile_rows();
+                Some((scan.ahead_mut(), rows))
+            }
+            _ => None,
         }
     }
 

@@ -18,6 +18,9 @@ OPERATOR = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 PARALLEL = "SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET max_parallel_workers_per_gather = 4"
 SERIAL = "SET max_parallel_workers_per_gather = 0"
 K = 12
+# A cancel may take so long, in seconds. 60 ms at most were seen on an idle machine; where others use the processors the backend, its workers and this
+# client each wait for their turns, of some milliseconds each. What runs uninterrupted in the tested statements took 0.8 s and more where it was found.
+AT_ONCE = 0.3
 
 
 def copy_vectors(conn: psycopg.Connection, table: str, ids: np.ndarray, vectors: np.ndarray) -> None:
@@ -318,13 +321,54 @@ def test_cancelling_takes_effect_at_once(data, statement):
             took = time.monotonic() - waited[0]
             thread.join()
             print(f"cancelled after {took * 1000:.0f} ms")
-            # 100 ms is the aim; a machine that runs other tests may take longer to get to it
-            assert took < 1.0
+            assert took < AT_ONCE
         conn.execute("SET statement_timeout = 300")
         with pytest.raises(psycopg.errors.QueryCanceled):
             conn.execute(statement)
         conn.execute("SET statement_timeout = 0")
         assert len(search(conn, k=1)) == 60
+
+
+def test_cancelling_takes_effect_while_millions_of_hits_become_an_array(data):
+    """The server's own way of making an array of composite values took 0.8 s for nine million, in one piece."""
+    statement = "SELECT cardinality(pgedge.top_k(id, embedding, (SELECT array_agg(e) FROM queries, generate_series(1, 15)), 6000, 'cosine')) FROM items"
+    with data.connect() as conn:
+        conn.execute(SERIAL + "; SET work_mem = '1GB'")
+        started = time.monotonic()
+        assert conn.execute(statement).fetchone() == (900 * 6000,)
+        whole = time.monotonic() - started
+        # the array is made in the last part; the last cancel may find the statement done
+        cancelled = 0
+        for part in (0.6, 0.75, 0.9):
+            waited = []
+
+            def cancel():
+                time.sleep(whole * part)
+                waited.append(time.monotonic())
+                conn.cancel()
+
+            thread = threading.Thread(target=cancel)
+            thread.start()
+            try:
+                conn.execute(statement)
+            except psycopg.errors.QueryCanceled:
+                took = time.monotonic() - waited[0]
+                print(f"{part:.0%} of {whole:.1f} s: cancelled after {took * 1000:.0f} ms")
+                assert took < AT_ONCE
+                cancelled += 1
+            thread.join()
+        assert cancelled >= 2
+
+
+def test_arrays_of_hits_are_what_the_server_would_make(data):
+    """Elements of all sizes and alignments, one after the other as PostgreSQL reads, compares and copies them."""
+    with data.connect() as conn:
+        for k in (1, 7, 1500):
+            for ids in ("id", "repeat('x', id % 41) || id", "NULLIF(id % 3, 1) || ''"):
+                hits = f"(SELECT pgedge.top_k({ids}, embedding, batch(9), {k}, 'cosine') FROM items WHERE {ids} IS NOT NULL)"
+                row = conn.execute(f"SELECT a = b, pg_column_size(a) = pg_column_size(b), array_dims(a) FROM (SELECT a, ARRAY(SELECT h FROM unnest(a) h) AS b FROM (SELECT {hits} AS a OFFSET 0) t OFFSET 0) t").fetchone()
+                assert row == (True, True, f"[1:{9 * k}]"), (k, ids)
+        assert conn.execute("SELECT cardinality(pgedge.top_k(id, embedding, batch(9), 5, 'cosine', 2.0)), cardinality(pgedge.top_k(id, embedding, '{}'::vector[], 5, 'cosine')) FROM items").fetchone() == (0, 0)
 
 
 def test_row_level_security_and_privileges(data):

@@ -130,6 +130,8 @@ pub fn tile_i8(simd: Simd, dim: usize, groups: usize, panels: usize, rounds: usi
                 init: [0i32; 64].as_ptr(),
                 block_init: block_init.as_ptr(),
                 query_scale: ones.as_ptr(),
+                ahead: panel.as_ptr().cast(),
+                ahead_step: 0,
                 test: Test {
                     scale: ones.as_ptr(),
                     bias: zeros.as_ptr(),

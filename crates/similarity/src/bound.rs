@@ -34,6 +34,7 @@
 //! Norms outside [1e-15, 1e15], NaN and infinities would break the bounds by overflow or underflow. Such a row gets b = +∞ and such a query
 //! t = −∞: never dropped, always scored exactly. A zero row under cosine is NaN, the worst score: b = −∞, kept only while everything is.
 
+use crate::kernels::Quantised;
 use crate::metric::Metric;
 
 const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -106,8 +107,10 @@ impl Margin {
         }
     }
 
-    /// Scale and bias of a row for the int8 pass: `scale` and `residual2` as `Quantised` says.
-    pub(crate) fn row_i8(&self, norm2: f32, row: &[f32], scale: f32, residual2: f32) -> RowTerms {
+    /// Scale and bias of a row for the int8 pass.
+    #[inline]
+    pub(crate) fn row_i8(&self, quantised: &Quantised, row: &[f32]) -> RowTerms {
+        let &Quantised { scale, residual2, norm2 } = quantised;
         if let Some(terms) = self.irregular(row, norm2) {
             return terms;
         }

@@ -34,6 +34,7 @@
 //! Nothing here panics on data, aborts on lack of memory for the large buffers ([`Error::OutOfMemory`]), starts threads or does input or output.
 //! A call of [`Scanner::push`] takes at most the time of one tile: about 0.1 µs × queries at 384 dimensions.
 
+mod ahead;
 mod bound;
 mod buffer;
 mod error;
@@ -50,6 +51,7 @@ mod topk;
 #[doc(hidden)]
 pub mod bench;
 
+pub use ahead::{Ahead, touch};
 pub use error::Error;
 pub use id::RowId;
 pub use matrix::similarity_matrix;

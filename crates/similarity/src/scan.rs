@@ -5,7 +5,8 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::Error;
-use crate::bound::{Margin, QueryTerms, RowTerms};
+use crate::ahead::Ahead;
+use crate::bound::{Margin, QueryTerms};
 use crate::buffer::Aligned;
 use crate::error::{filled, reserve};
 use crate::id::RowId;
@@ -87,6 +88,7 @@ pub struct Scanner<I, S> {
     looked: Stats,
     /// Queries still searched for, from the first.
     kept: usize,
+    ahead: Ahead,
 }
 
 /// The rows that wait for their turn.
@@ -99,6 +101,8 @@ struct Tile<I> {
     exact_norms: Vec<f64>,
     scale: Vec<f32>,
     bias: Vec<f32>,
+    /// What the int8 pass makes scale and bias of.
+    quantised: Vec<Quantised>,
 }
 
 impl<I: RowId, S: Sink<I>> Scanner<I, S> {
@@ -130,6 +134,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             exact_norms: filled(f64::NAN, held.max(1))?,
             scale: filled(0.0, held)?,
             bias: filled(0.0, held)?,
+            quantised: filled(Quantised::default(), if pass == Pass::Int8 { held } else { 0 })?,
         };
         // Padding queries are never hit: +∞ (and a NaN sum is filtered by their number).
         let thresholds = filled(f32::INFINITY, queries.panels() * kernels.nr)?;
@@ -149,6 +154,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             partial,
             stats: Stats::default(),
             looked: Stats::default(),
+            ahead: Ahead::default(),
         };
         scanner.refresh_thresholds();
         Ok(scanner)
@@ -177,6 +183,17 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         self.stats
     }
 
+    /// What the caller will read, to be asked for as tiles are scored.
+    #[inline]
+    pub fn ahead_mut(&mut self) -> &mut Ahead {
+        &mut self.ahead
+    }
+
+    /// Rows of a tile; 0 when each is scored where it lies.
+    pub fn tile_rows(&self) -> usize {
+        if self.pass == Pass::Direct { 0 } else { self.tile.capacity }
+    }
+
     /// The sink, without the rows that still wait in the tile.
     pub fn sink_mut(&mut self) -> &mut S {
         &mut self.sink
@@ -190,7 +207,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             + tile.rows.bytes()
             + tile.bytes.bytes()
             + waiting
-            + tile.capacity * (24 + size_of::<I>())
+            + tile.capacity * (24 + size_of::<Quantised>() + size_of::<I>())
             + (self.thresholds.len() + self.partial.len()) * 4
     }
 
@@ -208,16 +225,15 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let (queries, tile) = (&*self.queries, &mut self.tile);
         let (padded, at) = (queries.padded(), tile.ids.len());
         let place = &mut tile.rows[at * padded..][..padded];
-        if let (Pass::Int8, Some(panels)) = (self.pass, queries.i8_panels_if_packed()) {
+        if self.pass == Pass::Int8 {
             let (kernels, bytes) = (queries.kernels(), &mut tile.bytes[at * padded..][..padded]);
             // SAFETY: a `Simd` exists only for levels of this CPU.
-            let quantised = unsafe { (kernels.take)(row, place, bytes, kernels.i8_range) };
-            let terms = panels.margin.row_i8(quantised.norm2, row, quantised.scale, quantised.residual2);
-            return self.pushed(id, terms);
+            tile.quantised[at] = unsafe { (kernels.take)(row, place, bytes, kernels.i8_range) };
+        } else {
+            place[..row.len()].copy_from_slice(row);
+            self.measure();
         }
-        place[..row.len()].copy_from_slice(row);
-        let terms = self.terms_in_place();
-        self.pushed(id, terms)
+        self.pushed(id)
     }
 
     /// One row in half precision.
@@ -240,8 +256,8 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let at = self.tile.ids.len();
         // SAFETY: as above.
         unsafe { widen(row, &mut self.tile.rows[at * padded..][..row.len()]) };
-        let terms = self.terms_in_place();
-        self.pushed(id, terms)
+        self.measure();
+        self.pushed(id)
     }
 
     /// Scores the waiting rows and gives back the sink.
@@ -263,6 +279,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         };
         self.tile.ids.clear();
         done?;
+        self.ahead.share(self.tile.capacity);
         self.stats.rows += rows as u64;
         self.stats.pairs += (rows * self.queries.len()) as u64;
         self.look_at_waste();
@@ -275,30 +292,28 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
     }
 
     /// What the pass needs to know of the row that was put last into the tile: worked out now, while it is in the first-level cache.
-    fn terms_in_place(&mut self) -> RowTerms {
+    fn measure(&mut self) {
         let (queries, tile) = (&*self.queries, &mut self.tile);
         let (dim, padded, kernels) = (queries.dim(), queries.padded(), queries.kernels());
-        let at = tile.ids.len() * padded;
-        let row = &tile.rows[at..][..padded];
-        if let (Pass::Int8, Some(panels)) = (self.pass, queries.i8_panels_if_packed()) {
-            let bytes = &mut tile.bytes[at..][..padded];
+        let at = tile.ids.len();
+        let row = &tile.rows[at * padded..][..padded];
+        if self.pass == Pass::Int8 {
+            let bytes = &mut tile.bytes[at * padded..][..padded];
             // SAFETY: a `Simd` exists only for levels of this CPU.
-            let Quantised { scale, residual2, norm2 } = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
-            return panels.margin.row_i8(norm2, &row[..dim], scale, residual2);
+            tile.quantised[at] = unsafe { (kernels.quantise)(row, bytes, kernels.i8_range) };
+            return;
         }
         let row = &row[..dim];
         // SAFETY: as above.
         let (_, norm2) = unsafe { (kernels.dot_norm)(row, row) };
-        queries.margin.row(norm2, || row)
+        (tile.scale[at], tile.bias[at]) = queries.margin.row(norm2, || row);
     }
 
     /// The row in the tile is complete.
     #[inline]
-    fn pushed(&mut self, id: I, terms: RowTerms) -> Result<(), Error> {
+    fn pushed(&mut self, id: I) -> Result<(), Error> {
         let tile = &mut self.tile;
-        let at = tile.ids.len();
-        (tile.scale[at], tile.bias[at]) = terms;
-        tile.exact_norms[at] = f64::NAN;
+        tile.exact_norms[tile.ids.len()] = f64::NAN;
         tile.ids.push(id);
         if tile.ids.len() == tile.capacity { self.flush() } else { Ok(()) }
     }
@@ -381,19 +396,32 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
         let kernels = queries.kernels();
         let panels = queries.i8_panels()?;
         let blocks = panels.block_init.len() / (queries.panels() * kernels.nr).max(1);
+        // For all rows in one go: roots and divisions of one row would be waited for, those of several overlap.
+        let tile = &mut self.tile;
+        for (r, row) in tile.rows.chunks_exact(padded).take(rows).enumerate() {
+            (tile.scale[r], tile.bias[r]) = panels.margin.row_i8(&tile.quantised[r], &row[..queries.dim()]);
+        }
         let mut hits = [0; MAX_MR];
         for panel in 0..self.useful_panels() {
             (queries.interrupt)()?;
             let first = panel * kernels.nr;
             for r in (0..rows).step_by(kernels.mr) {
+                let panel_data = panels.data[first * padded..].as_ptr();
+                // A line that is in the cache where there is nothing to ask for.
+                let (ahead, ahead_step) = match self.ahead.next(if kernels.asks_ahead { padded / 4 } else { 0 }) {
+                    (_, _, 0) => (panel_data.cast(), 0),
+                    (ahead, step, _) => (ahead, step),
+                };
                 let call = TileI8 {
                     rows: self.tile.bytes[r * padded..].as_ptr(),
                     stride: padded,
-                    panel: panels.data[first * padded..].as_ptr(),
+                    panel: panel_data,
                     k: padded,
                     init: panels.init[first..].as_ptr(),
                     block_init: panels.block_init[first * blocks..].as_ptr(),
                     query_scale: panels.scale[first..].as_ptr(),
+                    ahead,
+                    ahead_step,
                     test: self.test(panel, r, &mut hits),
                 };
                 // SAFETY: as in `flush_f32`, with bytes.

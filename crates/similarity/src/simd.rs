@@ -52,7 +52,7 @@ impl Level {
                 Level::Scalar => true,
                 Level::Avx2 => avx2(),
                 Level::Avx512 => avx512(),
-                Level::Avx512Vnni => avx512() && has!("avx512vnni"),
+                Level::Avx512Vnni => avx512() && has!("avx512dq") && has!("avx512vnni"),
                 Level::Neon | Level::NeonDot => false,
             }
         }

@@ -17,6 +17,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     i8_range: RANGE_MADDUBS,
     i8_blocks: true,
     i8_from: 16,
+    asks_ahead: false,
     tile_f32,
     tile_i8,
     dot_norm: dot_norm_f32,

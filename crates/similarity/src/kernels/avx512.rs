@@ -18,6 +18,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     i8_range: RANGE_MADDUBS,
     i8_blocks: true,
     i8_from: 16,
+    asks_ahead: false,
     tile_f32,
     tile_i8,
     dot_norm: dot_norm_f32,
@@ -40,6 +41,7 @@ pub(super) static KERNELS_VNNI: Kernels = Kernels {
     i8_range: Range8 { max: 127, offset: 128, lane_norm: f32::INFINITY },
     i8_blocks: false,
     i8_from: 4,
+    asks_ahead: true,
     tile_f32,
     tile_i8: tile_i8_vnni,
     dot_norm: dot_norm_f32,
@@ -209,22 +211,25 @@ exact_tile!(exact_l2_tile, avx512, 4, 6, 2, 8, _mm512_setzero_pd, _mm512_loadu_p
     _mm512_add_pd(acc, _mm512_mul_pd(d, d))
 });
 
-/// The largest magnitude so far in two registers, and the sums of squares in two.
-type Sizes = ([__m512; 2], [__m512; 2]);
+/// Of `vrangeps`: the larger of the two magnitudes, its sign cleared. One operation where `abs` and `max` are two.
+const LARGER_MAGNITUDE: i32 = 0b1011;
 
-avx512! {
-    /// Takes 32 values in.
+/// The largest magnitudes so far and the sums of squares, each in four registers: as many as hide the latency of an operation.
+type Sizes = ([__m512; 4], [__m512; 4]);
+
+avx512vnni! {
+    /// Takes 32 values in, by the registers from `at` on.
     #[inline]
-    fn add_sizes(sizes: &mut Sizes, x: [__m512; 2]) {
+    fn add_sizes(sizes: &mut Sizes, at: usize, x: [__m512; 2]) {
         let (largest, squares) = sizes;
-        largest[0] = _mm512_max_ps(largest[0], _mm512_abs_ps(x[0]));
-        largest[1] = _mm512_max_ps(largest[1], _mm512_abs_ps(x[1]));
-        squares[0] = _mm512_fmadd_ps(x[0], x[0], squares[0]);
-        squares[1] = _mm512_fmadd_ps(x[1], x[1], squares[1]);
+        for (v, x) in (at..).zip(x) {
+            largest[v] = _mm512_range_ps::<LARGER_MAGNITUDE>(largest[v], x);
+            squares[v] = _mm512_fmadd_ps(x, x, squares[v]);
+        }
     }
 }
 
-avx512! {
+avx512vnni! {
     #[inline]
     fn load_32(x: &[f32; 32]) -> [__m512; 2] {
         // SAFETY: 32 floats.
@@ -232,66 +237,89 @@ avx512! {
     }
 }
 
-avx512! {
+avx512vnni! {
     /// For ranges without a bound on lanes, as VNNI's.
     ///
     /// # Safety
     /// The CPU has the features.
     unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
-        let mut sizes = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
-        for x in x.as_chunks::<32>().0 {
-            add_sizes(&mut sizes, load_32(x));
+        let mut sizes = ([_mm512_setzero_ps(); 4], [_mm512_setzero_ps(); 4]);
+        let (whole, rest) = x.as_chunks::<64>();
+        for x in whole {
+            let (a, b) = halves(x);
+            add_sizes(&mut sizes, 0, load_32(a));
+            add_sizes(&mut sizes, 2, load_32(b));
+        }
+        for x in rest.as_chunks::<32>().0 {
+            add_sizes(&mut sizes, 0, load_32(x));
         }
         to_bytes(x, sizes, out, range)
     }
 }
 
-avx512! {
+/// Two halves of a chunk.
+#[inline(always)]
+fn halves(x: &[f32; 64]) -> (&[f32; 32], &[f32; 32]) {
+    let (a, b) = x.split_at(32);
+    (a.try_into().expect("32"), b.try_into().expect("32"))
+}
+
+avx512vnni! {
     /// As [`quantise`], of a row that is copied on the way.
     ///
     /// # Safety
     /// The CPU has the features.
     unsafe fn take(from: &[f32], row: &mut [f32], out: &mut [u8], range: Range8) -> Quantised {
-        assert!(from.len() <= row.len());
-        let mut sizes = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
-        let (whole, rest) = from.as_chunks::<32>();
-        let (copies, tail) = row.as_chunks_mut::<32>().0.split_at_mut(whole.len());
-        for (x, copy) in whole.iter().zip(copies) {
-            let x = load_32(x);
-            // SAFETY: 32 floats.
+        assert!(from.len() <= row.len() && row.len().is_multiple_of(PAD));
+        let mut sizes = ([_mm512_setzero_ps(); 4], [_mm512_setzero_ps(); 4]);
+        let (whole, rest) = from.as_chunks::<64>();
+        let (copies, tail) = row.split_at_mut(from.len() - rest.len());
+        for (x, copy) in whole.iter().zip(copies.as_chunks_mut::<64>().0) {
+            let (a, b) = halves(x);
+            let (a, b) = (load_32(a), load_32(b));
+            // SAFETY: 64 floats.
             unsafe {
-                _mm512_storeu_ps(copy.as_mut_ptr(), x[0]);
-                _mm512_storeu_ps(copy.as_mut_ptr().add(16), x[1]);
+                _mm512_storeu_ps(copy.as_mut_ptr(), a[0]);
+                _mm512_storeu_ps(copy.as_mut_ptr().add(16), a[1]);
+                _mm512_storeu_ps(copy.as_mut_ptr().add(32), b[0]);
+                _mm512_storeu_ps(copy.as_mut_ptr().add(48), b[1]);
             }
-            add_sizes(&mut sizes, x);
+            add_sizes(&mut sizes, 0, a);
+            add_sizes(&mut sizes, 2, b);
         }
-        if !rest.is_empty() {
-            tail[0][..rest.len()].copy_from_slice(rest);
-            add_sizes(&mut sizes, load_32(&tail[0]));
+        // The row's rest is zeros, to a whole number of 32.
+        tail[..rest.len()].copy_from_slice(rest);
+        for (half, x) in tail[..rest.len().next_multiple_of(PAD)].as_chunks::<32>().0.iter().enumerate() {
+            add_sizes(&mut sizes, half * 2, load_32(x));
         }
         to_bytes(row, sizes, out, range)
     }
 }
 
-avx512! {
+/// Added to a number of magnitude below 2²², this leaves it rounded to an integer, to the nearest and ties to even, in the low bits of the sum.
+const TO_INTEGER: f32 = 1.5 * (1u32 << 23) as f32;
+
+avx512vnni! {
     /// The bytes of a row, whose sizes are known.
     #[inline]
     fn to_bytes(x: &[f32], sizes: Sizes, out: &mut [u8], range: Range8) -> Quantised {
         assert!(x.len() == out.len() && x.len().is_multiple_of(PAD) && range.lane_norm == f32::INFINITY);
-        let largest = _mm512_reduce_max_ps(_mm512_max_ps(sizes.0[0], sizes.0[1]));
-        let norm2 = sum(_mm512_add_ps(sizes.1[0], sizes.1[1]));
+        let ([a, b, c, d], [e, f, g, h]) = sizes;
+        let largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d)));
+        let norm2 = sum(_mm512_add_ps(_mm512_add_ps(e, f), _mm512_add_ps(g, h)));
         let steps = range.max as f32;
         let scale = largest / steps;
         let inverse = if largest > 0.0 { steps / largest } else { 0.0 };
         let (vscale, vinverse) = (_mm512_set1_ps(scale), _mm512_set1_ps(inverse));
-        let offset = _mm_set1_epi8(range.offset as i8);
+        // Scaled, rounded and given the offset by one operation; the byte is the lowest of the sum.
+        let to_integer = _mm512_set1_ps(TO_INTEGER + range.offset as f32);
         let mut residuals = [_mm512_setzero_ps(); 2];
         for (x, out) in x.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             for (v, x) in load_32(x).into_iter().enumerate() {
-                let ints = _mm512_cvtps_epi32(_mm512_mul_ps(x, vinverse));
-                let r = _mm512_fnmadd_ps(vscale, _mm512_cvtepi32_ps(ints), x);
+                let shifted = _mm512_fmadd_ps(x, vinverse, to_integer);
+                let r = _mm512_fnmadd_ps(vscale, _mm512_sub_ps(shifted, to_integer), x);
                 residuals[v] = _mm512_fmadd_ps(r, r, residuals[v]);
-                let bytes = _mm_add_epi8(_mm512_cvtepi32_epi8(ints), offset);
+                let bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(shifted));
                 // SAFETY: 32 bytes.
                 unsafe { _mm_storeu_si128(out.as_mut_ptr().add(v * 16).cast(), bytes) };
             }

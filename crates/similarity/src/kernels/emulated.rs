@@ -123,9 +123,8 @@ mod intrinsics {
         _mm512_mul_ps(a, b) -> __m512, |x, y| x * y;
         _mm512_fmadd_ps(a, b, c) -> __m512, |x, y, z| x.mul_add(y, z);
         _mm512_fnmadd_ps(a, b, c) -> __m512, |x, y, z| (-x).mul_add(y, z);
-        _mm512_abs_ps(a) -> __m512, |x| x.abs();
+        _mm512_sub_ps(a, b) -> __m512, |x, y| x - y;
         _mm512_max_ps(a, b) -> __m512, |x, y| if x > y { x } else { y };
-        _mm_add_epi8(a, b) -> __m128i, |x, y| x.wrapping_add(y);
         _mm512_add_pd(a, b) -> __m512d, |x, y| x + y;
         _mm512_sub_pd(a, b) -> __m512d, |x, y| x - y;
         _mm512_mul_pd(a, b) -> __m512d, |x, y| x * y;
@@ -174,19 +173,17 @@ mod intrinsics {
     pub(crate) fn _mm512_cvtepi32_ps(a: __m512i) -> __m512 {
         __m512(std::array::from_fn(|i| a.i32(i) as f32))
     }
-    /// To the nearest, ties to even; what does not fit, and NaN, is the smallest integer.
-    pub(crate) fn _mm512_cvtps_epi32(a: __m512) -> __m512i {
-        __m512i::of_i32(|i| {
-            let v = a.0[i].round_ties_even();
-            if (-2_147_483_648.0..2_147_483_648.0).contains(&v) { v as i32 } else { i32::MIN }
-        })
-    }
     /// The low byte of each.
     pub(crate) fn _mm512_cvtepi32_epi8(a: __m512i) -> __m128i {
         __m128i(std::array::from_fn(|i| a.0[4 * i]))
     }
-    pub(crate) fn _mm_set1_epi8(a: i8) -> __m128i {
-        __m128i([a as u8; 16])
+    pub(crate) fn _mm512_castps_si512(a: __m512) -> __m512i {
+        __m512i::of_i32(|i| a.0[i].to_bits() as i32)
+    }
+    /// Only the operation in use: the larger magnitude; NaN where both are.
+    pub(crate) fn _mm512_range_ps<const OPERATION: i32>(a: __m512, b: __m512) -> __m512 {
+        const { assert!(OPERATION == 0b1011) };
+        __m512(std::array::from_fn(|i| a.0[i].abs().max(b.0[i].abs())))
     }
     /// By halves, as that for `ps`.
     pub(crate) fn _mm512_reduce_add_pd(a: __m512d) -> f64 {

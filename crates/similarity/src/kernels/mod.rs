@@ -22,7 +22,7 @@ macro_rules! avx512 {
 }
 #[cfg(target_arch = "x86_64")]
 macro_rules! avx512vnni {
-    ($($function:tt)*) => { #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")] $($function)* };
+    ($($function:tt)*) => { #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c")] $($function)* };
 }
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64 as intrinsics;
@@ -98,6 +98,9 @@ pub(crate) struct TileI8 {
     /// For the 16-bit blocks: for each block `2·nr` integers, minus the offset times the sums of each 16-bit lane.
     pub block_init: *const i16,
     pub query_scale: *const f32,
+    /// A line of memory to ask for at the first step, and how far on the next one is: for levels whose [`Kernels::asks_ahead`].
+    pub ahead: *const u8,
+    pub ahead_step: isize,
     pub test: Test,
 }
 
@@ -159,6 +162,8 @@ pub(crate) struct Kernels {
     pub i8_blocks: bool,
     /// From so many queries on the int8 pass is faster than f32 at this level; `usize::MAX` for never.
     pub i8_from: usize,
+    /// Whether `tile_i8` asks for a line of memory each four dimensions.
+    pub asks_ahead: bool,
     pub tile_f32: unsafe fn(&TileF32) -> bool,
     pub tile_i8: unsafe fn(&TileI8) -> bool,
     /// (x·q, x·x) in f32.

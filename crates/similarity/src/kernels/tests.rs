@@ -300,6 +300,8 @@ fn check_int8(simd: Simd, k: usize, x: &[i32], q: &[i32]) {
                 init: init.as_ptr(),
                 block_init: block_init.as_ptr(),
                 query_scale: query_scale.as_ptr(),
+                ahead: panel.as_ptr().cast(),
+                ahead_step: 64,
                 test: Test {
                     scale: scale.as_ptr(),
                     bias: bias.as_ptr(),

@@ -105,7 +105,10 @@ macro_rules! i8_tile {
                 let mut panel = t.panel;
                 let offsets = $crate::kernels::x86_tile::offsets(t.stride);
                 let mut rows: [*const u8; $mr / 6] = std::array::from_fn(|g| t.rows.wrapping_add(g * 6 * t.stride));
+                let mut ahead = t.ahead;
                 for _ in (0..t.k).step_by(4) {
+                    $crate::ahead::touch(ahead);
+                    ahead = ahead.wrapping_offset(t.ahead_step);
                     // SAFETY: `panel` holds k × NR bytes and each of the MR rows at least k.
                     unsafe {
                         let mut q = [$zero(); $nv];
