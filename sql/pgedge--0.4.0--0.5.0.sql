@@ -13,8 +13,8 @@ BEGIN ATOMIC
     -- The conditions are false for what a consumer does, which so pays for no call.
     ('claude_events', 'pgedge_events_place', 'AFTER INSERT ON %1$s FOR EACH ROW WHEN (NEW.qx IS DISTINCT FROM pg_catalog.pg_current_xact_id()) EXECUTE FUNCTION pgedge._events_place()'),
     ('claude_events', 'pgedge_events_requeue', 'BEFORE UPDATE ON %1$s FOR EACH ROW WHEN (NEW.status = ''pending'') EXECUTE FUNCTION pgedge._events_requeue()'),
-    ('claude_events', 'pgedge_events_next', 'AFTER UPDATE ON %1$s FOR EACH ROW WHEN (OLD.ordering_key IS NOT NULL AND OLD.status IN (''pending'', ''processing'') AND NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION pgedge._events_wake()'),
-    ('claude_events', 'pgedge_events_deleted', 'AFTER DELETE ON %1$s FOR EACH ROW WHEN (OLD.status IN (''pending'', ''processing'')) EXECUTE FUNCTION pgedge._events_deleted()'),
+    ('claude_events', 'pgedge_events_next', 'AFTER UPDATE ON %1$s FOR EACH ROW WHEN (OLD.ordering_key IS NOT NULL AND (OLD.status = ''pending'' OR OLD.status = ''processing'') AND NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION pgedge._events_wake()'),
+    ('claude_events', 'pgedge_events_deleted', 'AFTER DELETE ON %1$s FOR EACH ROW WHEN ((OLD.status = ''pending'' OR OLD.status = ''processing'')) EXECUTE FUNCTION pgedge._events_deleted()'),
     ('claude_events', 'pgedge_events_truncated', 'AFTER TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION pgedge._events_truncated()');
 END;
 
