@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from cluster import Cluster
 from support import fails
 
 
@@ -379,26 +380,27 @@ def test_before_the_first_claim_listeners_are_told_once_a_second(db):
 
 def hang(conn, writer, pool):
     """Enqueues in a session whose commit then waits for a standby that does not exist; when that waits, what will have the id."""
-    conn.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    conn.execute("SELECT pg_reload_conf()")
-    until = time.monotonic() + 10
-    while one(writer, "SHOW synchronous_standby_names") != "nobody":
-        assert time.monotonic() < until
-    enqueued = pool.submit(enqueue, writer)
+    writer.execute("SET synchronous_commit = on")
+    enqueued, until = pool.submit(enqueue, writer), time.monotonic() + 10
     while one(conn, "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (writer.info.backend_pid,)) != "SyncRep":
         assert time.monotonic() < until
         time.sleep(0.01)
     return enqueued
 
 
+@pytest.fixture
+def without_standby():
+    """A server that waits for a standby that does not exist, at each commit that is not local."""
+    with Cluster({"synchronous_standby_names": "nobody"}) as c:
+        yield c
+
+
 @pytest.mark.parametrize("claimed_before", [False, True])
-def test_a_commit_that_hangs_stalls_nobody_and_is_heard_of(fresh_cluster, claimed_before):
+def test_a_commit_that_hangs_stalls_nobody_and_is_heard_of(without_standby, claimed_before):
     """It sent no notification, before the first claim since one was just sent and later since no consumer was idle."""
-    fresh_cluster.psql("CREATE EXTENSION pgedge CASCADE")
-    connect = functools.partial(psycopg.connect, fresh_cluster.dsn(), autocommit=True)
+    connect = functools.partial(psycopg.connect, without_standby.dsn(), autocommit=True, options="-c synchronous_commit=local")
     with connect() as conn, connect() as writer, connect() as consumer, ThreadPoolExecutor() as pool:
-        conn.execute("SET synchronous_commit = local")
-        consumer.execute("SET synchronous_commit = local")
+        conn.execute("CREATE EXTENSION pgedge CASCADE")
         consumer.execute("LISTEN pgedge_events")
         first = enqueue(writer)
         if claimed_before:
