@@ -15,8 +15,8 @@ const MAGIC: u64 = 0x7067_6564_6765_5131;
 const LAYOUT: u32 = 5;
 const FOLDER: &str = "pg_stat_tmp";
 
-/// How long the first claim waits for those that commit without a notification.
-const PATIENCE_MS: u32 = 200;
+/// How long a claim waits for those that commit without a notification.
+pub const PATIENCE_MS: u32 = 200;
 
 /// What stands at the segment's beginning; the state, the slots and two arrays of hash buckets follow. Up to the nonce it is the same in
 /// every layout.
@@ -119,8 +119,7 @@ impl Segment {
         let (tag, exclusive) = (tag(self.relation, 1), pg_sys::ExclusiveLock as pg_sys::LOCKMODE);
         let alone = acquire(&tag, exclusive);
         if alone {
-            // SAFETY: just acquired.
-            unsafe { pg_sys::LockRelease(&raw const tag, exclusive, false) };
+            release(&tag, exclusive);
         }
         alone
     }
@@ -196,13 +195,11 @@ pub fn get(relation: pg_sys::Oid, slots: usize) -> Segment {
         let segment = create(relation, slots);
         segment.consumers().set_doubtful(!alone);
         if alone {
-            // SAFETY: acquired above.
-            unsafe { pg_sys::LockRelease(&raw const committing, exclusive, false) };
+            release(&committing, exclusive);
         }
         segment
     });
-    // SAFETY: as above.
-    unsafe { pg_sys::LockRelease(&raw const making, exclusive, false) };
+    release(&making, exclusive);
     segment
 }
 
@@ -215,6 +212,12 @@ pub fn stays_absent(relation: pg_sys::Oid) -> bool {
 fn acquire(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
     // SAFETY: does not wait.
     unsafe { pg_sys::LockAcquire(tag, mode, false, true) != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL }
+}
+
+/// Gives a lock back before that.
+fn release(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) {
+    // SAFETY: a lock that this session does not hold is a WARNING.
+    unsafe { pg_sys::LockRelease(tag, mode, false) };
 }
 
 /// Locks of this module for a table, whose own lock has another tag: 1 is shared by transactions that commit without a segment, 2 is that of

@@ -18,8 +18,6 @@ use crate::session;
 
 /// Who only listens, and never claims, is notified at least so often (µs).
 const AT_LEAST: i64 = 1_000_000;
-/// How long a claim waits for transactions that are just committing.
-const PATIENCE_MS: u32 = 200;
 /// How often a waiting session looks for events that became due (ms).
 const LOOK_EVERY: i64 = 250;
 
@@ -58,7 +56,7 @@ pub fn mentions(segment: Segment) -> bool {
 pub fn before_commit() {
     let Some(table) = PENDING.take() else { return };
     let now = session::clock();
-    let is_due = |last: i64| session::is_due(last.saturating_add(AT_LEAST), now, AT_LEAST);
+    let is_due = |last| is_due_again(last, now);
     let may = settings::notify();
     match segment::look(table) {
         Found::Ours(segment) => {
@@ -77,6 +75,11 @@ pub fn before_commit() {
         Found::Foreign if may => notify(),
         Found::Nothing | Found::Foreign => {}
     }
+}
+
+/// Whether what is to be done at least so often, and was last done then, is to be done again.
+fn is_due_again(last: i64, now: i64) -> bool {
+    session::is_due(last.saturating_add(AT_LEAST), now, AT_LEAST)
 }
 
 /// Sends a notification when this transaction commits.
@@ -121,7 +124,7 @@ pub fn wake(segment: Segment) {
 pub fn nothing_found(segment: Segment) -> bool {
     let consumers = segment.consumers();
     consumers.found_nothing();
-    let settled = session::wait_until(PATIENCE_MS, || {
+    let settled = session::wait_until(segment::PATIENCE_MS, || {
         if consumers.is_doubtful() && segment.is_known_to_all() {
             consumers.set_doubtful(false);
         }
@@ -130,7 +133,7 @@ pub fn nothing_found(segment: Segment) -> bool {
     if !settled && settings::notify() {
         // A commit takes long, on a slow disk or for a standby. Whoever listens looks again in a second, this consumer too.
         let now = session::clock();
-        if consumers.nudge(now, |last| session::is_due(last.saturating_add(AT_LEAST), now, AT_LEAST)) {
+        if consumers.nudge(now, |last| is_due_again(last, now)) {
             super::ledger::register();
             NUDGES.set(Some(segment));
             notify();

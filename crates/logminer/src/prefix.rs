@@ -4,11 +4,18 @@ use crate::dates;
 use crate::event::Level;
 use crate::forms::{byte, digits, is_word};
 
+/// The envelope of JSON or logfmt, which may stand before a prefix or behind it.
+macro_rules! envelope {
+    () => {
+        r#"(?:\{.*"[@A-Za-z_]+"[\x01-\x20]*:[\x01-\x20]*"|(?:[A-Za-z_.]+=.* )?m(?:sg|essage)="?)?"#
+    };
+}
+
 /// What [`prefix`] skips, as a regular expression; wider than it. PostgreSQL builds its automaton anew for each match, so that every state
 /// that may be reached costs on every line: hence as few as possible.
 pub(crate) const PREFIX_EXPRESSION: &str = concat!(
-    // the envelope of JSON or logfmt, Compose, the priority, RFC 5424
-    r#"(?:\{.*"[@A-Za-z_]+"[\x01-\x20]*:[\x01-\x20]*"|(?:[A-Za-z_.]+=.* )?m(?:sg|essage)="?)?"#,
+    // Compose, the priority, RFC 5424
+    envelope!(),
     r"(?:[a-z][^\x01-\x20]*[0-9] +\| +)?",
     r"(?:<[0-9]+>(?:1 (?:[^\x01-\x20]+ +){5}(?:-|\[.*\]) +|(?:1 )?))?",
     // syslog, klog, redis, Android, ESP-IDF, mosquitto
@@ -21,9 +28,9 @@ pub(crate) const PREFIX_EXPRESSION: &str = concat!(
     r"(?:(?:[^\x01-\x20]*[^A-Za-z\x01-\x20][^\x01-\x20]*|[A-Za-z]+ -|[A-Z]{3,4})[\x01-\x20]+)*",
     r"(?:[A-Za-z_:.]+[\x01-\x20]+|[\[<][A-Za-z_:]+ *[\]>][\x01-\x20]*)",
     r"(?:(?:[0-9]+ --- .* :|(?:(?:\[.*\]|\|) +)?(?:[^\x01-\x20]+ )?-|-- [^\x01-\x20]*:|[^\x01-\x20]+\]|\||[^\x01-\x20]+ +[^\x01-\x20]+:[0-9]+:[^\x01-\x20]+) +)?)?)?",
-    // the kernel's own stamp, the envelope of JSON or logfmt
+    // the kernel's own stamp
     r"(?:\[ *[0-9]+\.[0-9]+\] +)?",
-    r#"(?:\{.*"[@A-Za-z_]+"[\x01-\x20]*:[\x01-\x20]*"|(?:[A-Za-z_.]+=.* )?m(?:sg|essage)="?)?"#,
+    envelope!(),
 );
 /// What may stand behind the message.
 pub(crate) const SUFFIX_EXPRESSION: &str = r#"(?:(?:\\n)?".*)?"#;
@@ -59,7 +66,7 @@ type Found = Option<(usize, Option<Level>)>;
 ///   (`1705314600: `);
 /// * a full date with time, bracketed or not, as most frameworks write it, and what they put between it and the message when a level is
 ///   among it: `[pid] LEVEL: ` (PostgreSQL), `- name - LEVEL - ` (Python), `LEVEL [thread] - ` (Log4j), `LEVEL 1 --- [thread] name : `
-///   (Spring Boot), `[LEVEL ]` (Elasticsearch), `[module:level] ` (Apache), `#1] LEVEL -- : ` (Ruby), `LEVEL name] ` (Rust);
+///   (Spring Boot), `[LEVEL ]` (Elasticsearch), `[module:level] ` (Apache), `#1] LEVEL -- : ` (Ruby), `LEVEL name] ` (Rust),
 ///   `| LEVEL | name:function:1 - ` (Loguru), `: I file.cc:1] ` (TensorFlow), `[time zone] ` (PHP);
 /// * a time of day alone is a prefix only in front of `[thread] LEVEL ` (Logback), `LEVEL ` and `<inf> ` (Zephyr), and a time that a pipeline
 ///   runs in front of `pid 0xthread LEVEL category file.c:1:function: ` (GStreamer);
