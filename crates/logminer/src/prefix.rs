@@ -72,9 +72,15 @@ type Found = Option<(usize, Option<Level>)>;
 ///   runs in front of `pid 0xthread LEVEL category file.c:1:function: ` (GStreamer);
 /// * `name-1  | ` (Compose) and whatever stands behind it.
 pub(crate) fn prefix(line: &str) -> (usize, Option<Level>) {
+    let i = skip_blanks(line.as_bytes(), 0);
+    let found = if byte(line.as_bytes(), i).is_ascii_lowercase() { compose(line, i) } else { system(line, i) };
+    found.unwrap_or((0, None))
+}
+
+/// What one log system writes, from `i` on.
+fn system(line: &str, i: usize) -> Found {
     let s = line.as_bytes();
-    let i = skip_blanks(s, 0);
-    let found = match byte(s, i) {
+    match byte(s, i) {
         b'<' => priority(line, i),
         b'[' | b'0'..=b'9' => stamped(line, i),
         b'A'..=b'Z' => match byte(s, i + 1) {
@@ -83,13 +89,11 @@ pub(crate) fn prefix(line: &str) -> (usize, Option<Level>) {
             b',' => ruby(line, i),
             _ => syslog(s, i).map(|e| (e, None)),
         },
-        b'a'..=b'z' => compose(line, i),
         _ => None,
-    };
-    found.unwrap_or((0, None))
+    }
 }
 
-/// `service-1  | `, as `docker compose logs` writes it, and the prefix of what follows.
+/// `service-1  | `, as `docker compose logs` writes it, and the prefix of what follows, which is no such thing again.
 fn compose(line: &str, i: usize) -> Found {
     let s = line.as_bytes();
     let name = s[i..].iter().take(MAX_FIELD).take_while(|&&b| is_word(b) || matches!(b, b'-' | b'.')).count();
@@ -100,8 +104,7 @@ fn compose(line: &str, i: usize) -> Found {
     }
     let bar = message_at(s, e).filter(|&at| s[at] == b'|')?;
     let at = message_at(s, bar + 1)?;
-    let (skip, level) = prefix(&line[at..]);
-    Some((at + skip, level))
+    system(line, at).or(Some((at, None)))
 }
 
 /// `<34>` in front of what syslog or the kernel writes; its severity is the level when the line names none.

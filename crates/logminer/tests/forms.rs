@@ -271,6 +271,7 @@ fn prefixes() {
         ("[00:00:01.123,000] <err> main: no 5", "main: no {NUM}", Some(Level::Error)),
         ("web-1  | no 5", "no {NUM}", None),
         ("edge_db_12 | 2024-01-15 10:30:00 ERROR no 5", "no {NUM}", Some(Level::Error)),
+        ("web-1  | web-2  | no 5", "web-{NUM} | no {NUM}", None),
         ("web-1  | {\"level\":\"warn\",\"msg\":\"no 5\"}", "no {NUM}", Some(Level::Warn)),
         ("2024-01-15T10:30:00Z edge app[12]: {\"level\":\"error\",\"msg\":\"no 5\"}", "no {NUM}", Some(Level::Error)),
         ("2024-01-15 10:30:00 ERROR {\"msg\":\"no 5\",\"code\":7}", "no {NUM}", Some(Level::Error)),
@@ -325,6 +326,26 @@ fn prefixes() {
     ] {
         assert_eq!(parse(line).level, level, "{line}");
         assert_eq!(log_pattern(line), "x");
+    }
+}
+
+/// What repeats itself without end is no deeper for that.
+#[test]
+fn long_lines_of_prefixes() {
+    for part in [
+        "web-1 | ",
+        "<34>",
+        "[1.000000] ",
+        "2024-01-15 10:30:00 | ",
+        "\u{1b}[",
+        "\u{1b}]",
+        "PHP ",
+        "{\"msg\":",
+        "level=info msg=",
+    ] {
+        let line = part.repeat(1_000_000 / part.len());
+        assert_eq!(parse(&line).message, message_of(&line), "{part}");
+        log_pattern(&line);
     }
 }
 
