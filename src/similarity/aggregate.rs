@@ -16,7 +16,6 @@ use super::prefetch::Prefetch;
 use super::state::{Batch, RowElement, State};
 use super::{limit_of, metric_named, positive_k};
 use crate::errors::fail;
-use crate::pgvector::Embedding;
 
 // Arguments of the transition function: state, id, embedding, queries, k, metric, min_similarity.
 const ID: usize = 1;
@@ -71,18 +70,14 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
         if group.state.places.is_empty() {
             return state; // no queries, in no number of dimensions
         }
-        let id = group.state.ids.read(id);
-        if let Err(id) = group.state.waiting.take(id, embedding) {
-            let row = Embedding::<T>::from_raw(embedding);
-            let (at, bytes) = (row.as_slice().as_ptr().cast(), size_of_val(row.as_slice()));
-            match group.state.ahead() {
-                Some((ahead, tile)) => group.prefetch.note_for(at, bytes, ahead, tile),
-                None => group.prefetch.note(at, bytes),
+        let Group { state, prefetch, .. } = group;
+        state.row(id, embedding, |state, row: &[T]| {
+            let (at, bytes) = (row.as_ptr().cast(), size_of_val(row));
+            match state.ahead() {
+                Some((ahead, tile)) => prefetch.note_for(at, bytes, ahead, tile),
+                None => prefetch.note(at, bytes),
             }
-            group.state.push(id, row.as_slice());
-        } else if group.state.waiting.is_full() {
-            group.state.fetch();
-        }
+        });
     }
     state
 }

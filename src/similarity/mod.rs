@@ -9,6 +9,8 @@ mod aggregate;
 mod arrays;
 mod blocks;
 mod call;
+#[cfg(feature = "pg16")]
+mod heap;
 mod id;
 mod join;
 mod pairs;

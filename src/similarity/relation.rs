@@ -66,13 +66,19 @@ pub struct Wanted<'a> {
 
 /// A relation that can be searched.
 pub struct Source {
+    /// The relation, which is locked.
+    pub oid: pg_sys::Oid,
     /// Its name, quoted and with its schema.
     pub name: String,
     /// The id column, quoted.
     pub id: String,
+    /// Its number.
+    pub id_number: pg_sys::AttrNumber,
     /// The embedding column, quoted.
     pub embedding: String,
-    /// Its type.
+    /// Its number.
+    pub embedding_number: pg_sys::AttrNumber,
+    /// The type of the ids.
     pub id_type: IdType,
     /// The condition on `source`, with `$n` for the value wanted; empty without one.
     source: Option<&'static str>,
@@ -103,8 +109,11 @@ impl Source {
         unsafe { pg_sys::get_atttypetypmodcoll(oid, id, &mut id_type, &mut typmod, &mut collation) };
         let table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW);
         Source {
+            oid,
             id: quoted(wanted.id),
+            id_number: id,
             embedding: quoted(wanted.embedding),
+            embedding_number: embedding,
             id_type: IdType::new(id_type, collation),
             half,
             has_ctid: whole
@@ -114,6 +123,11 @@ impl Source {
             source,
             name,
         }
+    }
+
+    /// Whether not all of its rows are wanted.
+    pub fn is_filtered(&self) -> bool {
+        self.source.is_some()
     }
 
     /// ` FROM … AS t WHERE …`, where the source is parameter `$n`.

@@ -1,4 +1,5 @@
-//! `batch_search`: the aggregate over a relation, a block of queries at a time.
+//! `batch_search`: a relation searched for a block of queries at a time.
+use half::f16;
 use pgedge_similarity::{Hit, Simd, queries_for_budget};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -6,10 +7,12 @@ use pgrx::prelude::*;
 use super::aggregate::hit_columns;
 use super::arrays::{Flat, vector_array};
 use super::call::{Call, Rows, sql_function};
+#[cfg(feature = "pg16")]
+use super::heap::Heap;
 use super::id::{Id, IdType};
 use super::relation::{Source, VectorTypes, Wanted};
 use super::spi::{Statement, free};
-use super::state::State;
+use super::state::{Batch, State};
 use super::{limit_of, metric_named, positive_k};
 
 /// What a search asks for, beside the queries.
@@ -55,10 +58,8 @@ impl Question<'_> {
         let (mut from, count) = (0, values.len() / dim);
         while from < count {
             let to = count.min(from + most);
-            let queries = vector_array(&values[from * dim..to * dim], dim, types.vector);
-            let Some(mut state) = self.ask(source, types, queries) else { return };
-            // SAFETY: made above.
-            unsafe { pg_sys::pfree(queries.cast_mut_ptr()) };
+            let queries = Block { values: &values[from * dim..to * dim], dim, array: None };
+            let Some(mut state) = self.ask(source, types, &queries) else { return };
             let complete = state.complete();
             most = most.min(complete);
             state.drain(|place, found| take(from + place as usize, found));
@@ -66,9 +67,44 @@ impl Question<'_> {
         }
     }
 
-    /// Searches `source` for a block of queries, given as a `vector[]`, or for as many of the first as there is room for ([`State::complete`]).
-    /// `None` when no row has an embedding. Needs an SPI connection.
-    pub fn ask(&self, source: &Source, types: &VectorTypes, queries: pg_sys::Datum) -> Option<State> {
+    /// Searches `source` for a block of queries, or for as many of the first as there is room for ([`State::complete`]). `None` when no row has an
+    /// embedding. Needs an SPI connection.
+    fn ask(&self, source: &Source, types: &VectorTypes, queries: &Block<'_>) -> Option<State> {
+        #[cfg(feature = "pg16")]
+        if let Some(heap) = Heap::open(source) {
+            let state = heap.beats_workers(queries.count()).then(|| self.ask_heap(source, &heap, queries));
+            heap.close();
+            if state.is_some() {
+                return state;
+            }
+        }
+        let array = queries.array.unwrap_or_else(|| vector_array(queries.values, queries.dim, types.vector));
+        let state = self.ask_executor(source, types, array);
+        if queries.array.is_none() {
+            // SAFETY: made above.
+            unsafe { pg_sys::pfree(array.cast_mut_ptr()) };
+        }
+        state
+    }
+
+    /// In this process, page by page.
+    #[cfg(feature = "pg16")]
+    fn ask_heap(&self, source: &Source, heap: &Heap, queries: &Block<'_>) -> State {
+        let batch = Batch::new(metric_named(self.metric), queries.flat());
+        let (ids, k, limit) = (source.id_type, self.k, self.limit);
+        if source.half {
+            let mut state = State::new::<f16>(&batch, ids, k, limit, true);
+            heap.search::<f16>(&mut state);
+            state
+        } else {
+            let mut state = State::new::<f32>(&batch, ids, k, limit, true);
+            heap.search::<f32>(&mut state);
+            state
+        }
+    }
+
+    /// By a plan of the server's, which may be parallel.
+    fn ask_executor(&self, source: &Source, types: &VectorTypes, queries: pg_sys::Datum) -> Option<State> {
         let query = format!(
             "SELECT pgedge._top_k(t.{}, t.{}, $1, $2, $3, $4){}",
             source.id,
@@ -90,6 +126,26 @@ impl Question<'_> {
         let state = State::deserialise(bytes);
         free();
         Some(state)
+    }
+}
+
+/// Queries of one pass.
+struct Block<'a> {
+    /// The vectors, one after the other.
+    values: &'a [f32],
+    dim: usize,
+    /// The same as a `vector[]`, where the caller gave one.
+    array: Option<pg_sys::Datum>,
+}
+
+impl Block<'_> {
+    fn count(&self) -> usize {
+        self.values.len() / self.dim
+    }
+
+    fn flat(&self) -> Flat {
+        let count = self.count();
+        Flat { dim: self.dim, values: self.values.to_vec(), places: (0..count as u32).collect(), len: count }
     }
 }
 
@@ -140,7 +196,8 @@ fn search(
     let mut done = 0;
     if most >= flat.count() && !flat.has_nulls() {
         // The caller's array as it is.
-        let Some(mut state) = question.ask(source, types, array) else { return };
+        let queries = Block { values: &flat.values, dim: flat.dim, array: Some(array) };
+        let Some(mut state) = question.ask(source, types, &queries) else { return };
         done = state.complete();
         most = done;
         state.drain(&mut put);

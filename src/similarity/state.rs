@@ -11,7 +11,7 @@ use super::checked;
 use super::id::{Id, IdType};
 use super::toast::Waiting;
 use crate::errors::fail;
-use crate::pgvector::Element;
+use crate::pgvector::{Element, with_embedding};
 
 /// An element type of rows.
 pub trait RowElement: Element {
@@ -145,6 +145,32 @@ impl State {
             may_give_up,
             rows: 0,
             id_bytes: 0,
+        }
+    }
+
+    /// A row as it lies in its table, or as an expression gave it. One whose embedding is out of line waits. `near` is told where an embedding lies
+    /// that does not.
+    ///
+    /// # Safety
+    /// `id` must be a value of the ids' type, and `embedding` one of pgvector's with such elements, of a row that the statement's snapshot sees.
+    #[inline]
+    pub unsafe fn row<T: RowElement>(
+        &mut self,
+        id: pg_sys::Datum,
+        embedding: pg_sys::Datum,
+        near: impl FnOnce(&mut State, &[T]),
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let id = self.ids.read(id);
+            if let Err(id) = self.waiting.take(id, embedding) {
+                with_embedding(embedding, |row| {
+                    near(self, row);
+                    self.push(id, row);
+                });
+            } else if self.waiting.is_full() {
+                self.fetch();
+            }
         }
     }
 

@@ -15,7 +15,9 @@ from conftest import ROOT, create_database
 from support import fails, start_standby
 
 OPERATOR = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
-PARALLEL = "SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET max_parallel_workers_per_gather = 4"
+# Without debug_parallel_query so small a table would be read without a plan, and so without workers.
+PARALLEL = ("SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET max_parallel_workers_per_gather = 4;"
+            " SET debug_parallel_query = on")
 SERIAL = "SET max_parallel_workers_per_gather = 0"
 K = 12
 # A cancel may take so long, in seconds. 60 ms at most were seen on an idle machine; where others use the processors the backend, its workers and this

@@ -408,7 +408,7 @@ impl<I: RowId, S: Sink<I>> Scanner<I, S> {
             for r in (0..rows).step_by(kernels.mr) {
                 let panel_data = panels.data[first * padded..].as_ptr();
                 // A line that is in the cache where there is nothing to ask for.
-                let (ahead, ahead_step) = match self.ahead.next(if kernels.asks_ahead { padded / 4 } else { 0 }) {
+                let (ahead, ahead_step) = match self.ahead.next(padded / kernels.asks_ahead) {
                     (_, _, 0) => (panel_data.cast(), 0),
                     (ahead, step, _) => (ahead, step),
                 };

@@ -17,7 +17,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     i8_range: RANGE_MADDUBS,
     i8_blocks: true,
     i8_from: 16,
-    asks_ahead: false,
+    asks_ahead: 8,
     tile_f32,
     tile_i8,
     dot_norm: dot_norm_f32,
@@ -116,23 +116,35 @@ macro_rules! i8_step {
 /// The loop of [`tile_i8`]: `turns` > 0 times sixteen dimensions, added to the 16-bit sums `acc`.
 ///
 /// Written out, since the order matters: the products of a row before its sums, four steps to a turn, no sum in memory. As compiled from intrinsics it took
-/// 3.3 ns a step of four dimensions on Zen 3, this takes 2.5; multiplications and additions alone, without a load, take 2.5 as well.
+/// 3.3 ns a step of four dimensions on Zen 3, this takes 2.5; multiplications and additions alone, without a load, take 2.5 as well. Two lines of memory that
+/// are needed later are asked for at each turn, from `ahead` on.
 ///
 /// # Safety
 /// The CPU has AVX2. Each of the six rows, `stride` apart, holds 16·`turns` bytes from `rows`, and `panel` sixteen times as many.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn add_products(acc: &mut [[__m256i; 2]; 6], rows: *const u8, stride: usize, panel: *const i8, turns: usize) {
+unsafe fn add_products(
+    acc: &mut [[__m256i; 2]; 6],
+    rows: *const u8,
+    stride: usize,
+    panel: *const i8,
+    turns: usize,
+    ahead: &mut *const u8,
+    ahead_step: isize,
+) {
     let [[a0, b0], [a1, b1], [a2, b2], [a3, b3], [a4, b4], [a5, b5]] = acc;
     // SAFETY: reads what the caller vouches for, writes registers.
     unsafe {
         asm!(
             ".p2align 5",
             "2:",
+            "prefetcht1 byte ptr [{ahead}]",
             i8_step!("0", "0", "32"),
             i8_step!("4", "64", "96"),
+            "prefetcht1 byte ptr [{ahead} + {ahead_step}]",
             i8_step!("8", "128", "160"),
             i8_step!("12", "192", "224"),
+            "lea {ahead}, [{ahead} + 2*{ahead_step}]",
             "add {panel}, 256",
             "add {r0}, 16",
             "add {r3}, 16",
@@ -143,6 +155,8 @@ unsafe fn add_products(acc: &mut [[__m256i; 2]; 6], rows: *const u8, stride: usi
             r3 = inout(reg) rows.wrapping_add(3 * stride) => _,
             stride = in(reg) stride,
             turns = inout(reg) turns => _,
+            ahead = inout(reg) *ahead,
+            ahead_step = in(reg) ahead_step,
             a0 = inout(ymm_reg) *a0, a1 = inout(ymm_reg) *a1, a2 = inout(ymm_reg) *a2,
             a3 = inout(ymm_reg) *a3, a4 = inout(ymm_reg) *a4, a5 = inout(ymm_reg) *a5,
             b0 = inout(ymm_reg) *b0, b1 = inout(ymm_reg) *b1, b2 = inout(ymm_reg) *b2,
@@ -161,14 +175,14 @@ unsafe fn add_products(acc: &mut [[__m256i; 2]; 6], rows: *const u8, stride: usi
 unsafe fn tile_i8(t: &TileI8) -> bool {
     let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_si256(); 2]; 6];
-    let (mut panel, mut init) = (t.panel, t.block_init);
+    let (mut panel, mut init, mut ahead) = (t.panel, t.block_init, t.ahead);
     for from in (0..t.k).step_by(I8_BLOCK) {
         let size = (t.k - from).min(I8_BLOCK);
         // SAFETY: `block_init` holds 2·16 integers for each block, each row `k` bytes, `panel` 16·k; blocks are of a multiple of 32 dimensions.
         let mut acc = unsafe {
             let start = [_mm256_loadu_si256(init.cast()), _mm256_loadu_si256(init.add(16).cast())];
             let mut acc = [start; 6];
-            add_products(&mut acc, t.rows.add(from), t.stride, panel, size / 16);
+            add_products(&mut acc, t.rows.add(from), t.stride, panel, size / 16, &mut ahead, t.ahead_step);
             init = init.add(32);
             panel = panel.add(16 * size);
             acc
@@ -291,8 +305,29 @@ exact_tile!(exact_l2_tile, avx2, 3, 4, 4, 4, _mm256_setzero_pd, _mm256_loadu_pd,
 /// The CPU has the features.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quantised {
+    to_bytes(x, sizes::<false>(x, &mut []), out, range)
+}
+
+/// Copies as it measures: what comes from memory is read once.
+///
+/// # Safety
+/// The CPU has the features.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn take(from: &[f32], row: &mut [f32], out: &mut [u8], range: Range8) -> Quantised {
+    let sizes = if from.len() == row.len() {
+        sizes::<true>(from, row)
+    } else {
+        row[..from.len()].copy_from_slice(from);
+        sizes::<false>(row, &mut [])
+    };
+    to_bytes(row, sizes, out, range)
+}
+
+/// The bytes of a row, whose sizes are known.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn to_bytes(x: &[f32], (largest, lane, norm2): (f32, f32, f32), out: &mut [u8], range: Range8) -> Quantised {
     assert!(x.len() == out.len() && x.len().is_multiple_of(PAD));
-    let (largest, lane, norm2) = sizes(x);
     let steps = range.steps(largest, lane);
     let scale = largest / steps;
     let inverse = if largest > 0.0 { steps / largest } else { 0.0 };
@@ -318,19 +353,13 @@ pub(super) unsafe fn quantise(x: &[f32], out: &mut [u8], range: Range8) -> Quant
     Quantised { scale, residual2, norm2 }
 }
 
-/// # Safety
-/// The CPU has the features.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn take(from: &[f32], row: &mut [f32], out: &mut [u8], range: Range8) -> Quantised {
-    row[..from.len()].copy_from_slice(from);
-    // SAFETY: the CPU has the features.
-    unsafe { quantise(row, out, range) }
-}
-
-/// The largest magnitude, the largest norm over a 16-bit lane of a block (`scalar::largest_lane`), and the sum of squares, of a multiple of 32 values.
+/// The largest magnitude, the largest norm over a 16-bit lane of a block (`scalar::largest_lane`), and the sum of squares, of a multiple of 32 values,
+/// which are copied if `COPY` says so.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn sizes(x: &[f32]) -> (f32, f32, f32) {
+fn sizes<const COPY: bool>(x: &[f32], copy: &mut [f32]) -> (f32, f32, f32) {
+    assert!(x.len().is_multiple_of(PAD) && (!COPY || copy.len() == x.len()));
+    let mut to = copy.as_mut_ptr();
     let mut largest = [_mm256_setzero_ps(); 4];
     let (mut lanes2, mut norm2) = (_mm_setzero_ps(), _mm_setzero_ps());
     for x in x.chunks(I8_BLOCK) {
@@ -339,6 +368,13 @@ fn sizes(x: &[f32]) -> (f32, f32, f32) {
             for (v, l) in largest.iter_mut().enumerate() {
                 // SAFETY: v < 4, 32 floats.
                 let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(v * 8)) };
+                if COPY {
+                    // SAFETY: as many values as in `x`, which came before them.
+                    unsafe {
+                        _mm256_storeu_ps(to, x);
+                        to = to.add(8);
+                    }
+                }
                 *l = _mm256_max_ps(*l, _mm256_andnot_ps(_mm256_set1_ps(-0.0), x));
                 squares[v % 2] = _mm256_fmadd_ps(x, x, squares[v % 2]);
             }

@@ -162,8 +162,8 @@ pub(crate) struct Kernels {
     pub i8_blocks: bool,
     /// From so many queries on the int8 pass is faster than f32 at this level; `usize::MAX` for never.
     pub i8_from: usize,
-    /// Whether `tile_i8` asks for a line of memory each four dimensions.
-    pub asks_ahead: bool,
+    /// `tile_i8` asks for a line of memory each so many dimensions; `usize::MAX` for never.
+    pub asks_ahead: usize,
     pub tile_f32: unsafe fn(&TileF32) -> bool,
     pub tile_i8: unsafe fn(&TileI8) -> bool,
     /// (x·q, x·x) in f32.

@@ -23,7 +23,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     i8_range: Range8 { max: 127, offset: 0, lane_norm: f32::INFINITY },
     i8_blocks: false,
     i8_from: usize::MAX,
-    asks_ahead: false,
+    asks_ahead: usize::MAX,
     tile_f32,
     tile_i8,
     dot_norm,
