@@ -1,12 +1,13 @@
 //! `aggregate_logs`: a batch of lines into the rows of their patterns.
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use pgrx::prelude::*;
 
 use super::batch::{Batch, Line, SourceBatch, Tally};
 use super::cache::{self, Learned, Row};
+use super::direct::Addition;
 use super::learn;
 use super::metadata;
 use super::samples::{self, Samples};
@@ -70,8 +71,10 @@ fn aggregate_logs_lines(
 fn put_rows(fcinfo: pg_sys::FunctionCallInfo, rows: &[AnswerRow]) {
     // SAFETY: fcinfo is the live call frame of a function that returns a table of the columns below; the tuplestore copies the values.
     unsafe {
-        pg_sys::InitMaterializedSRF(fcinfo, 0);
         let result = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+        // the caller's description of the rows, where it has one: to put one together from the catalog takes longer than to answer them
+        let described = !result.is_null() && !(*result).expectedDesc.is_null();
+        pg_sys::InitMaterializedSRF(fcinfo, if described { pg_sys::MAT_SRF_USE_EXPECTED_DESC } else { 0 });
         for (id, pattern, level, source, lines, is_new) in rows {
             let mut values = [
                 (*id).into_datum(),
@@ -161,7 +164,7 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     let target = Target::find();
     let limits = target.limits();
     let mut batch = Batch::default();
-    read(&limits, &mut batch);
+    read(limits, &mut batch);
     batch.finish();
     // Levels that lines name, in a column that was made narrower.
     for level in batch.levels() {
@@ -173,7 +176,7 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     store::lock(sources.iter().map(|s| store::lock_number(s.source)));
     let mut answer: Vec<_> = Spi::connect_mut(|_| {
         let session = Session { table: &target.name, delta_type: target.delta_type, writes: true };
-        sources.into_iter().flat_map(|source| one_source(&session, &target, &limits, source)).collect()
+        sources.into_iter().flat_map(|source| one_source(&session, &target, limits, source)).collect()
     });
     debug_assert_eq!(answer.iter().map(|row| row.4).sum::<i64>(), lines);
     answer.sort_by_key(|row| row.0);
@@ -256,15 +259,15 @@ fn deltas<'a>(batch: SourceBatch<'a>, patterns: Vec<Rc<str>>) -> Vec<Delta<'a>> 
 
 /// Adds the deltas to their rows: one UPDATE for those that are there, one INSERT for the others. One outcome for each delta.
 fn write(session: &Session<'_>, target: &Target, limits: &Limits, work: &mut Work<'_>) -> Vec<Outcome> {
-    let mut ids: Vec<Option<i64>> =
-        work.deltas.iter().map(|d| work.learned.row(&d.pattern, d.level).map(|r| r.id)).collect();
-    let mut counts = update_known(session, target, limits, work, &ids);
-    let missing: Vec<usize> = (0..ids.len()).filter(|&i| ids[i].is_none_or(|id| !counts.contains_key(&id))).collect();
+    let known = work.deltas.iter().map(|d| work.learned.row(&d.pattern, d.level).map(|r| r.id));
+    let mut rows = Rows { ids: known.collect(), counts: vec![None; work.deltas.len()] };
+    update_known(session, target, limits, work, &rows.ids, &mut rows.counts);
+    let missing = rows.missing();
     let mut new = BTreeSet::new();
     if !missing.is_empty() {
         work.change();
         // A known row that was not updated was deleted or changed by someone else: it is theirs now.
-        let lost: Vec<i64> = missing.iter().filter_map(|&i| ids[i]).collect();
+        let lost: Vec<i64> = missing.iter().filter_map(|&i| rows.ids[i]).collect();
         if !lost.is_empty() {
             store::remove_rows(session, &work.learned, &lost);
             for id in &lost {
@@ -274,27 +277,44 @@ fn write(session: &Session<'_>, target: &Target, limits: &Limits, work: &mut Wor
                 work.deltas[i].samples = None;
             }
         }
-        adopt(session, target, limits, work, &missing, &mut ids, &mut counts);
-        let absent: Vec<usize> =
-            missing.into_iter().filter(|&i| ids[i].is_none_or(|id| !counts.contains_key(&id))).collect();
-        insert_new(session, target, limits, work, &absent, &mut ids, &mut counts);
+        adopt(session, target, limits, work, &missing, &mut rows);
+        let absent = rows.missing();
+        insert_new(session, target, limits, work, &absent, &mut rows);
         new.extend(absent);
     }
-    let outcome = |i: usize| {
-        let id = ids[i].unwrap_or_default();
-        Outcome { id, lines: work.deltas[i].tally.count, count: counts[&id], is_new: new.contains(&i) }
-    };
-    (0..ids.len()).map(outcome).collect()
+    let row = |i: usize| rows.ids[i].zip(rows.counts[i]).expect("each delta has a row by now");
+    (0..work.deltas.len())
+        .map(|i| {
+            let (id, count) = row(i);
+            Outcome { id, lines: work.deltas[i].tally.count, count, is_new: new.contains(&i) }
+        })
+        .collect()
 }
 
-/// Adds the deltas of rows that are known, their samples first where those change. Answers the new counts.
+/// The rows of the deltas, in their order.
+struct Rows {
+    /// Their ids, as far as they are known.
+    ids: Vec<Option<i64>>,
+    /// Their counts once they got their lines.
+    counts: Vec<Option<i64>>,
+}
+
+impl Rows {
+    /// The deltas whose lines no row has got yet.
+    fn missing(&self) -> Vec<usize> {
+        (0..self.counts.len()).filter(|&i| self.counts[i].is_none()).collect()
+    }
+}
+
+/// Adds the deltas of rows that are known, their samples first where those change, and puts down the new counts.
 fn update_known(
     session: &Session<'_>,
     target: &Target,
     limits: &Limits,
     work: &mut Work<'_>,
     ids: &[Option<i64>],
-) -> HashMap<i64, i64> {
+    counts: &mut [Option<i64>],
+) {
     let mut wanted = Vec::new();
     for (delta, id) in work.deltas.iter().zip(ids) {
         let Some(row) = id.and_then(|_| work.learned.row(&delta.pattern, delta.level)) else { continue };
@@ -315,9 +335,25 @@ fn update_known(
             work.touched.insert(stored.id);
         }
     }
-    let known: Vec<(i64, &Delta<'_>)> =
-        ids.iter().zip(&work.deltas).filter_map(|(id, d)| id.map(|id| (id, d))).collect();
-    if known.is_empty() { HashMap::new() } else { target.as_owner(|| table::update(session, target, &known, limits)) }
+    let mut numbers = Vec::with_capacity(ids.len());
+    let mut additions = Vec::with_capacity(ids.len());
+    for (i, (delta, id)) in work.deltas.iter().zip(ids).enumerate() {
+        if let Some(id) = *id {
+            let place = work.learned.row(&delta.pattern, delta.level).and_then(|row| row.place);
+            numbers.push(i);
+            additions.push(Addition { id, place, delta });
+        }
+    }
+    if additions.is_empty() {
+        return;
+    }
+    let answer = target.as_owner(|| table::update(session, target, &additions, limits));
+    for (i, added) in numbers.into_iter().zip(answer) {
+        counts[i] = added.map(|added| added.count);
+        if let Some((_, row)) = ids[i].and_then(|id| work.learned.by_id(id)) {
+            row.place = added.and_then(|added| added.place);
+        }
+    }
 }
 
 /// Takes rows that are there already, though nobody knew, as those of their patterns.
@@ -327,12 +363,11 @@ fn adopt(
     limits: &Limits,
     work: &mut Work<'_>,
     missing: &[usize],
-    ids: &mut [Option<i64>],
-    counts: &mut HashMap<i64, i64>,
+    rows: &mut Rows,
 ) {
     let unknown: Vec<&Delta<'_>> = missing.iter().map(|&i| &work.deltas[i]).collect();
     let found = target.as_owner(|| table::existing(session, work.source, &unknown));
-    let mut adopted = vec![None; ids.len()];
+    let mut adopted = vec![None; rows.ids.len()];
     for (&i, id) in missing.iter().zip(found) {
         adopted[i] = id;
     }
@@ -348,9 +383,9 @@ fn adopt(
         let pattern = delta.pattern.clone();
         work.learned.put_row(&pattern, row);
         work.touched.insert(stored.id);
-        ids[i] = Some(stored.id);
+        rows.ids[i] = Some(stored.id);
     }
-    counts.extend(update_known(session, target, limits, work, &adopted));
+    update_known(session, target, limits, work, &adopted, &mut rows.counts);
 }
 
 /// The row of a delta, without any lines yet.
@@ -358,6 +393,7 @@ fn new_row(id: i64, delta: &Delta<'_>, ranks: Vec<u64>) -> Row {
     Row {
         id,
         level: delta.level.map(Into::into),
+        place: None,
         ranks,
         first_hour: delta.tally.hours.first_key_value().map(|(hour, _)| *hour * HOUR),
         open_hour: delta.tally.hours.last_key_value().map_or(0, |(hour, _)| *hour) * HOUR,
@@ -374,8 +410,7 @@ fn insert_new(
     limits: &Limits,
     work: &mut Work<'_>,
     absent: &[usize],
-    ids: &mut [Option<i64>],
-    counts: &mut HashMap<i64, i64>,
+    rows: &mut Rows,
 ) {
     if absent.is_empty() {
         return;
@@ -391,8 +426,8 @@ fn insert_new(
         let pattern = delta.pattern.clone();
         work.learned.put_row(&pattern, row);
         work.touched.insert(id);
-        ids[i] = Some(id);
-        counts.insert(id, work.deltas[i].tally.count);
+        rows.ids[i] = Some(id);
+        rows.counts[i] = Some(work.deltas[i].tally.count);
     }
 }
 

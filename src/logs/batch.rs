@@ -1,7 +1,7 @@
 //! The lines of one call, grouped by source, level and shape. Everything that costs time per line happens here, before any lock.
 use std::collections::{BTreeMap, HashMap};
 
-use pgedge_logminer as miner;
+use pgedge_logminer::{self as miner, ShapeState};
 use pgrx::check_for_interrupts;
 
 use super::metadata::Metadata;
@@ -126,10 +126,10 @@ pub struct SourceBatch<'a> {
 pub struct Batch<'a> {
     /// By source.
     pub sources: Vec<SourceBatch<'a>>,
-    by_source: HashMap<&'a str, usize>,
+    by_source: HashMap<&'a str, usize, ShapeState>,
     levels: Vec<&'a str>,
     /// Source and group of a shape, level number and source number.
-    groups: HashMap<Box<[u8]>, usize>,
+    groups: HashMap<Box<[u8]>, usize, ShapeState>,
     lines: usize,
     key: Vec<u8>,
     /// The current hour. No line is counted in a later one: the clock that it was written by is ahead.
@@ -140,9 +140,9 @@ impl Default for Batch<'_> {
     fn default() -> Self {
         Self {
             sources: Vec::new(),
-            by_source: HashMap::new(),
+            by_source: HashMap::default(),
             levels: Vec::new(),
-            groups: HashMap::new(),
+            groups: HashMap::default(),
             lines: 0,
             key: Vec::new(),
             this_hour: crate::session::clock().div_euclid(HOUR),

@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use pgedge_logminer::PatternSet;
+use pgedge_logminer::{PatternSet, ShapeState};
 use pgrx::prelude::*;
+
+use super::direct::Place;
 
 /// Shapes that all cached sources may have together; beyond it the source that was used least recently is dropped (some 1 kB a shape).
 const MAX_CACHED: usize = 65_536;
@@ -17,6 +19,8 @@ pub struct Row {
     pub id: i64,
     /// Its level.
     pub level: Option<Box<str>>,
+    /// Where this session last found it in the table. Only ever cached.
+    pub place: Option<Place>,
     /// Ranks of its samples, lowest first.
     pub ranks: Vec<u64>,
     /// The first hour that it has lines of, as microseconds since 2000-01-01 UTC; None when other clients may have had some before.
@@ -54,11 +58,11 @@ pub struct Learned {
     /// The shapes and their patterns.
     pub set: PatternSet,
     /// The patterns of shapes that lines had: as long as the set stays the same they need not be put together again.
-    pub assembled: HashMap<Box<str>, Rc<str>>,
+    pub assembled: HashMap<Box<str>, Rc<str>, ShapeState>,
     /// Whether rows may have patterns that are none any more.
     pub recheck: bool,
-    rows: HashMap<Box<str>, Vec<Row>>,
-    patterns: HashMap<i64, Box<str>>,
+    rows: HashMap<Box<str>, Vec<Row>, ShapeState>,
+    patterns: HashMap<i64, Box<str>, ShapeState>,
     used: u64,
 }
 
@@ -70,10 +74,10 @@ impl Learned {
             epoch,
             last_no: 0,
             set: PatternSet::default(),
-            assembled: HashMap::new(),
+            assembled: HashMap::default(),
             recheck: false,
-            rows: HashMap::new(),
-            patterns: HashMap::new(),
+            rows: HashMap::default(),
+            patterns: HashMap::default(),
             used: 0,
         }
     }

@@ -4,7 +4,6 @@
 //! columns, other types) or where a row is not as expected, the row is left to the statement, which has the last word.
 #[cfg(any(feature = "pg16", feature = "pg17"))]
 use std::cell::Cell;
-use std::collections::HashMap;
 
 use pgrx::prelude::*;
 
@@ -68,46 +67,61 @@ unsafe fn with_snapshot(f: impl FnOnce(pg_sys::Snapshot)) {
     }
 }
 
-/// Adds lines to rows; answers the new counts of those that it could. The caller has the rights of the table's owner.
-#[cfg(not(any(feature = "pg16", feature = "pg17")))]
-pub fn update(_: &Target, _: &[(i64, &Delta<'_>)], _: &Limits) -> HashMap<i64, i64> {
-    HashMap::new()
+/// Where the versions of a row begin that are on one page: what the table's indexes have an entry of. It stays the same while updates need no
+/// new entries.
+pub type Place = pg_sys::ItemPointerData;
+
+/// Lines to add to a row.
+pub struct Addition<'a> {
+    /// The row's id.
+    pub id: i64,
+    /// Where this session last found it. What stands there is looked at before it is believed.
+    pub place: Option<Place>,
+    /// The lines.
+    pub delta: &'a Delta<'a>,
 }
 
-/// Adds lines to rows; answers the new counts of those that it could. The caller has the rights of the table's owner.
+/// A row that got its lines.
+#[derive(Clone, Copy)]
+pub struct Added {
+    /// Its count with them.
+    pub count: i64,
+    /// Where to find it the next time; None when that is not known.
+    pub place: Option<Place>,
+}
+
+/// Adds lines to rows; None for those that are left to the statement. The caller has the rights of the table's owner.
+#[cfg(not(any(feature = "pg16", feature = "pg17")))]
+pub fn update(_: &Target, additions: &[Addition<'_>], _: &Limits) -> Vec<Option<Added>> {
+    vec![None; additions.len()]
+}
+
+/// Adds lines to rows; None for those that are left to the statement. The caller has the rights of the table's owner.
 #[cfg(any(feature = "pg16", feature = "pg17"))]
-pub fn update(target: &Target, deltas: &[(i64, &Delta<'_>)], limits: &Limits) -> HashMap<i64, i64> {
-    let mut counts = HashMap::new();
+pub fn update(target: &Target, additions: &[Addition<'_>], limits: &Limits) -> Vec<Option<Added>> {
     if crate::session::keeps_snapshot() || !limits.columns.are_usual() {
-        return counts;
+        return vec![None; additions.len()];
     }
-    // SAFETY: the relation is open and locked as an UPDATE does it until the transaction ends.
+    // SAFETY: the relation is open and locked as an UPDATE does it until the transaction ends. What is known of its columns and indexes is
+    // what is true under that lock: it is not used when this session heard of a change with it.
     unsafe {
         let relation = pg_sys::table_open(target.relation, pg_sys::RowExclusiveLock as i32);
-        if is_ordinary(relation) {
-            let estate = pg_sys::CreateExecutorState();
-            let mut indexes = pg_sys::ResultRelInfo { type_: pg_sys::NodeTag::T_ResultRelInfo, ..Default::default() };
-            pg_sys::InitResultRelInfo(&mut indexes, relation, 0, core::ptr::null_mut(), 0);
-            pg_sys::ExecOpenIndices(&mut indexes, false);
-            if let Some(key) = key_index(&indexes, &limits.columns) {
+        let mut answer = vec![None; additions.len()];
+        if target.is_current() && is_ordinary(relation) {
+            let mut indexes = Indexes { relation, columns: &limits.columns, open: None };
+            if target.has_plain_indexes(|| indexes.are_plain()) {
                 with_snapshot(|snapshot| {
-                    let mut writer = Writer {
-                        relation,
-                        estate,
-                        indexes: &mut indexes,
-                        columns: &limits.columns,
-                        most: limits.count,
-                        shown: Cell::new(None),
-                    };
-                    writer.write(key, snapshot, deltas, &mut counts);
+                    let blocks = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+                    let mut writer =
+                        Writer { relation, blocks, snapshot, indexes: &mut indexes, limits, shown: Cell::new(None) };
+                    writer.write(additions, &mut answer);
                 });
             }
-            pg_sys::ExecCloseIndices(&mut indexes);
-            pg_sys::FreeExecutorState(estate);
+            indexes.close();
         }
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        answer
     }
-    counts
 }
 
 /// Whether an UPDATE of this relation does nothing but write rows and index entries.
@@ -137,6 +151,69 @@ unsafe fn is_ordinary(relation: pg_sys::Relation) -> bool {
             pg_sys::CheckCmdReplicaIdentity(relation, pg_sys::CmdType::CMD_UPDATE);
         }
         ordinary
+    }
+}
+
+/// The indexes of the table, opened when they are needed: to find a row whose place is not known, and when a row gets new entries. Neither is
+/// usual, and opening them costs as much as writing two rows.
+#[cfg(any(feature = "pg16", feature = "pg17"))]
+struct Indexes<'a> {
+    relation: pg_sys::Relation,
+    columns: &'a super::table::Columns,
+    open: Option<OpenIndexes>,
+}
+
+#[cfg(any(feature = "pg16", feature = "pg17"))]
+struct OpenIndexes {
+    estate: *mut pg_sys::EState,
+    info: *mut pg_sys::ResultRelInfo,
+    /// The unique index over the id alone; None when there is none, or when an index asks for more than an entry.
+    key: Option<pg_sys::Relation>,
+}
+
+#[cfg(any(feature = "pg16", feature = "pg17"))]
+impl Indexes<'_> {
+    /// Opens and locks them as an UPDATE does.
+    ///
+    /// # Safety
+    /// The relation must be open.
+    unsafe fn open(&mut self) -> &OpenIndexes {
+        let (relation, columns) = (self.relation, self.columns);
+        self.open.get_or_insert_with(|| {
+            // SAFETY: the structure lives as long as the executor state, in whose memory it is.
+            unsafe {
+                let estate = pg_sys::CreateExecutorState();
+                let size = core::mem::size_of::<pg_sys::ResultRelInfo>();
+                let info = pg_sys::MemoryContextAllocZero((*estate).es_query_cxt, size).cast::<pg_sys::ResultRelInfo>();
+                (*info).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+                pg_sys::InitResultRelInfo(info, relation, 0, core::ptr::null_mut(), 0);
+                pg_sys::ExecOpenIndices(info, false);
+                OpenIndexes { estate, info, key: key_index(&*info, columns) }
+            }
+        })
+    }
+
+    /// Whether none of them asks for more than an entry, and one is that of the id.
+    ///
+    /// # Safety
+    /// As for `open`.
+    unsafe fn are_plain(&mut self) -> bool {
+        // SAFETY: see above.
+        unsafe { self.open() }.key.is_some()
+    }
+
+    /// Closes what was opened.
+    ///
+    /// # Safety
+    /// As for `open`.
+    unsafe fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            // SAFETY: opened above.
+            unsafe {
+                pg_sys::ExecCloseIndices(open.info);
+                pg_sys::FreeExecutorState(open.estate);
+            }
+        }
     }
 }
 
@@ -173,67 +250,127 @@ unsafe fn key_index(indexes: &pg_sys::ResultRelInfo, columns: &super::table::Col
     key
 }
 
+/// Reads the version that the snapshot sees of the row whose place is given; false when there is none, or no such place (any more).
+/// Prunes the page when that is due, as a scan of an index does: else pages fill up with old versions.
+///
+/// # Safety
+/// The relation must be a heap, open and locked, of `blocks` blocks, which do not become fewer while it is; the slot one of its rows in buffers.
 #[cfg(any(feature = "pg16", feature = "pg17"))]
-struct Writer<'a> {
+unsafe fn fetch(
     relation: pg_sys::Relation,
-    estate: *mut pg_sys::EState,
-    indexes: &'a mut pg_sys::ResultRelInfo,
-    columns: &'a super::table::Columns,
-    /// The largest count.
-    most: i64,
+    blocks: pg_sys::BlockNumber,
+    mut place: Place,
+    snapshot: pg_sys::Snapshot,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: see above. The buffer stays pinned until it is the slot's, who unpins it. The search stands whatever is at a place of a page.
+    unsafe {
+        let block = pg_sys::ItemPointerGetBlockNumberNoCheck(&place);
+        if block >= blocks {
+            return false;
+        }
+        pg_sys::ExecClearTuple(slot);
+        let tuple = &raw mut (*slot.cast::<pg_sys::BufferHeapTupleTableSlot>()).base.tupdata;
+        let buffer = pg_sys::ReadBuffer(relation, block);
+        pg_sys::heap_page_prune_opt(relation, buffer);
+        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+        let nothing = core::ptr::null_mut();
+        let found = pg_sys::heap_hot_search_buffer(&mut place, relation, buffer, snapshot, tuple, nothing, true);
+        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+        if found {
+            (*tuple).t_self = place;
+            pg_sys::ExecStorePinnedBufferHeapTuple(tuple, slot, buffer);
+        } else {
+            pg_sys::ReleaseBuffer(buffer);
+        }
+        found
+    }
+}
+
+#[cfg(any(feature = "pg16", feature = "pg17"))]
+struct Writer<'a, 'b> {
+    relation: pg_sys::Relation,
+    /// The table's blocks; it does not shrink while it is locked.
+    blocks: pg_sys::BlockNumber,
+    snapshot: pg_sys::Snapshot,
+    indexes: &'a mut Indexes<'b>,
+    limits: &'a Limits,
     /// A time and what the session's clock shows then: most lines of a call have one time.
     shown: Cell<Option<(i64, pg_sys::Datum)>>,
 }
 
 #[cfg(any(feature = "pg16", feature = "pg17"))]
-impl Writer<'_> {
+impl Writer<'_, '_> {
     /// # Safety
-    /// Relation, indexes and executor state must be open, `key` one of the indexes, the snapshot active.
-    unsafe fn write(
-        &mut self,
-        key: pg_sys::Relation,
-        snapshot: pg_sys::Snapshot,
-        deltas: &[(i64, &Delta<'_>)],
-        counts: &mut HashMap<i64, i64>,
-    ) {
+    /// The relation must be open, the snapshot active.
+    unsafe fn write(&mut self, additions: &[Addition<'_>], answer: &mut [Option<Added>]) {
         // SAFETY: see above; slots and scan are closed at the end, or by the end of the transaction.
         unsafe {
             let old = pg_sys::table_slot_create(self.relation, core::ptr::null_mut());
-            let new = pg_sys::MakeSingleTupleTableSlot((*self.relation).rd_att, &raw const pg_sys::TTSOpsHeapTuple);
-            let scan = pg_sys::index_beginscan(self.relation, key, snapshot, 1, 0);
-            let wide = self.columns.type_of(Column::Id) == pg_sys::INT8OID;
-            let equality = if wide { pg_sys::F_INT8EQ } else { pg_sys::F_INT4EQ };
-            for (id, delta) in deltas {
-                if !wide && i32::try_from(*id).is_err() {
-                    continue;
+            let new = pg_sys::MakeSingleTupleTableSlot((*self.relation).rd_att, &raw const pg_sys::TTSOpsVirtual);
+            let mut scan = None;
+            for (addition, answer) in additions.iter().zip(answer) {
+                let known =
+                    addition.place.filter(|place| fetch(self.relation, self.blocks, *place, self.snapshot, old));
+                let mut found = known.and_then(|place| Some((place, self.change(old, new, addition)?)));
+                if found.is_none() {
+                    let place = self.look_up(&mut scan, addition.id, old);
+                    found = place.and_then(|place| Some((place, self.change(old, new, addition)?)));
                 }
-                // By the index each time, though the session knows where it put the row: a scan of it is what prunes the table's pages.
-                let mut wanted = equal(1, equality, pg_sys::Datum::from(*id));
-                pg_sys::index_rescan(scan, &mut wanted, 1, core::ptr::null_mut(), 0);
-                let found = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, old);
-                let count = found.then(|| self.change(old, new, delta)).flatten();
-                if let Some(count) = count
-                    && self.store(old, new, snapshot)
-                {
-                    counts.insert(*id, count);
-                }
+                *answer =
+                    found.and_then(|(place, count)| Some(Added { count, place: Some(self.store(old, new, place)?) }));
             }
-            pg_sys::index_endscan(scan);
+            if let Some(scan) = scan {
+                pg_sys::index_endscan(scan);
+            }
             pg_sys::ExecDropSingleTupleTableSlot(new);
             pg_sys::ExecDropSingleTupleTableSlot(old);
         }
     }
 
-    /// Puts the row with the lines added into `new` and answers its count; None when it is not the delta's row any more, or is full.
+    /// Reads the row with this id and answers its place.
     ///
     /// # Safety
-    /// `old` must hold a row of the relation.
+    /// As for `write`; the scan is one that this function began.
+    unsafe fn look_up(
+        &mut self,
+        scan: &mut Option<pg_sys::IndexScanDesc>,
+        id: i64,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> Option<Place> {
+        let wide = self.limits.columns.type_of(Column::Id) == pg_sys::INT8OID;
+        if !wide && i32::try_from(id).is_err() {
+            return None;
+        }
+        // SAFETY: see above; the key's type is that of the column.
+        unsafe {
+            let key = self.indexes.open().key?;
+            let scan = *scan.get_or_insert_with(|| pg_sys::index_beginscan(self.relation, key, self.snapshot, 1, 0));
+            let equality = if wide { pg_sys::F_INT8EQ } else { pg_sys::F_INT4EQ };
+            let mut wanted = equal(1, equality, pg_sys::Datum::from(id));
+            pg_sys::index_rescan(scan, &mut wanted, 1, core::ptr::null_mut(), 0);
+            loop {
+                let entry = pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
+                // before the row is read: that makes it the place of the version that the snapshot sees
+                let place = entry.as_ref().copied()?;
+                if pg_sys::index_fetch_heap(scan, slot) {
+                    return Some(place);
+                }
+            }
+        }
+    }
+
+    /// Puts the row with the lines added into `new` and answers its count; None when it is not the row of the addition (any more), or is full.
+    ///
+    /// # Safety
+    /// `old` must hold a row of the relation, and keep it as long as `new` is used.
     unsafe fn change(
         &self,
         old: *mut pg_sys::TupleTableSlot,
         new: *mut pg_sys::TupleTableSlot,
-        delta: &Delta<'_>,
+        addition: &Addition<'_>,
     ) -> Option<i64> {
+        let (columns, delta) = (&self.limits.columns, addition.delta);
         // SAFETY: the columns are there and of the types that they are read as: the caller has looked at `are_usual`.
         unsafe {
             let attributes = (*(*self.relation).rd_att).natts;
@@ -241,49 +378,46 @@ impl Writer<'_> {
             let n = attributes as usize;
             let values = core::slice::from_raw_parts((*old).tts_values, n);
             let nulls = core::slice::from_raw_parts((*old).tts_isnull, n);
-            let at = |column| self.columns.number(column) as usize - 1;
+            let at = |column| columns.number(column) as usize - 1;
             let value = |column| (!nulls[at(column)]).then(|| values[at(column)]);
             let text = |column| value(column).and_then(|datum| <&str>::from_datum(datum, false));
-            let integer = |column, v: pg_sys::Datum| {
-                let wide = self.columns.type_of(column) == pg_sys::INT8OID;
-                if wide { v.value() as i64 } else { i64::from(v.value() as i32) }
+            let integer = |column| {
+                let wide = columns.type_of(column) == pg_sys::INT8OID;
+                value(column).map(|v| if wide { v.value() as i64 } else { i64::from(v.value() as i32) })
             };
-            if text(Column::Pattern) != Some(&*delta.pattern)
+            if integer(Column::Id) != Some(addition.id)
+                || text(Column::Pattern) != Some(&*delta.pattern)
                 || text(Column::Level) != delta.level
                 || text(Column::Source) != (!delta.source.is_empty()).then_some(delta.source)
             {
                 return None;
             }
-            let before = value(Column::Count).map_or(0, |v| integer(Column::Count, v));
-            let count = before.checked_add(delta.tally.count).filter(|count| *count <= self.most)?;
+            let before = integer(Column::Count).unwrap_or(0);
+            let count = before.checked_add(delta.tally.count).filter(|count| *count <= self.limits.count)?;
+            let (first, last) = (self.local(delta.tally.first)?, self.local(delta.tally.last)?);
+            pg_sys::ExecClearTuple(new);
+            let put = core::slice::from_raw_parts_mut((*new).tts_values, n);
+            let none = core::slice::from_raw_parts_mut((*new).tts_isnull, n);
+            put.copy_from_slice(values);
+            none.copy_from_slice(nulls);
+            let mut set = |column, datum| (put[at(column)], none[at(column)]) = (datum, false);
+            set(Column::Count, pg_sys::Datum::from(count));
             let earlier = |a: pg_sys::Datum, b: pg_sys::Datum| (a.value() as i64) < b.value() as i64;
-            let mut set: Vec<(Column, pg_sys::Datum)> = vec![(Column::Count, pg_sys::Datum::from(count))];
-            let first = self.local(delta.tally.first)?;
             if value(Column::FirstSeen).is_none_or(|known| earlier(first, known)) {
-                set.push((Column::FirstSeen, first));
+                set(Column::FirstSeen, first);
             }
-            let last = self.local(delta.tally.last)?;
             if value(Column::LastSeen).is_none_or(|known| earlier(known, last)) {
-                set.push((Column::LastSeen, last));
+                set(Column::LastSeen, last);
             }
             if let Some(json) = delta.tally.metadata.to_json()
                 && let Some(merged) = merged(value(Column::Metadata), &json)
             {
-                set.push((Column::Metadata, merged));
+                set(Column::Metadata, merged);
             }
             if let Some(json) = &delta.samples {
-                set.push((Column::Samples, jsonb(json)?));
+                set(Column::Samples, jsonb(json)?);
             }
-            let (mut put, mut none, mut replace) = (values.to_vec(), nulls.to_vec(), vec![false; n]);
-            for (column, datum) in set {
-                (put[at(column)], none[at(column)], replace[at(column)]) = (datum, false, true);
-            }
-            let mut owned = false;
-            let tuple = pg_sys::ExecFetchSlotHeapTuple(old, false, &mut owned);
-            let descriptor = (*self.relation).rd_att;
-            let tuple =
-                pg_sys::heap_modify_tuple(tuple, descriptor, put.as_mut_ptr(), none.as_mut_ptr(), replace.as_mut_ptr());
-            pg_sys::ExecStoreHeapTuple(tuple, new, true);
+            pg_sys::ExecStoreVirtualTuple(new);
             (*new).tts_tableOid = (*self.relation).rd_id;
             Some(count)
         }
@@ -302,7 +436,7 @@ impl Writer<'_> {
         Some(shown)
     }
 
-    /// Writes the row; false when someone else changed it just now.
+    /// Writes the row and answers its place, given the one that it had; None when someone else changed it just now.
     ///
     /// # Safety
     /// `old` must hold the row as the snapshot sees it, `new` what it becomes.
@@ -310,23 +444,23 @@ impl Writer<'_> {
         &mut self,
         old: *mut pg_sys::TupleTableSlot,
         new: *mut pg_sys::TupleTableSlot,
-        snapshot: pg_sys::Snapshot,
-    ) -> bool {
-        use pg_sys::TU_UpdateIndexes::{TU_None, TU_Summarizing};
+        place: Place,
+    ) -> Option<Place> {
+        use pg_sys::TU_UpdateIndexes::{TU_All, TU_None};
         let mut failure = pg_sys::TM_FailureData::default();
         let mut mode = pg_sys::LockTupleMode::LockTupleExclusive;
         let mut entries = TU_None;
         // SAFETY: see above.
         unsafe {
-            let mut place = (*old).tts_tid;
+            let mut version = (*old).tts_tid;
             let command = pg_sys::GetCurrentCommandId(true);
             let nothing = core::ptr::null_mut();
             let result = pg_sys::table_tuple_update(
                 self.relation,
-                &mut place,
+                &mut version,
                 new,
                 command,
-                snapshot,
+                self.snapshot,
                 nothing,
                 true,
                 &mut failure,
@@ -334,28 +468,31 @@ impl Writer<'_> {
                 &mut entries,
             );
             if result != pg_sys::TM_Result::TM_Ok {
-                return false;
+                return None;
             }
             if entries != TU_None {
-                let none = core::ptr::null_mut();
-                let summarizing = entries == TU_Summarizing;
-                pg_sys::ExecInsertIndexTuples(
-                    self.indexes,
-                    new,
-                    self.estate,
-                    true,
-                    false,
-                    none,
-                    core::ptr::null_mut(),
-                    summarizing,
-                );
-                let context = (*self.estate).es_per_tuple_exprcontext;
-                if !context.is_null() {
-                    pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
-                }
+                self.add_entries(new, entries);
+            }
+            Some(if entries == TU_All { (*new).tts_tid } else { place })
+        }
+    }
+
+    /// Adds the index entries of a row that was written.
+    ///
+    /// # Safety
+    /// As for `store`.
+    unsafe fn add_entries(&mut self, new: *mut pg_sys::TupleTableSlot, entries: pg_sys::TU_UpdateIndexes::Type) {
+        let summarizing = entries == pg_sys::TU_UpdateIndexes::TU_Summarizing;
+        // SAFETY: see above.
+        unsafe {
+            let OpenIndexes { estate, info, .. } = *self.indexes.open();
+            let (conflict, arbiters) = (core::ptr::null_mut(), core::ptr::null_mut());
+            pg_sys::ExecInsertIndexTuples(info, new, estate, true, false, conflict, arbiters, summarizing);
+            let context = (*estate).es_per_tuple_exprcontext;
+            if !context.is_null() {
+                pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
             }
         }
-        true
     }
 }
 

@@ -216,7 +216,9 @@ impl Plan {
         });
         self.moved.extend(rows.iter().skip(1).map(|(_, r, _)| (r.id, id)));
         let noticed_at = rows.iter().map(|(_, r, _)| r.noticed_at).max().unwrap_or(i64::MIN);
+        let alarm = None;
+        let place = None;
         learned
-            .put_row(&pattern, Row { id, level, ranks, first_hour, open_hour, lines_before, noticed_at, alarm: None });
+            .put_row(&pattern, Row { id, level, place, ranks, first_hour, open_hour, lines_before, noticed_at, alarm });
     }
 }

@@ -140,6 +140,7 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
                 noticed_at: row.opt::<TimestampWithTimeZone>(7).map_or(i64::MIN, TimestampWithTimeZone::into_inner),
                 first_hour: row.opt::<TimestampWithTimeZone>(8).map(TimestampWithTimeZone::into_inner),
                 alarm: None,
+                place: None,
             };
             (row.get::<String>(2), stored)
         },

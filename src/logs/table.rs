@@ -2,12 +2,15 @@
 //!
 //! The functions are SECURITY DEFINER, so a writer of logs needs EXECUTE on them and no right on any table. They belong to a superuser, but
 //! the table belongs to whoever the user made its owner, and may have triggers: statements on it run with the rights of its owner.
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use pgrx::prelude::*;
 
 use super::batch::Tally;
+use super::direct::{self, Added, Addition};
+use crate::catalog;
 use crate::errors;
 use crate::spi::{self, Planned, Session};
 
@@ -40,6 +43,9 @@ pub enum Column {
     Metadata,
     Samples,
 }
+
+/// The table's name.
+const TABLE: &str = "aggregated_logs";
 
 /// Names of the columns, in the order of [`Column`].
 const COLUMNS: [&core::ffi::CStr; 9] = [
@@ -85,9 +91,11 @@ impl Columns {
     }
 }
 
-/// Where `aggregated_logs` is.
-#[derive(Clone, Debug)]
+/// Where `aggregated_logs` is, and what is known of it.
+#[derive(Debug)]
 pub struct Target {
+    /// See [`catalog::version`].
+    version: u64,
     /// A support table of the extension: another one when the extension was made anew.
     pub extension: pg_sys::Oid,
     /// The type `pgedge._log_delta`: another one when the extension, or the type alone, was made anew.
@@ -99,10 +107,12 @@ pub struct Target {
     schema: pg_sys::Oid,
     schema_name: String,
     owner: pg_sys::Oid,
+    limits: OnceCell<Limits>,
+    plain_indexes: OnceCell<bool>,
 }
 
 thread_local! {
-    static TARGET: RefCell<Option<Target>> = const { RefCell::new(None) };
+    static TARGET: RefCell<Option<Rc<Target>>> = const { RefCell::new(None) };
 }
 
 /// Owner, name and schema of a relation; None when there is none with this OID.
@@ -149,45 +159,75 @@ fn delta_type(schema: pg_sys::Oid) -> pg_sys::Oid {
 }
 
 impl Target {
-    /// The table, found by the extension's schema; error 42P01 when it is not there. A few lookups in PostgreSQL's own caches.
-    pub fn find() -> Self {
+    /// The table, found by the extension's schema; error 42P01 when it is not there. It is looked up again when something changed.
+    pub fn find() -> Rc<Self> {
+        let version = catalog::version();
+        let known = TARGET.with_borrow(Option::clone);
+        if let Some(known) = known.as_ref().filter(|t| t.version == version) {
+            return known.clone();
+        }
         // SAFETY: lookups by name. pg_extension itself has no cache to look into.
         let (ours, extension) = unsafe {
             let ours = pg_sys::get_namespace_oid(c"pgedge".as_ptr(), false);
             (ours, pg_sys::get_relname_relid(c"_log_sources".as_ptr(), ours))
         };
-        let known = TARGET.with_borrow(Option::clone).filter(|t| t.extension == extension).and_then(|mut t| {
-            let (owner, name, schema) = relation(t.relation)?;
-            t.owner = owner;
-            t.delta_type = delta_type(ours);
-            (name == "aggregated_logs" && schema == t.schema && schema_name(schema)? == t.schema_name).then_some(t)
-        });
-        known.unwrap_or_else(|| {
-            let target = Self::look_up(extension, ours);
-            TARGET.set(Some(target.clone()));
-            target
+        let table = known.filter(|t| t.extension == extension && t.is_there()).map(|t| (t.schema, t.relation));
+        let (schema, relation) = table.unwrap_or_else(Self::look_up);
+        let target = Rc::new(Self::new(version, extension, ours, schema, relation));
+        TARGET.set(Some(target.clone()));
+        target
+    }
+
+    /// Whether the table still has its name and is in the same schema, and that has its name.
+    fn is_there(&self) -> bool {
+        relation(self.relation).is_some_and(|(_, name, schema)| {
+            name == TABLE && schema == self.schema && schema_name(schema).as_ref() == Some(&self.schema_name)
         })
     }
 
-    fn look_up(extension: pg_sys::Oid, ours: pg_sys::Oid) -> Self {
+    /// Schema and OID of the table; no OID when there is none.
+    fn look_up() -> (pg_sys::Oid, pg_sys::Oid) {
         // Read-only: `Spi::get_one` would assign a transaction id, which a standby cannot.
         let schema = Spi::connect(|client| {
             let query = "SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = pgedge._schema()";
             client.select(query, Some(1), &[])?.first().get_one::<pg_sys::Oid>()
         });
         let schema = schema.ok().flatten().unwrap_or(pg_sys::InvalidOid);
-        let schema_name = schema_name(schema).unwrap_or_default();
         // SAFETY: a lookup by name and schema.
-        let oid = unsafe { pg_sys::get_relname_relid(c"aggregated_logs".as_ptr(), schema) };
+        (schema, unsafe { pg_sys::get_relname_relid(c"aggregated_logs".as_ptr(), schema) })
+    }
+
+    fn new(version: u64, extension: pg_sys::Oid, ours: pg_sys::Oid, schema: pg_sys::Oid, oid: pg_sys::Oid) -> Self {
+        let schema_name = schema_name(schema).unwrap_or_default();
         let Some((owner, _, _)) = relation(oid) else {
             errors::fail(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                format!("table \"{schema_name}.aggregated_logs\" does not exist"),
+                format!("table \"{schema_name}.{TABLE}\" does not exist"),
                 "Create it with: SELECT pgedge.create_tables();",
             )
         };
-        let name = format!("{}.aggregated_logs", pgrx::spi::quote_identifier(&schema_name));
-        Self { extension, delta_type: delta_type(ours), name, relation: oid, schema, schema_name, owner }
+        Self {
+            version,
+            extension,
+            delta_type: delta_type(ours),
+            name: format!("{}.{TABLE}", pgrx::spi::quote_identifier(&schema_name)),
+            relation: oid,
+            schema,
+            schema_name,
+            owner,
+            limits: OnceCell::new(),
+            plain_indexes: OnceCell::new(),
+        }
+    }
+
+    /// Whether this session heard of no change since all this was looked up.
+    pub fn is_current(&self) -> bool {
+        self.version == catalog::version()
+    }
+
+    /// Whether the table's indexes ask for no more than an entry, as `look` finds out.
+    pub fn has_plain_indexes(&self, look: impl FnOnce() -> bool) -> bool {
+        *self.plain_indexes.get_or_init(look)
     }
 
     /// The columns; refuses a table that lost one which the statements name.
@@ -211,7 +251,11 @@ impl Target {
     }
 
     /// What fits into the table as it is now.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> &Limits {
+        self.limits.get_or_init(|| self.look_up_limits())
+    }
+
+    fn look_up_limits(&self) -> Limits {
         let columns = self.columns();
         let count = if columns.type_of(Column::Count) == pg_sys::INT4OID { i64::from(i32::MAX) } else { i64::MAX };
         Limits {
@@ -307,19 +351,32 @@ fn records<'a>(target: &Target, deltas: &[(i64, &Delta<'_>)]) -> pgrx::datum::Da
     spi::records(target.delta_type, rows)
 }
 
-/// Adds lines to rows. Answers the new count of each row that is still as it was: its id, pattern, level and source.
+/// Adds lines to rows. Answers the new count of each row that is still as it was: its id, pattern, level and source; None for the others.
 pub fn update(
+    session: &Session<'_>,
+    target: &Target,
+    additions: &[Addition<'_>],
+    limits: &Limits,
+) -> Vec<Option<Added>> {
+    let mut answer = direct::update(target, additions, limits);
+    let left: Vec<usize> = (0..answer.len()).filter(|&i| answer[i].is_none()).collect();
+    if !left.is_empty() {
+        let deltas: Vec<(i64, &Delta<'_>)> = left.iter().map(|&i| (additions[i].id, additions[i].delta)).collect();
+        let counts = update_by_statement(session, target, &deltas, limits);
+        for i in left {
+            answer[i] = counts.get(&additions[i].id).map(|&count| Added { count, place: None });
+        }
+    }
+    answer
+}
+
+fn update_by_statement(
     session: &Session<'_>,
     target: &Target,
     deltas: &[(i64, &Delta<'_>)],
     limits: &Limits,
 ) -> HashMap<i64, i64> {
-    let mut found = super::direct::update(target, deltas, limits);
-    let deltas: Vec<(i64, &Delta<'_>)> = deltas.iter().copied().filter(|(id, _)| !found.contains_key(id)).collect();
-    if deltas.is_empty() {
-        return found;
-    }
-    let args = [records(target, &deltas), spi::int8(limits.count), spi::int4(super::metadata::MAX_BYTES as i32)];
+    let args = [records(target, deltas), spi::int8(limits.count), spi::int4(super::metadata::MAX_BYTES as i32)];
     let counts = session.rows(
         "UPDATE %T a SET
             count = CASE WHEN coalesce(a.count, 0)::int8 + v.n <= $2 THEN coalesce(a.count, 0)::int8 + v.n END,
@@ -337,10 +394,7 @@ pub fn update(
         &args,
         |row| (row.get(1), row.opt::<i64>(2)),
     );
-    found.extend(
-        counts.into_iter().map(|(id, count)| (id, count.unwrap_or_else(|| overflow(session.table, id, limits)))),
-    );
-    found
+    counts.into_iter().map(|(id, count)| (id, count.unwrap_or_else(|| overflow(session.table, id, limits)))).collect()
 }
 
 fn overflow(table: &str, id: i64, limits: &Limits) -> ! {

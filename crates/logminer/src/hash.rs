@@ -48,13 +48,13 @@ pub(crate) fn quick_hash(bytes: &[u8]) -> u64 {
     fold(fold(a ^ K[1], b ^ h), K[0])
 }
 
-/// [`quick_hash`] for a hash map of shapes.
+/// A hash for maps in memory by shapes, patterns and what else is one run of bytes: a third of what the standard one costs.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ShapeState;
+pub struct ShapeState;
 
 /// See [`ShapeState`].
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ShapeHasher(u64);
+pub struct ShapeHasher(u64);
 
 impl std::hash::Hasher for ShapeHasher {
     #[inline]

@@ -75,7 +75,7 @@ mod slots;
 mod weights;
 mod words;
 pub use event::{Event, Level, log_pattern, message_of, parse, shape_of_message, strip_ansi};
-pub use hash::stable_hash;
+pub use hash::{ShapeState, stable_hash};
 pub use kept::MAX_OF_STRUCTURE;
 pub use kind::Kind;
 pub use mask::{mask_json, mask_line, mask_secrets};
