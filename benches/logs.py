@@ -179,16 +179,21 @@ def literal(text: str) -> str:
     return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def small_batches(cluster: Cluster, sets: dict[str, list[str]], size: int, clients: int) -> dict[str, float]:
-    """pgbench with calls of `size` lines each, the text as a client sends it, parsed at each call."""
+def small_calls(sets: dict[str, list[str]], size: int) -> list[str]:
+    """Bodies of `size` lines each as pgbench may see them, those of each session with sources of their own."""
     names = sorted(sets)
-    scripts = []
+    bodies = []
     for seed in range(40 if size < 1000 else 3):
         # a service sends its own lines; pgbench puts its session's number for :client_id, and must not find other names behind colons
         name = names[seed % len(names)]
         entries = [{"message": re.sub(r":(?=\w)", ": ", m), "level": "INFO", "source": "SOURCE"} for _, m in stream({name: sets[name]}, size, seed)]
-        text = json.dumps({"logs": entries}).replace('":', '" :').replace("SOURCE", f"{name} of :client_id")
-        scripts.append("SELECT count(*) FROM pgedge.aggregate_logs(" + literal(text) + "::jsonb);\n")
+        bodies.append(literal(json.dumps({"logs": entries}).replace('":', '" :').replace("SOURCE", f"{name} of :client_id")))
+    return bodies
+
+
+def small_batches(cluster: Cluster, bodies: list[str], size: int, form: str, clients: int) -> dict[str, float]:
+    """pgbench with these calls, the text as a client sends it, parsed at each call."""
+    scripts = [f"SELECT count(*) FROM pgedge.aggregate_logs({body}{form});\n" for body in bodies]
     with psycopg.connect(cluster.dsn("bench"), autocommit=True) as conn:
         for script in scripts:  # learned before: the steady state counts
             for client in range(clients):
@@ -200,6 +205,19 @@ def small_batches(cluster: Cluster, sets: dict[str, list[str]], size: int, clien
         wal = conn.execute("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", (lsn,)).fetchone()[0]
         lines = conn.execute("SELECT sum(count) FROM aggregated_logs").fetchone()[0] - before
     return {"calls": tps, "rate": tps * size, "wal": float(wal) / (float(lines) / 1000)}
+
+
+def bare_updates(cluster: Cluster, bodies: list[str], clients: int) -> dict[str, float]:
+    """What is left of these calls when nothing is done but what they must leave behind: the counts and times of the same rows, by their ids."""
+    scripts = []
+    with psycopg.connect(cluster.dsn("bench"), autocommit=True) as conn:
+        for body in bodies:
+            call = f"SELECT array_agg(id ORDER BY n), array_agg(occurrences ORDER BY n) FROM pgedge.aggregate_logs({body}) WITH ORDINALITY AS o(id, p, l, s, occurrences, i, n)"
+            rows = [conn.execute(call.replace(":client_id", str(client)).encode()).fetchone() for client in range(clients)]
+            ids, counts = (["{" + ",".join(map(str, row[i])) + "}" for row in rows] for i in (0, 1))
+            scripts.append("UPDATE aggregated_logs a SET count = a.count + v.n, last_seen = greatest(a.last_seen, date_trunc('second', now())::timestamp) "
+                           f"FROM unnest((ARRAY{ids})[:client_id + 1]::int[], (ARRAY{counts})[:client_id + 1]::int[]) AS v(id, n) WHERE a.id = v.id;\n")
+    return {"calls": pgbench(cluster, scripts, clients)}
 
 
 def one_row_inserts(cluster: Cluster, clients: int) -> float:
@@ -293,10 +311,17 @@ def main() -> int:
         for clients in (1, 8):
             base = one_row_inserts(cluster, clients)
             out.append(f"| one-row INSERT | {clients} | {base:,.0f} | {base:,.0f} | 100 % | |")
-            for size in (10, 100, 10_000):
-                r = small_batches(cluster, sets, size, clients)
+            ten = small_calls(sets, 10)
+            what = [("aggregate_logs, 10 lines a call", lambda: small_batches(cluster, ten, 10, "", clients)),
+                    ("aggregate_logs, 10 lines a call, cast to jsonb", lambda: small_batches(cluster, ten, 10, "::jsonb", clients)),
+                    ("UPDATE of the rows that these get their lines in, by id", lambda: bare_updates(cluster, ten, clients)),
+                    ("aggregate_logs, 100 lines a call", lambda: small_batches(cluster, small_calls(sets, 100), 100, "", clients)),
+                    ("aggregate_logs, 10,000 lines a call", lambda: small_batches(cluster, small_calls(sets, 10_000), 10_000, "", clients))]
+            for label, run in what:
+                r = run()
                 again = one_row_inserts(cluster, clients)
-                out.append(f"| aggregate_logs, {size:,} lines a call | {clients} | {r['calls']:,.0f} | {r['rate']:,.0f} | {100 * 2 * r['calls'] / (base + again):.0f} % | {r['wal']:,.0f} |")
+                lines, wal = (f"{r[k]:,.0f}" if k in r else "" for k in ("rate", "wal"))
+                out.append(f"| {label} | {clients} | {r['calls']:,.0f} | {lines} | {100 * 2 * r['calls'] / (base + again):.0f} % | {wal} |")
                 base = again
         out.append("")
         say("== log_patterns()")

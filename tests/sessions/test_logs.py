@@ -85,6 +85,103 @@ def test_calls_within_a_second_make_no_index_entries(db):
         assert conn.execute("SELECT last_seen::text FROM aggregated_logs").fetchone()[0] == "2026-01-01 00:00:00.322456"
 
 
+def test_many_small_calls_keep_the_table_small(db):
+    """A session finds its rows again without their index; what an index scan does for the table, pruning its pages, must not be lost by it."""
+    call = "SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['link 5 is up', 'disk 7 is full'], NULL, 's')"
+    with db.connect() as conn:
+        for _ in range(3000):
+            conn.execute(call)
+        assert conn.execute("SELECT array_agg(count), pg_relation_size('aggregated_logs') FROM aggregated_logs").fetchone() == ([3000, 3000], 8192)
+        # every second each row gets an entry in each index, whose old ones are cleaned up as well
+        sizes = conn.execute("SELECT sum(pg_relation_size(indexrelid)) FROM pg_index WHERE indrelid = 'aggregated_logs'::regclass").fetchone()[0]
+        assert sizes <= 8 * 16384, sizes
+
+
+@pytest.mark.parametrize("move", [
+    "VACUUM FULL aggregated_logs",
+    "CLUSTER aggregated_logs USING idx_logs_last_seen",
+    # to the end of the table, then to its beginning; what is free behind is cut off
+    "UPDATE aggregated_logs SET metadata = jsonb_build_object('k', repeat('x', 3000)); UPDATE aggregated_logs SET metadata = NULL; VACUUM aggregated_logs;"
+    " UPDATE aggregated_logs SET last_seen = last_seen + interval '1 us'; VACUUM aggregated_logs",
+    # other rows come to stand where the known ones stood
+    "CREATE TABLE moved AS TABLE aggregated_logs; DELETE FROM aggregated_logs; VACUUM aggregated_logs;"
+    " INSERT INTO aggregated_logs SELECT * FROM moved ORDER BY id DESC; DROP TABLE moved",
+    "BEGIN; UPDATE aggregated_logs SET last_seen = last_seen + interval '1 us'; ROLLBACK; VACUUM aggregated_logs",
+    "DELETE FROM aggregated_logs; VACUUM aggregated_logs",
+    "TRUNCATE aggregated_logs",
+], ids=["rewritten", "clustered", "moved", "shuffled", "rolled back", "deleted", "truncated"])
+def test_rows_that_stand_elsewhere(db, move):
+    """Where a session last found a row is looked at, not believed."""
+    lines = [f"pump {'abcdefgh'[i] * 5} is at {i} percent" for i in range(8)]
+    call = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(%s::text[], NULL, 's')"
+    with db.connect() as conn:
+        for _ in range(3):
+            conn.execute(call, (lines,))
+        kept = not move.startswith(("TRUNCATE", "DELETE"))
+        for statement in move.split("; "):
+            conn.execute(statement)
+        for _ in range(2):
+            assert conn.execute(call, (lines[:5],)).fetchone()[0] == 5
+        assert sum(r[0] for r in conn.execute("SELECT count FROM aggregated_logs").fetchall()) == (24 if kept else 0) + 10
+    if kept:
+        one_row_each(db)
+    assert db.sql("SELECT message_pattern FROM aggregated_logs GROUP BY 1 HAVING count(*) > 1") == []
+
+
+def test_a_rolled_back_call_leaves_no_place_behind(db):
+    call = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, 's', %s)"
+    with db.connect() as conn:
+        conn.execute(call, ("2026-01-01 00:00:00Z",))
+        for n in range(1, 4):
+            with pytest.raises(psycopg.errors.DivisionByZero), conn.transaction():
+                # another last_seen: the row begins anew on its page
+                conn.execute(call, (f"2026-01-01 00:00:0{n}Z",))
+                conn.execute("SELECT 1 / 0")
+            with conn.transaction():
+                with pytest.raises(psycopg.errors.DivisionByZero), conn.transaction():
+                    conn.execute(call, (f"2026-01-01 00:00:1{n}Z",))
+                    conn.execute("SELECT 1 / 0")
+                conn.execute(call, (f"2026-01-01 00:00:2{n}Z",))
+        assert conn.execute("SELECT count, last_seen::timestamptz FROM aggregated_logs").fetchall()[0][0] == 4
+    one_row_each(db)
+
+
+def test_what_others_do_to_the_table_is_heard(db):
+    """A session looks into the catalogs again once something changed there, be it while it waits for its turn."""
+    call = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(ARRAY['link 5 is up', 'disk 7 is full'], NULL, 's')"
+    changes = [
+        "CREATE INDEX by_count ON aggregated_logs (count)",
+        "ALTER TABLE aggregated_logs ALTER COLUMN count TYPE bigint",
+        "ALTER TABLE aggregated_logs ADD CONSTRAINT once UNIQUE (id, count) DEFERRABLE INITIALLY DEFERRED",
+        "ALTER TABLE aggregated_logs DROP CONSTRAINT once, ALTER COLUMN id TYPE bigint",
+        "ALTER TABLE aggregated_logs DROP CONSTRAINT aggregated_logs_pkey; CREATE INDEX only_index ON aggregated_logs (id)",
+        "ALTER TABLE aggregated_logs RENAME COLUMN count TO n; ALTER TABLE aggregated_logs ADD COLUMN count bigint; UPDATE aggregated_logs SET count = n; ALTER TABLE aggregated_logs DROP COLUMN n",
+        "ALTER TABLE aggregated_logs ADD PRIMARY KEY (id); CREATE INDEX by_count ON aggregated_logs (count)",
+        "ALTER TABLE aggregated_logs OWNER TO pg_database_owner",
+        "CREATE TYPE other AS (a int); DROP TYPE other; VACUUM FULL aggregated_logs",
+    ]
+    with db.connect() as conn, db.connect() as other:
+        assert conn.execute(call).fetchone()[0] == 2
+        for n, change in enumerate(changes):
+            for statement in change.split("; "):
+                other.execute(statement)
+            assert conn.execute(call).fetchone()[0] == 2
+            assert conn.execute(call).fetchone()[0] == 2
+            # by the index where there is one
+            other.execute("SET enable_seqscan = off")
+            assert other.execute("SELECT count(*) FROM aggregated_logs WHERE count = %s", (2 * n + 3,)).fetchone()[0] == 2, change
+        # while it waits
+        with other.transaction():
+            other.execute(call)
+            other.execute("ALTER TABLE aggregated_logs ALTER COLUMN count TYPE integer")
+            waiting = threading.Thread(target=conn.execute, args=(call,))
+            waiting.start()
+            time.sleep(0.5)
+        waiting.join(60)
+        assert other.execute("SELECT count, pg_typeof(count)::text FROM aggregated_logs").fetchall() == [(2 * len(changes) + 3, "integer")] * 2
+    one_row_each(db)
+
+
 def test_eight_sessions_on_the_same_patterns(db):
     """No deadlock, no lost or doubled line, one row a pattern, though all sessions learn the same things at the same time."""
     calls, size = 30, 40
