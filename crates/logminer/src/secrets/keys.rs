@@ -26,7 +26,7 @@ pub(crate) enum Wants {
 use Wants::{Any, Authorization, Cookie, Opaque, Value};
 
 /// Names at the end of a key, joined; `true` when they must begin a word of it (`compass` names no `pass`).
-const NAMES: [(&[u8], bool, Wants); 56] = [
+static NAMES: [(&[u8], bool, Wants); 56] = [
     (b"password", false, Any),
     (b"passwd", false, Any),
     (b"passwort", false, Any),
@@ -85,6 +85,18 @@ const NAMES: [(&[u8], bool, Wants); 56] = [
     (b"hmac", true, Opaque),
 ];
 
+/// The names that end in a letter, as bits, by the last five bits of it: few do in any.
+static NAMES_BY_END: [u64; 32] = {
+    let mut t = [0; 32];
+    let mut i = 0;
+    while i < NAMES.len() {
+        let name = NAMES[i].0;
+        t[(name[name.len() - 1] & 31) as usize] |= 1 << i;
+        i += 1;
+    }
+    t
+};
+
 /// Longest name that is looked at, in letters and digits.
 const LONGEST: usize = 24;
 
@@ -109,9 +121,17 @@ pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
     let name = &name[at..];
     let find = |name: &[u8]| {
         let of = |&(word, whole, _): &(&[u8], bool, Wants)| {
-            name.last() == word.last() && name.ends_with(word) && (!whole || begins[at + name.len() - word.len()])
+            name.ends_with(word) && (!whole || begins[at + name.len() - word.len()])
         };
-        NAMES.iter().find(|n| of(n)).map(|n| n.2)
+        let mut ending = NAMES_BY_END[usize::from(*name.last()? & 31)];
+        while ending != 0 {
+            let found = &NAMES[ending.trailing_zeros() as usize];
+            if of(found) {
+                return Some(found.2);
+            }
+            ending &= ending - 1;
+        }
+        None
     };
     // sudo's NOPASSWD
     if name.ends_with(b"nopasswd") || name.ends_with(b"nopassword") {
