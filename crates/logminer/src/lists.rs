@@ -4,6 +4,23 @@ use crate::forms::is_word;
 use crate::kind::Kind;
 use crate::shape::{ListRun, Walk};
 
+/// A bit for each kind.
+const fn kinds<const N: usize>(kinds: [Kind; N]) -> u32 {
+    let mut bits = 0;
+    let mut k = 0;
+    while k < N {
+        bits |= 1 << kinds[k] as u32;
+        k += 1;
+    }
+    bits
+}
+
+/// What makes one list with numbers.
+const ONE_OF_NUMBERS: u32 = kinds([Kind::Num, Kind::Hex, Kind::Id]);
+/// What lists are made of.
+const LISTABLE: u32 =
+    kinds([Kind::Num, Kind::Name, Kind::Path, Kind::Ip, Kind::Size, Kind::Ver, Kind::Uuid, Kind::Mac]);
+
 impl<const SPANS: bool> Walk<'_, SPANS> {
     /// Replaces raw text `a..b` by a placeholder; three or more like values in a row become one `{LIST}`.
     pub(crate) fn emit(&mut self, kind: Kind, a: usize, b: usize) {
@@ -17,16 +34,12 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             return;
         }
         self.flush(a);
-        let class = match kind {
-            Kind::Hex | Kind::Id => Kind::Num,
-            k => k,
-        };
-        let listable = matches!(
-            class,
-            Kind::Num | Kind::Name | Kind::Path | Kind::Ip | Kind::Size | Kind::Ver | Kind::Uuid | Kind::Mac
-        );
-        let gap = self.out.get(self.list.end..).unwrap_or(b"#");
-        if listable && (self.list.kind == class || self.list.kind == Kind::List) && matches!(gap, b" " | b"," | b", ") {
+        let class = if ONE_OF_NUMBERS >> kind as u32 & 1 != 0 { Kind::Num } else { kind };
+        let listable = LISTABLE >> class as u32 & 1 != 0;
+        if listable
+            && (self.list.kind == class || self.list.kind == Kind::List)
+            && let gap @ (b" " | b"," | b", ") = self.out.get(self.list.end..).unwrap_or(b"#")
+        {
             self.list.count += 1;
             // `0,1`: numbers that nothing but a comma joins are one value, however many there are
             if self.list.count >= 3 || class == Kind::Num && gap == b"," {
@@ -91,10 +104,16 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     /// When the word `a..b` repeats the word before it up to its digits (`an14 an15`), both become a `{LIST}`.
     pub(crate) fn continues_list(&mut self, a: usize, b: usize) -> bool {
         let (w0, w1) = self.word;
-        let stem = |w: &[u8]| w.len() - w.iter().rev().take_while(|c| c.is_ascii_digit()).count();
+        if a < w1 || !matches!(&self.s[w1..a], b" " | b"," | b", ") {
+            return false;
+        }
         let (last, this) = (&self.s[w0..w1], &self.s[a..b]);
-        let like = stem(last) < last.len() && stem(this) < this.len() && last[..stem(last)] == this[..stem(this)];
-        if !like || a < w1 || !matches!(&self.s[w1..a], b" " | b"," | b", ") {
+        let numbered = |w: &[u8]| w.last().is_some_and(u8::is_ascii_digit);
+        if !numbered(last) || !numbered(this) {
+            return false;
+        }
+        let stem = |w: &[u8]| w.len() - w.iter().rev().take_while(|c| c.is_ascii_digit()).count();
+        if last[..stem(last)] != this[..stem(this)] {
             return false;
         }
         if self.list.kind == Kind::List && self.list.end == self.out.len() && self.pending == w1 {
