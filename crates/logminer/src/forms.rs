@@ -28,32 +28,39 @@ pub(crate) fn is_word(b: u8) -> bool {
 
 /// Length of the run of ASCII digits at `a`.
 pub(crate) fn digits(s: &[u8], a: usize) -> usize {
-    s[a.min(s.len())..].iter().take_while(|b| b.is_ascii_digit()).count()
+    let s = &s[a.min(s.len())..];
+    s.iter().position(|b| !b.is_ascii_digit()).unwrap_or(s.len())
 }
 
 pub(crate) fn hexes(s: &[u8], a: usize) -> usize {
-    s[a.min(s.len())..].iter().take_while(|b| b.is_ascii_hexdigit()).count()
+    let s = &s[a.min(s.len())..];
+    s.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(s.len())
 }
 
 pub(crate) fn byte(s: &[u8], i: usize) -> u8 {
     s.get(i).copied().unwrap_or(0)
 }
 
+/// The end of the number at `i`, which is at most 255 and has three digits at most.
+#[inline]
+fn octet(s: &[u8], i: usize) -> Option<usize> {
+    let four = s.get(i..).and_then(<[u8]>::first_chunk).copied();
+    let digits = u32::from_le_bytes(four.unwrap_or_else(|| [0, 1, 2, 3].map(|k| byte(s, i + k)))) ^ 0x3030_3030;
+    // a byte of more than nine has one of its upper bits, or gets one; a carry comes from such a byte alone
+    let others = (digits.wrapping_add(0x0606_0606) | digits) & 0xf0f0_f0f0;
+    let n = others.trailing_zeros() / 8;
+    let [hundreds, tens, ones, _] = digits.to_le_bytes().map(u32::from);
+    (matches!(n, 1 | 2) || n == 3 && 100 * hundreds + 10 * tens + ones <= 255).then_some(i + n as usize)
+}
+
 /// `a.b.c.d`, each 0–255, with an optional `/bits` or `:port`.
 pub(crate) fn ipv4(s: &[u8], a: usize) -> Option<usize> {
-    let mut i = a;
-    for part in 0..4 {
-        let n = digits(s, i);
-        if n == 0 || n > 3 || s[i..i + n].iter().fold(0u32, |v, b| v * 10 + u32::from(b - b'0')) > 255 {
+    let mut i = octet(s, a)?;
+    for _ in 0..3 {
+        if byte(s, i) != b'.' {
             return None;
         }
-        i += n;
-        if part < 3 {
-            if byte(s, i) != b'.' {
-                return None;
-            }
-            i += 1;
-        }
+        i = octet(s, i + 1)?;
     }
     if byte(s, i) == b'.' && is_word(byte(s, i + 1)) || !boundary(s, i) {
         return None;
@@ -341,8 +348,8 @@ fn query(s: &[u8], e: usize) -> usize {
 }
 
 /// Names with a structure: e-mail addresses, hosts with a port, dotted names of three parts. `run` is the end of the joined
-/// run at `a`; `dotted` says whether there may be a dot in it.
-pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize, dotted: bool) -> Option<(Kind, usize)> {
+/// run at `a`; there are so many dots in it.
+pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize, dots: usize) -> Option<(Kind, usize)> {
     let text = &s[a..run];
     let next = byte(s, run);
     if next == b'@' && run < b {
@@ -358,7 +365,6 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize, dotted: bool) -> O
         }
     }
     let host_port = port(s, run);
-    let dots = if dotted { text.iter().filter(|&&c| c == b'.').count() } else { 0 };
     if dots < 2 && host_port.is_none() {
         return None;
     }

@@ -231,22 +231,23 @@ pub(crate) fn is_identifier(w: &[u8]) -> bool {
     longest >= 4 || total >= 5 || changes >= 4 || has_numeric_part(w)
 }
 
-/// [`is_identifier`] of a run of word bytes, dots and dashes with these masks.
-pub(crate) fn is_identifier_of(w: &[u8], masks: Masks<u64>) -> bool {
-    let digits = masks.digits;
-    if digits == 0 || masks.forms != digits {
+/// [`is_identifier`] of a run of word bytes, dots and dashes, which has these bits in the masks.
+pub(crate) fn is_identifier_of(w: &[u8], m: &Masks<u64>, bits: u64) -> bool {
+    let digits = m.digits & bits;
+    if digits == 0 || m.forms & bits != digits {
         return false;
     }
-    if masks.dashes != 0 {
+    if m.dashes & bits != 0 {
         return is_joined_identifier(w);
     }
     let pairs = digits & digits >> 1;
     let more_than = |n: u32, bits: u64| (0..n).fold(bits, |bits, _| bits & bits.wrapping_sub(1)) != 0;
-    let changes = (digits ^ digits << 1) & !masks.underscores & !1 & (u64::MAX >> (64 - w.len()));
+    let behind_first = bits & bits.wrapping_sub(1);
+    let changes = (digits ^ digits << 1) & !m.underscores & behind_first;
     pairs & pairs >> 2 != 0
         || more_than(4, digits)
         || more_than(3, changes)
-        || masks.underscores != 0 && has_numeric_part(w)
+        || m.underscores & bits != 0 && has_numeric_part(w)
 }
 
 fn is_numeric(part: &[u8]) -> bool {

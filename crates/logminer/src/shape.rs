@@ -2,8 +2,8 @@
 
 use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
-use crate::scan::{Scan, Unit};
-use crate::secrets::{ADDRESS, HIDDEN, Hidden, hidden};
+use crate::scan::{Piece, Scan, Unit};
+use crate::secrets::{ADDRESS, HIDDEN, Hidden, hidden, hide, secrets};
 use crate::words::{is_cue, is_identity_key, is_switch};
 use crate::{dates, quantities};
 use std::borrow::Cow;
@@ -45,6 +45,9 @@ pub(crate) struct Walk<'a, const SPANS: bool> {
     pub(crate) list: ListRun,
     scan: Scan,
     pub(crate) segments: Vec<Segment>,
+    /// Whether every piece is looked at.
+    #[cfg(test)]
+    piecewise: bool,
 }
 
 /// The shape of `line`: see the crate documentation. A pure function of its bytes.
@@ -57,12 +60,15 @@ pub fn shape(line: &str) -> String {
 /// [`shape`] into a buffer that is cleared first: no allocation once the buffer has grown, unless the line holds a secret.
 pub fn shape_into(line: &str, out: &mut Vec<u8>) {
     let (read, more) = readable(line);
-    match hidden(read).text {
-        Cow::Borrowed(text) => drop(walk::<false>(text, more, out)),
-        Cow::Owned(text) => {
-            walk::<false>(&text, more, out);
-            name_secrets(out);
-        }
+    let found = secrets(read.as_bytes());
+    if found.is_empty() {
+        walk::<false>(read, more, out);
+        return;
+    }
+    let hidden = hide(read, &found);
+    walk::<false>(&hidden.text, more, out);
+    if matches!(hidden.text, Cow::Owned(_)) {
+        name_secrets(out);
     }
 }
 
@@ -111,8 +117,14 @@ fn into_string(out: Vec<u8>) -> String {
 }
 
 /// Writes the shape of `text`; `more`: there is more of the line behind it.
+#[inline(always)]
 fn walk<const SPANS: bool>(text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Segment> {
-    let unit = Unit::detect();
+    walk_by::<SPANS>(Unit::detect(), text, more, out)
+}
+
+/// [`walk`] with what the processor has, or less.
+#[inline(always)]
+fn walk_by<const SPANS: bool>(unit: Unit, text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Segment> {
     match unit {
         // SAFETY: the processor has what `unit` says.
         #[cfg(target_arch = "x86_64")]
@@ -156,7 +168,11 @@ unsafe fn walk_with<const SPANS: bool>(unit: Unit, text: &str, more: bool, out: 
         // SAFETY: the caller says so.
         scan: unsafe { Scan::new(unit) },
         segments: Vec::new(),
+        #[cfg(test)]
+        piecewise: false,
     };
+    #[cfg(test)]
+    tests::PIECEWISE.with(|piecewise| w.piecewise = piecewise.get());
     let reached = w.run();
     if more || !text[reached..].trim_ascii().is_empty() {
         w.rest(reached, text.len());
@@ -196,30 +212,29 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     #[inline(always)]
     fn run(&mut self) -> usize {
         let n = self.s.len();
-        let mut i = 0;
-        while i < n {
-            let (end, forms) = self.scan.chunk(self.s, i);
-            let mut stop = 0;
-            if end > i {
-                i = if forms { self.chunk(i, end) } else { self.plain(i, end) };
-                stop = i;
-                // one blank between words stays as it is
-                if let Some(&[b' ', next]) = self.s.get(i..).and_then(<[u8]>::first_chunk)
-                    && byte_class(next) & SPACE == 0
-                {
-                    i += 1;
-                }
-            } else if byte_class(self.s[i]) & SPACE != 0 {
-                i = self.space(i);
-            } else {
-                i = self.delimiter(i);
-            }
-            if i > MAX_SHAPE / 7 && i < n && self.is_full(i) {
-                // before the blank, had it been full there
-                if stop > 0 && self.is_full(stop) {
-                    i = stop;
-                }
+        let mut i = match self.s.first() {
+            Some(&b) if byte_class(b) & SPACE != 0 => self.space(0),
+            _ => 0,
+        };
+        'line: while i < n {
+            let mut piece = self.next(i);
+            if piece.start >= n {
+                i = n;
                 break;
+            }
+            loop {
+                i = self.step(piece);
+                if i > MAX_SHAPE / 7 && i < n && self.is_full(i) {
+                    break 'line;
+                }
+                // what stands one blank behind `user` may be a name
+                if self.word.1 != i || &self.s[self.word.0..i] != b"user" || i + 1 >= n || self.is_full(i + 1) {
+                    break;
+                }
+                piece = self.scan.piece(self.s, i + 1);
+                if self.s[i] != b' ' || piece.end == piece.start {
+                    break;
+                }
             }
         }
         let end = i;
@@ -229,6 +244,36 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         self.flush(i);
         self.pending = end;
         end
+    }
+
+    /// What has to be looked at next from `i` on. Passes over what stays as it is, up to where a shape may be full, as that is asked behind each
+    /// word.
+    #[inline(always)]
+    fn next(&mut self, i: usize) -> Piece {
+        #[cfg(test)]
+        if self.piecewise {
+            return self.scan.piece(self.s, i);
+        }
+        let mut word = self.word;
+        let piece = self.scan.next(self.s, i, &mut word);
+        if piece.start > i && self.is_full(piece.start) {
+            return self.scan.piece(self.s, i);
+        }
+        self.word = word;
+        piece
+    }
+
+    /// Reads a chunk or a delimiter. Answers where reading goes on.
+    #[inline(always)]
+    fn step(&mut self, Piece { start, end, bits }: Piece) -> usize {
+        if end == start {
+            return if byte_class(self.s[start]) & SPACE != 0 { self.space(start) } else { self.delimiter(start) };
+        }
+        let plain = match bits {
+            Some(bits) => self.scan.masks().forms & bits == 0,
+            None => self.s[start..end].iter().all(|&b| byte_class(b) & (DIGIT | DOT | MARK) == 0),
+        };
+        if plain { self.plain(start, end) } else { self.chunk(start, end, bits) }
     }
 
     /// Whether what is written, and what is still pending up to `i`, is more than a shape may have.
@@ -244,7 +289,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     /// Writes the pending literal text up to `to`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flush(&mut self, to: usize) {
         if self.pending < to {
             let from = self.out.len();
@@ -264,6 +309,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn emit_text(&mut self, kind: Kind, a: usize, b: usize) {
         let from = self.out.len();
         // eight bytes at once and some taken back: cheaper than a copy of so many as there are
@@ -352,7 +398,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Email, a, b);
         } else if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
             self.emit(Kind::Id, a, b);
-        } else if len >= 8 && self.s[a].is_ascii_hexdigit() && quantities::is_hex(&self.s[a..b]) {
+        } else if self.is_hex(a, b) {
             self.emit(Kind::Hex, a, b);
         }
         self.remember(a, b);
@@ -440,36 +486,34 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
     }
 
-    /// A chunk with digits, dots or marks. Answers where reading goes on (a date may run past the chunk).
+    /// A chunk with digits, dots or marks, and its bits in the masks. Answers where reading goes on (a date may run past the chunk).
     #[inline(always)]
-    fn chunk(&mut self, start: usize, end: usize) -> usize {
-        let masks = self.scan.masks(start, end);
-        if let Some(m) = masks {
+    fn chunk(&mut self, start: usize, end: usize, bits: Option<u64>) -> usize {
+        let m = self.scan.masks();
+        let (b, seen) = if let Some(bits) = bits {
             // nothing but digits, perhaps with a sign
-            let signed = u32::from(self.s[start] == b'-');
-            let n = (end - start) as u32 - signed;
-            if (m.digits >> signed).trailing_ones() == n && n > 0 {
+            let others = bits & !m.digits;
+            if others & !(m.dashes & bits & bits.wrapping_neg()) == 0 {
                 let kind = if self.cued(start) { Kind::Id } else { Kind::Num };
                 self.emit(kind, start, end);
                 return end;
             }
-        }
-        let mut b = end;
-        while b > start && matches!(self.s[b - 1], b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$')
-        {
-            b -= 1;
-        }
-        if let Some(m) = masks
-            && b > start
-            && (m.forms | m.dashes) & (u64::MAX >> (64 - (b - start))) == 0
-        {
-            // a plain word with a dot, a colon or the like behind it
-            let e = self.letters(start, b, false);
-            return if e > b { e } else { end };
-        }
-        let seen = match masks {
-            Some(m) => m.classes(),
-            None => self.s[start..end].iter().fold(0, |seen, &b| seen | byte_class(b)),
+            let closing = m.forms & !(m.digits | m.slashes) | m.dashes;
+            let kept = bits & !closing;
+            let b = end - (kept.leading_zeros().min(64) - bits.leading_zeros()) as usize;
+            let b = b.max(start);
+            if b > start && (m.forms | m.dashes) & bits & (u64::MAX >> (kept.leading_zeros() & 63)) == 0 {
+                // a plain word with a dot, a colon or the like behind it
+                let e = self.letters(start, b, false);
+                return if e > b { e } else { end };
+            }
+            // most have no mark: that is seen at once
+            (b, if m.forms & bits == m.digits & bits { CHUNK | DIGIT } else { m.classes(bits) })
+        } else {
+            let closing = |b: &u8| matches!(b, b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$');
+            let chunk = &self.s[start..end];
+            let closed = chunk.iter().rev().take_while(|b| closing(b)).count();
+            (end - closed, chunk.iter().fold(0, |seen, &b| seen | byte_class(b)))
         };
         if seen & SLASH != 0
             && seen & COLON != 0
@@ -544,6 +588,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 return e;
             }
             if (seen & COLON != 0 || s.get(a + 2) == Some(&b'-'))
+                && self.may_be_hex_groups(a)
                 && let Some((kind, e)) = forms::hex_groups(s, a)
             {
                 self.emit(kind, a, e);
@@ -553,6 +598,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let run = self.joined_run(a + signed, b);
         // `2024-01-15T10:30` is no host with a port
         if c.is_ascii_digit()
+            && self.may_be_date(a + signed)
             && let Some(e) = dates::date(s, a + signed)
         {
             self.emit(Kind::Time, a, e);
@@ -561,7 +607,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         if signed == 0
             && seen & (DOT | MARK) != 0
             && self.may_be_named(a, run, seen)
-            && let Some((kind, e)) = forms::named(s, a, run, b, seen & DOT != 0)
+            && let Some((kind, e)) = forms::named(s, a, run, b, self.dots(a, run))
         {
             self.emit(kind, a, e);
             return e;
@@ -578,12 +624,17 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     /// A token that begins with a digit (at `a + signed`).
+    #[inline(always)]
     fn number(&mut self, a: usize, signed: usize, run: usize, b: usize, seen: u8) -> usize {
         let s = self.s;
         let d = a + signed;
         // before times: `1:19.1.7-3` has an epoch
         if signed == 0
             && seen & (DOT | MARK) != 0
+            && self.scan.bits(d, b).is_none_or(|bits| {
+                let m = self.scan.masks();
+                (m.dashes | m.other_marks()) & bits != 0
+            })
             && let Some(e) = quantities::package_version(s, d, b)
         {
             self.emit(Kind::Ver, a, e);
@@ -596,7 +647,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             return e;
         }
         if seen & DOT != 0
-            && self.scan.masks(d, run).is_none_or(|m| at_least::<3>(m.dots))
+            && self.scan.bits(d, run).is_none_or(|bits| at_least::<3>(self.scan.masks().dots & bits))
             && let Some(e) = forms::ipv4(s, d)
         {
             self.emit(Kind::Ip, a, e);
@@ -614,42 +665,19 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     }
 
     /// A token of letters, digits, dots, dashes and underscores that begins with a letter. `digits`: its chunk holds some.
+    #[inline(always)]
     fn letters(&mut self, a: usize, run: usize, digits: bool) -> usize {
         let s = self.s;
         let piece = self.scan.word_end(a).unwrap_or_else(|| forms::word_end(s, a));
-        let word = &s[a..piece];
-        if digits
-            && piece == run
-            && let Some(e) = forms::port_name(s, a, run)
-        {
-            self.emit(Kind::Id, a, e);
+        let hex = self.is_hex(a, piece);
+        if digits && let Some(e) = self.numbered(a, piece, run, hex) {
             return e;
         }
-        if digits && self.is_identifier(a, run) && !(piece == run && quantities::is_hex(word)) {
-            self.emit(Kind::Id, a, run);
-            return run;
-        }
-        if digits && word.iter().any(u8::is_ascii_digit) {
-            if quantities::is_hex(word) {
-                self.emit(Kind::Hex, a, piece);
-                return piece;
-            }
-            if quantities::is_version(s, a, run) {
-                self.emit(Kind::Ver, a, run);
-                return run;
-            }
-            if piece != run && self.is_identifier(a, piece) {
-                self.emit(Kind::Id, a, piece);
-                return piece;
-            }
-            if self.continues_list(a, piece) {
-                self.remember(a, piece);
-                return piece;
-            }
-        } else if quantities::is_hex(word) {
+        if hex {
             self.emit(Kind::Hex, a, piece);
             return piece;
-        } else if may_be_short_word(word[0], word.len())
+        }
+        if may_be_short_word(s[a], piece - a)
             && let Some(e) = self.short_word(a, piece)
         {
             return e;
@@ -666,6 +694,66 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         piece
     }
 
+    /// [`Self::letters`] of a chunk with digits: an identifier, a version, or one of a row of numbered names.
+    #[inline(always)]
+    fn numbered(&mut self, a: usize, piece: usize, run: usize, hex: bool) -> Option<usize> {
+        let s = self.s;
+        if piece == run
+            && let Some(e) = forms::port_name(s, a, run)
+        {
+            self.emit(Kind::Id, a, e);
+            return Some(e);
+        }
+        if !(piece == run && hex) && self.is_identifier(a, run) {
+            self.emit(Kind::Id, a, run);
+            return Some(run);
+        }
+        if hex || !self.has_digits(a, piece) {
+            return None;
+        }
+        if quantities::is_version(s, a, run) {
+            self.emit(Kind::Ver, a, run);
+            return Some(run);
+        }
+        if piece != run && self.is_identifier(a, piece) {
+            self.emit(Kind::Id, a, piece);
+            return Some(piece);
+        }
+        if self.continues_list(a, piece) {
+            self.remember(a, piece);
+            return Some(piece);
+        }
+        None
+    }
+
+    /// Whether [`forms::hex_groups`] may find something at `a`: what separates groups stands behind at most four digits.
+    #[inline(always)]
+    fn may_be_hex_groups(&self, a: usize) -> bool {
+        self.scan.hexes_end(a).is_none_or(|e| {
+            let sep = forms::byte(self.s, e);
+            e - a <= 4 && (sep == b':' || sep == b'-' && e - a == 2)
+        })
+    }
+
+    /// Whether [`dates::date`] may find something at the digit `d`: what separates its parts stands behind the first one.
+    #[inline(always)]
+    fn may_be_date(&self, d: usize) -> bool {
+        self.scan.digits_end(d).is_none_or(|e| match forms::byte(self.s, e) {
+            b'-' | b'/' => e - d <= 4,
+            b'.' => e - d == 4,
+            _ => false,
+        })
+    }
+
+    /// The number of dots in the joined run `a..run`.
+    #[inline]
+    fn dots(&self, a: usize, run: usize) -> usize {
+        match self.scan.bits(a, run) {
+            Some(bits) => (self.scan.masks().dots & bits).count_ones() as usize,
+            None => self.s[a..run].iter().filter(|&&c| c == b'.').count(),
+        }
+    }
+
     /// Whether [`forms::named`] may find something in the joined run `a..run`: two dots, or a mark behind it; never in numbers with dots.
     #[inline(always)]
     fn may_be_named(&self, a: usize, run: usize, seen: u8) -> bool {
@@ -673,16 +761,21 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         if next == b'@' {
             return true;
         }
-        let Some(m) = self.scan.masks(a, run) else { return true };
-        let numeric = m.digits | m.dots == u64::MAX >> (64 - (run - a));
-        !numeric && (next == b':' || seen & DOT != 0 && at_least::<2>(m.dots))
+        let Some(bits) = self.scan.bits(a, run) else { return true };
+        let m = self.scan.masks();
+        let numeric = bits & !(m.digits | m.dots) == 0;
+        let port = next == b':' && forms::byte(self.s, run + 1).is_ascii_digit();
+        !numeric && (port || seen & DOT != 0 && at_least::<2>(m.dots & bits))
     }
 
     /// [`forms::joined_run`] from the masks.
-    #[inline]
+    #[inline(always)]
     fn joined_run(&self, a: usize, b: usize) -> usize {
-        let Some(e) = self.scan.joined_end(a) else { return forms::joined_run(self.s, a, b) };
-        let mut e = e.min(b);
+        let Some(mut e) = self.scan.joined_end(a) else { return forms::joined_run(self.s, a, b) };
+        // the chunk ends in neither
+        if e >= b {
+            return b;
+        }
         while e > a && matches!(self.s[e - 1], b'.' | b'-') {
             e -= 1;
         }
@@ -692,18 +785,160 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     /// [`quantities::is_identifier`] of the joined run `a..b`.
     #[inline]
     fn is_identifier(&self, a: usize, b: usize) -> bool {
-        match self.scan.masks(a, b) {
-            Some(masks) => quantities::is_identifier_of(&self.s[a..b], masks),
+        match self.scan.bits(a, b) {
+            Some(bits) => quantities::is_identifier_of(&self.s[a..b], self.scan.masks(), bits),
             None => quantities::is_identifier(&self.s[a..b]),
         }
     }
 
+    /// Whether there are digits in the word `a..b`.
+    #[inline]
+    fn has_digits(&self, a: usize, b: usize) -> bool {
+        match self.scan.bits(a, b) {
+            Some(bits) => self.scan.masks().digits & bits != 0,
+            None => self.s[a..b].iter().any(u8::is_ascii_digit),
+        }
+    }
+
+    /// [`quantities::is_hex`] of the word `a..b`.
+    #[inline]
+    fn is_hex(&self, a: usize, b: usize) -> bool {
+        let Some(bits) = self.scan.bits(a, b) else { return quantities::is_hex(&self.s[a..b]) };
+        let m = self.scan.masks();
+        let (digits, letters) = (m.digits & bits, m.hexes & bits);
+        b - a >= 6 && digits | letters == bits && letters != 0 && (digits != 0 || b - a >= 8)
+    }
+
     /// Whether the word before the number at `a` makes it an identifier.
+    #[inline(always)]
     fn cued(&self, a: usize) -> bool {
         let (w0, w1) = self.word;
-        if w1 == w0 || a < w1 || a - w1 > 3 || a == w1 {
-            return false;
+        let between = |b: &u8| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'[');
+        w1 > w0 && (1..=3).contains(&a.wrapping_sub(w1)) && is_cue(&self.s[w0..w1]) && self.s[w1..a].iter().all(between)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Whether walks of this thread look at every piece.
+        pub(super) static PIECEWISE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// What is joined to lines: words that are more than words, what stands before and behind them, and what is near to a form.
+    const PARTS: [&str; 84] = [
+        "the",
+        "from",
+        "of",
+        "on",
+        "Off",
+        "true",
+        "no",
+        "null",
+        "user",
+        "for",
+        "invalid",
+        "root",
+        "pid",
+        "id",
+        "deadbeef",
+        "beefy",
+        "abcdefab",
+        "Mon",
+        "Jan",
+        "May",
+        "12",
+        "7",
+        "10.0.0.1",
+        "eth0",
+        "an14",
+        "an15",
+        "a-b",
+        "on-off",
+        "x_y",
+        "foo.bar",
+        "v1.2",
+        "é",
+        "日本",
+        HIDDEN,
+        ADDRESS,
+        "{ID}",
+        "{",
+        "}",
+        "<",
+        "<1 sec",
+        "</x",
+        "/etc/x",
+        "C:\\x",
+        "=",
+        "=\"a b\"",
+        "\"",
+        ",",
+        ";",
+        "(",
+        ")",
+        "[",
+        "]",
+        ":",
+        ".",
+        "..",
+        "-",
+        "--",
+        "_",
+        "+",
+        "%",
+        "*",
+        "**",
+        "@",
+        "#",
+        "~",
+        "$",
+        " ",
+        " ",
+        " ",
+        " ",
+        " ",
+        " ",
+        "  ",
+        "\t",
+        " \t",
+        "\u{7f}",
+        "\u{1}",
+        "a@b.org",
+        "http://h/x?y",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "00:11:22:33:44:55",
+        "a.b.c",
+        "wordwordwordwordwordwordwordword",
+        "0x1f",
+    ];
+
+    #[test]
+    fn what_is_passed_over_is_nothing_but_words() {
+        let mut units = vec![Unit::Base, Unit::detect()];
+        #[cfg(target_arch = "x86_64")]
+        if Unit::detect() == Unit::Avx512 {
+            units.push(Unit::Avx2);
         }
-        self.s[w1..a].iter().all(|b| matches!(b, b' ' | b'=' | b':' | b'#' | b'(' | b'[')) && is_cue(&self.s[w0..w1])
+        let mut seed = 3u64;
+        let mut below = |n: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize % n
+        };
+        let (mut expected, mut out) = (Vec::new(), Vec::new());
+        for round in 0..30_000 {
+            let parts = below(if round % 50 == 0 { 900 } else { 40 });
+            let line: String = (0..parts).map(|_| PARTS[below(PARTS.len())]).collect();
+            PIECEWISE.set(true);
+            let segments = walk_by::<true>(Unit::Base, &line, false, &mut expected);
+            PIECEWISE.set(false);
+            for &unit in &units {
+                assert_eq!(walk_by::<true>(unit, &line, false, &mut out), segments, "{unit:?}: {line:?}");
+                assert_eq!(out.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{unit:?}: {line:?}");
+            }
+        }
     }
 }

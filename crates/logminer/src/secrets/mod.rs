@@ -56,6 +56,7 @@ impl Secret {
 }
 
 /// The secrets of a text without colour codes, in order; they do not overlap. Numbers of cards are not among them: see [`numbers`].
+#[inline]
 pub(crate) fn secrets(s: &[u8]) -> Vec<Secret> {
     let mut found: Vec<Secret> = Vec::new();
     stems::each(s, &mut |at| {
@@ -94,9 +95,12 @@ pub(crate) struct Hidden<'a> {
 }
 
 /// Hides the secrets of a line.
-#[inline]
 pub(crate) fn hidden(line: &str) -> Hidden<'_> {
-    let found = secrets(line.as_bytes());
+    hide(line, &secrets(line.as_bytes()))
+}
+
+/// Hides the secrets that were found in a line.
+pub(crate) fn hide<'a>(line: &'a str, found: &[Secret]) -> Hidden<'a> {
     if found.is_empty() {
         return Hidden { text: Cow::Borrowed(line), addresses: Vec::new() };
     }
@@ -186,12 +190,15 @@ fn is_quote(b: u8) -> bool {
 
 /// The length of the run of bytes from `i` on that are of a kind, at most `most`.
 fn run(s: &[u8], i: usize, most: usize, of: impl Fn(u8) -> bool) -> usize {
-    s[i.min(s.len())..].iter().take(most).take_while(|b| of(**b)).count()
+    let s = &s[i.min(s.len())..];
+    let s = &s[..most.min(s.len())];
+    s.iter().position(|b| !of(*b)).unwrap_or(s.len())
 }
 
 /// The same before `i`.
 fn run_before(s: &[u8], i: usize, most: usize, of: impl Fn(u8) -> bool) -> usize {
-    s[..i].iter().rev().take(most).take_while(|b| of(**b)).count()
+    let s = &s[i.saturating_sub(most)..i];
+    s.iter().rev().position(|b| !of(*b)).unwrap_or(s.len())
 }
 
 /// Behind a few blanks.

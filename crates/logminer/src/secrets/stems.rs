@@ -159,8 +159,8 @@ fn account(four: [u8; 4]) -> bool {
 #[inline]
 pub(crate) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") {
-        // SAFETY: the processor has AVX2 and BMI1.
+    if crate::scan::Unit::detect() != crate::scan::Unit::Base {
+        // SAFETY: all units but the base have AVX2 and BMI1.
         return unsafe { avx2::each(s, visit) };
     }
     #[cfg(target_arch = "aarch64")]
