@@ -105,7 +105,7 @@ CREATE FUNCTION pgedge.batch_search(queries vector[], k integer DEFAULT 10, metr
 RETURNS TABLE (query_no integer, rank integer, id text, similarity real)
 LANGUAGE c STABLE PARALLEL UNSAFE COST 100000 ROWS 1000 AS 'MODULE_PATHNAME', 'pgedge_batch_search';
 COMMENT ON FUNCTION pgedge.batch_search(vector[], integer, text, real, text, regclass, name, name) IS
-'The k best rows of a relation (the table vectors unless one is named) for each of many queries: exact, by PostgreSQL''s own parallel scan, in the snapshot and with the privileges and row-level security of the caller. Queries are taken in blocks that fit in work_mem. NULL queries and NULL embeddings find nothing. Errors: 22023 k, metric or min_similarity; 22000 different dimensions; 22004 a NULL id or argument; 42P01, 42809, 42703, 42804, 42883 relation or columns; 42501 no permission.';
+'The k best rows of a relation (the table vectors unless one is named) for each of many queries: exact, in parallel where that is faster, in the snapshot and with the privileges and row-level security of the caller. Queries are taken in blocks that fit in work_mem. NULL queries and NULL embeddings find nothing. Errors: 22023 k, metric or min_similarity; 22000 different dimensions; 22004 a NULL id or argument; 42P01, 42809, 42703, 42804, 42883 relation or columns; 42501 no permission.';
 
 CREATE FUNCTION pgedge.similar_pairs(min_similarity real DEFAULT 0.95, source text DEFAULT NULL, max_pairs bigint DEFAULT NULL,
     relation regclass DEFAULT NULL, embedding_column name DEFAULT 'embedding', id_column name DEFAULT 'id', metric text DEFAULT 'cosine')
