@@ -71,7 +71,8 @@ fn top_k_trans<T: RowElement>(call: &mut Call) -> pg_sys::Datum {
             return state; // no queries, in no number of dimensions
         }
         let Group { state, prefetch, .. } = group;
-        state.row(id, embedding, |state, row: &[T]| {
+        state.row(id, embedding, |state, row: Option<&[T]>| {
+            let Some(row) = row else { return state.waiting.note(embedding) };
             let (at, bytes) = (row.as_ptr().cast(), size_of_val(row));
             match state.ahead() {
                 Some((ahead, tile)) => prefetch.note_for(at, bytes, ahead, tile),

@@ -104,8 +104,12 @@ impl<'a> Reader<'a> {
             unsafe {
                 match waiting.take(row, embedding) {
                     Err(row) => with_embedding(embedding, |vector| each(row, vector)),
-                    Ok(()) if waiting.is_full() => waiting.fetch(&mut each),
-                    Ok(()) => {}
+                    Ok(()) => {
+                        waiting.note(embedding);
+                        if waiting.is_full() {
+                            waiting.fetch(&mut each);
+                        }
+                    }
                 }
             }
         });

@@ -1,11 +1,12 @@
 //! A plain table, read page by page and without the executor.
 //!
 //! A scan by the executor takes a row at a time through the scan, the projection and the aggregate, in the order of the line pointers, which is that
-//! of falling addresses. That cost more than reading the memory. Here the server's own page routine pins a page, prunes it and says which of its tuples the
-//! snapshot sees, as for any sequential scan; the tuples are then taken in the order in which they lie.
+//! of falling addresses. That cost more than reading the memory. Here a page is pinned, pruned, and its tuples are looked at under its lock with the server's
+//! own visibility rules, as the server's sequential scan does it (`heapgetpage`); those that the snapshot sees are then taken in the order in which they lie.
+//! Pages are pinned a little ahead, so that their memory can be asked for while other rows are scored.
 //!
 //! What the executor would do beyond that is left to it: row-level security, children and partitions, views, conditions, other access methods, parallel
-//! plans, serializable transactions, and extensions that watch what is read ([`Heap::open`]).
+//! plans, serializable transactions, snapshots that may be too old, and extensions that watch what is read ([`Heap::open`]).
 use core::ptr::null_mut;
 use std::collections::VecDeque;
 
@@ -116,11 +117,10 @@ impl Heap {
                 let [id, embedding] = self.columns.read(&tuple);
                 let Some(embedding) = embedding else { continue };
                 let Some(id) = id else { super::null_id() };
-                state.row(id, embedding, |state, _: &[T]| {
-                    if let Some((ahead, _)) = state.ahead() {
-                        ahead.ask();
-                    }
-                });
+                if let Some((ahead, _)) = state.ahead() {
+                    ahead.ask();
+                }
+                state.row(id, embedding, |_, _: Option<&[T]>| {});
             }
         }
     }
@@ -146,6 +146,7 @@ unsafe fn may_be_read(relation: pg_sys::Relation) -> bool {
                 != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
             && (&raw const pg_sys::ExecutorCheckPerms_hook).read().is_none()
             && pg_sys::XactIsoLevel != pg_sys::XACT_SERIALIZABLE as i32
+            && pg_sys::old_snapshot_threshold < 0
     }
 }
 

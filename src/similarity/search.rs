@@ -1,4 +1,5 @@
 //! `batch_search`: a relation searched for a block of queries at a time.
+#[cfg(feature = "pg16")]
 use half::f16;
 use pgedge_similarity::{Hit, Simd, queries_for_budget};
 use pgrx::pg_sys;
@@ -12,7 +13,9 @@ use super::heap::Heap;
 use super::id::{Id, IdType};
 use super::relation::{Source, VectorTypes, Wanted};
 use super::spi::{Statement, free};
-use super::state::{Batch, State};
+use super::state::State;
+#[cfg(feature = "pg16")]
+use super::state::{Batch, RowElement};
 use super::{limit_of, metric_named, positive_k};
 
 /// What a search asks for, beside the queries.
@@ -71,12 +74,8 @@ impl Question<'_> {
     /// embedding. Needs an SPI connection.
     fn ask(&self, source: &Source, types: &VectorTypes, queries: &Block<'_>) -> Option<State> {
         #[cfg(feature = "pg16")]
-        if let Some(heap) = Heap::open(source) {
-            let state = heap.beats_workers(queries.count()).then(|| self.ask_heap(source, &heap, queries));
-            heap.close();
-            if state.is_some() {
-                return state;
-            }
+        if let Some(state) = self.ask_heap(source, queries) {
+            return Some(state);
         }
         let array = queries.array.unwrap_or_else(|| vector_array(queries.values, queries.dim, types.vector));
         let state = self.ask_executor(source, types, array);
@@ -87,20 +86,27 @@ impl Question<'_> {
         state
     }
 
-    /// In this process, page by page.
+    /// In this process, page by page; `None` when the executor must do it, or is faster.
     #[cfg(feature = "pg16")]
-    fn ask_heap(&self, source: &Source, heap: &Heap, queries: &Block<'_>) -> State {
-        let batch = Batch::new(metric_named(self.metric), queries.flat());
-        let (ids, k, limit) = (source.id_type, self.k, self.limit);
-        if source.half {
-            let mut state = State::new::<f16>(&batch, ids, k, limit, true);
-            heap.search::<f16>(&mut state);
-            state
-        } else {
-            let mut state = State::new::<f32>(&batch, ids, k, limit, true);
-            heap.search::<f32>(&mut state);
-            state
-        }
+    fn ask_heap(&self, source: &Source, queries: &Block<'_>) -> Option<State> {
+        let heap = Heap::open(source)?;
+        let state = heap.beats_workers(queries.count()).then(|| {
+            let batch = Batch::new(metric_named(self.metric), queries.flat());
+            if source.half {
+                self.search::<f16>(source, &heap, &batch)
+            } else {
+                self.search::<f32>(source, &heap, &batch)
+            }
+        });
+        heap.close();
+        state
+    }
+
+    #[cfg(feature = "pg16")]
+    fn search<T: RowElement>(&self, source: &Source, heap: &Heap, batch: &Batch) -> State {
+        let mut state = State::new::<T>(batch, source.id_type, self.k, self.limit, true);
+        heap.search::<T>(&mut state);
+        state
     }
 
     /// By a plan of the server's, which may be parallel.
@@ -138,6 +144,7 @@ struct Block<'a> {
     array: Option<pg_sys::Datum>,
 }
 
+#[cfg(feature = "pg16")]
 impl Block<'_> {
     fn count(&self) -> usize {
         self.values.len() / self.dim

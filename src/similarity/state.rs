@@ -148,8 +148,8 @@ impl State {
         }
     }
 
-    /// A row as it lies in its table, or as an expression gave it. One whose embedding is out of line waits. `near` is told where an embedding lies
-    /// that does not.
+    /// A row as it lies in its table, or as an expression gave it. One whose embedding is out of line waits. `note` gets the elements of an embedding that
+    /// does not, before they are read.
     ///
     /// # Safety
     /// `id` must be a value of the ids' type, and `embedding` one of pgvector's with such elements, of a row that the statement's snapshot sees.
@@ -158,18 +158,21 @@ impl State {
         &mut self,
         id: pg_sys::Datum,
         embedding: pg_sys::Datum,
-        near: impl FnOnce(&mut State, &[T]),
+        note: impl FnOnce(&mut State, Option<&[T]>),
     ) {
         // SAFETY: the caller's promise.
         unsafe {
             let id = self.ids.read(id);
             if let Err(id) = self.waiting.take(id, embedding) {
                 with_embedding(embedding, |row| {
-                    near(self, row);
+                    note(self, Some(row));
                     self.push(id, row);
                 });
-            } else if self.waiting.is_full() {
-                self.fetch();
+            } else {
+                note(self, None);
+                if self.waiting.is_full() {
+                    self.fetch();
+                }
             }
         }
     }

@@ -100,12 +100,17 @@ impl<I> Waiting<I> {
         // SAFETY: the caller's promise.
         match unsafe { Pointer::of(datum) } {
             Some(pointer) => {
-                self.pointers.note(datum.cast_mut_ptr(), BYTES);
                 self.rows.push((pointer, Some(id)));
                 Ok(())
             }
             None => Err(id),
         }
+    }
+
+    /// Asks for the memory of rows to come, in a scan of rows like the one with this pointer.
+    #[inline]
+    pub fn note(&mut self, datum: pg_sys::Datum) {
+        self.pointers.note(datum.cast_mut_ptr(), BYTES);
     }
 
     /// Whether it is time to fetch.
