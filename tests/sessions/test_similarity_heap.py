@@ -194,7 +194,7 @@ def make_random_table(conn, rng: random.Random) -> tuple[str, int]:
     return "; ".join(s[:300] for s in story), dim
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_tables_of_any_definition_and_history(db, seed):
     """Columns of all lengths and alignments, dropped and added ones, updates, deletes, aborted inserts, out of line or compressed: as the executor reads them."""
     with db.connect() as conn:
@@ -539,7 +539,7 @@ def test_what_always_holds_is_seen_to_hold_while_others_write(db):
         conn.execute("CREATE TABLE t (id int PRIMARY KEY, note text, embedding vector(40), filler text) WITH (fillfactor = 70)")
         conn.execute(f"INSERT INTO t SELECT i, 'n', array_fill(CASE WHEN i <= {marked} THEN 9 ELSE i % 5 END, ARRAY[40])::real[]::vector, CASE WHEN i % 3 = 0 THEN repeat(md5(i::text), 60) END FROM generate_series(1, {rows}) i")
         conn.execute("ALTER TABLE t ALTER COLUMN filler SET STORAGE EXTERNAL")
-    until, faults, done = time.monotonic() + 3.5, [], {"searches": 0, "writes": 0, "vacuums": 0}
+    until, faults, done = time.monotonic() + 2.5, [], {"searches": 0, "writes": 0, "vacuums": 0}
     mark = "array_fill(9, ARRAY[40])::real[]::vector"
 
     def loop(kind, step):
@@ -798,6 +798,74 @@ def test_standby(tiny):
         assert complaints(standby) == []
     finally:
         standby.destroy()
+
+
+def restart(server: Cluster, settings: str) -> psycopg.Connection:
+    server.stop()
+    with open(server.data / "postgresql.conf", "a", encoding="utf-8") as f:
+        f.write(settings)
+    server.start()
+    conn = psycopg.connect(server.dsn(), autocommit=True)
+    conn.execute(SERIAL + "; SET stats_fetch_consistency = none")
+    return conn
+
+
+def pages(conn, table: str, column: str) -> int:
+    """A column of pg_statio_user_tables."""
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    return conn.execute(f"SELECT {column} FROM pg_statio_user_tables WHERE relid = %s::regclass", (table,)).fetchone()[0]
+
+
+def test_what_is_searched_often_stays_cached(tiny):
+    """As with sequential scans: pages that are used again and again are the last to go, and where they were found is counted."""
+    with restart(tiny, "shared_buffers = 16MB\nmax_connections = 10\n") as conn:
+        conn.execute("CREATE TABLE hot AS SELECT i AS id, array_fill(i % 10 + 1, ARRAY[300])::real[]::vector AS embedding FROM generate_series(1, 2400) i; CREATE VIEW vhot AS TABLE hot")
+        for n in range(6):
+            conn.execute(f"CREATE TABLE other{n} AS SELECT i, repeat('x', 1900) FROM generate_series(1, 1800) i")
+            conn.execute(f"VACUUM other{n}")
+        conn.execute("VACUUM hot")
+        counted = {}
+        for relation in ("vhot", "hot"):
+            for n in (*range(6), *range(6)):
+                conn.execute(f"SELECT count(*) FROM other{n}")
+            search(conn, relation, "ARRAY[array_fill(3, ARRAY[300])::real[]::vector]", 3)
+            hits = pages(conn, "hot", "heap_blks_hit")
+            for _ in range(30):
+                search(conn, relation, "ARRAY[array_fill(3, ARRAY[300])::real[]::vector]", 3)
+            counted[relation] = pages(conn, "hot", "heap_blks_hit") - hits
+            for n in range(4):
+                conn.execute(f"SELECT count(*) FROM other{n}")
+            hits = pages(conn, "hot", "heap_blks_read")
+            conn.execute("SELECT count(*) FROM hot")
+            assert pages(conn, "hot", "heap_blks_read") - hits < 100, relation
+        assert counted["hot"] == counted["vhot"]
+
+
+def test_a_large_table_displaces_nothing(tiny):
+    """One larger than a quarter of the cache goes through a ring of 32 buffers, however many pages of it are pinned ahead."""
+    many = "(SELECT array_agg(array_fill(3 + i, ARRAY[1900])::real[]::vector) FROM generate_series(1, 64) i)"
+    with restart(tiny, "shared_buffers = 16MB\nmax_connections = 10\n") as conn:
+        conn.execute("CREATE TABLE kept AS SELECT i, repeat('x', 1900) FROM generate_series(1, 1800) i")
+        conn.execute("CREATE TABLE large (id int, embedding vector(1900)); ALTER TABLE large ALTER COLUMN embedding SET STORAGE plain;"
+                     " INSERT INTO large SELECT i, array_fill(i % 10 + 1, ARRAY[1900])::real[]::vector FROM generate_series(1, 4000) i; CREATE VIEW vlarge AS TABLE large")
+        conn.execute("VACUUM kept")
+        conn.execute("VACUUM large")
+    for relation in ("vlarge", "large"):
+        with restart(tiny, "") as conn:
+            conn.execute("SELECT count(*) FROM kept")
+            search(conn, relation, many, 3)
+            before = pages(conn, "kept", "heap_blks_read")
+            conn.execute("SELECT count(*) FROM kept")
+            assert pages(conn, "kept", "heap_blks_read") - before < 100, relation
+
+
+def test_old_snapshot_threshold(tiny):
+    """With it a row may be gone that a snapshot should see: an error of the server's, which looks at it in every page that its scans read."""
+    with restart(tiny, "old_snapshot_threshold = 1h\n") as conn:
+        assert len(same(conn, queries=some(64, [1]))) == 5
+        assert planned(conn, "t", f"SELECT * FROM pgedge.batch_search({some(64, [1])}, relation => 't')") == 1
+    with restart(tiny, "old_snapshot_threshold = -1\n") as conn:
+        assert planned(conn, "t", f"SELECT * FROM pgedge.batch_search({some(64, [1])}, relation => 't')") == 0
 
 
 def test_pages_of_zeros_and_broken_pages(tiny):
