@@ -8,6 +8,7 @@
 //! What the executor would do beyond that is left to it: row-level security, children and partitions, views, conditions, other access methods, parallel
 //! plans, serializable transactions, snapshots that may be too old, and extensions that watch what is read ([`Heap::open`]).
 use core::ptr::null_mut;
+use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::VecDeque;
 
 use pgedge_similarity::Ahead;
@@ -27,7 +28,8 @@ pub struct Heap {
 impl Heap {
     /// The table of `source`, `None` when the executor must read it.
     pub fn open(source: &Source) -> Option<Heap> {
-        if !source.is_one_table || source.is_filtered() {
+        // Columns with numbers below 1 are the server's own, ctid and tableoid.
+        if !source.is_one_table || source.is_filtered() || source.id_number < 1 {
             return None;
         }
         // SAFETY: `source` has locked the relation; a descriptor lives as long as its relation is open.
@@ -71,7 +73,9 @@ impl Heap {
             )
         };
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let most = most.min(processors as i32 - 1).max(0);
+        // SAFETY: the relation is open. No worker can read what this session has to itself.
+        let own = unsafe { (*(*self.relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP };
+        let most = if own { 0 } else { most.min(processors as i32 - 1).max(0) };
         // One from the least size on, one more for each time it is three times that.
         let by_size = (pages / least.max(1) as u32).checked_ilog(3).map_or(i32::from(least == 0), |n| n as i32 + 1);
         (if option >= 0 { option } else { by_size }).min(most)
@@ -94,7 +98,7 @@ impl Heap {
             }
         }) {
             if scan.lead == 0 {
-                scan.lead = lead(&scan.page(), state);
+                scan.lead = lead(&scan.page(), state).min(scan.most());
             }
             let page = scan.page();
             // SAFETY: the tuples are of the relation, and the page stays pinned until the next is asked for; nothing made for one page is used by the next.
@@ -146,7 +150,11 @@ unsafe fn may_be_read(relation: pg_sys::Relation) -> bool {
                 != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
             && (&raw const pg_sys::ExecutorCheckPerms_hook).read().is_none()
             && pg_sys::XactIsoLevel != pg_sys::XACT_SERIALIZABLE as i32
+            // Rows that the snapshot should see may be gone; the server's scans look in every page whether they are.
             && pg_sys::old_snapshot_threshold < 0
+            // A query names the table with its schema, which must be open to the caller.
+            && pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, class.relnamespace, pg_sys::GetUserId(), pg_sys::ACL_USAGE.into())
+                == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 
@@ -223,6 +231,15 @@ impl Scan {
         }
     }
 
+    /// Pages that may be pinned ahead: a buffer of the ring that is still pinned when its turn comes is replaced by one from the cache.
+    fn most(&self) -> usize {
+        // SAFETY: the scan is open.
+        unsafe {
+            let ring = (*self.scan).rs_strategy;
+            if ring.is_null() { usize::MAX } else { (pg_sys::GetAccessStrategyBufferCount(ring) as usize / 2).max(1) }
+        }
+    }
+
     /// The present page.
     fn page(&self) -> Page<'_> {
         // SAFETY: its buffer is pinned until the next `advance`.
@@ -238,6 +255,14 @@ impl Scan {
             if last > 0 {
                 for guess in (last + 1..).take(GUESSES).take_while(|&guess| guess <= pg_sys::NBuffers) {
                     if pg_sys::ReadRecentBuffer((*relation).rd_locator, main, block, guess) {
+                        if (*self.scan).rs_strategy.is_null() {
+                            used(guess);
+                        }
+                        let counts = (*relation).pgstat_info;
+                        if !counts.is_null() {
+                            (*counts).counts.blocks_fetched += 1;
+                            (*counts).counts.blocks_hit += 1;
+                        }
                         return guess;
                     }
                 }
@@ -292,6 +317,23 @@ impl Scan {
             self.pinned.iter().for_each(|&buffer| pg_sys::ReleaseBuffer(buffer));
             pg_sys::heap_endscan(self.scan.cast());
         }
+    }
+}
+
+/// Notes that a pinned buffer was used, as the server's own pinning does: one that never was is the first to be given to another page.
+///
+/// # Safety
+/// The buffer must be a pinned one of the shared ones.
+unsafe fn used(buffer: pg_sys::Buffer) {
+    use pg_sys::{BM_LOCKED, BM_MAX_USAGE_COUNT, BUF_USAGECOUNT_MASK, BUF_USAGECOUNT_ONE};
+    // SAFETY: the caller's promise; the server changes the word atomically as well, and leaves it alone while another has it locked.
+    unsafe {
+        let state = &raw mut (*pg_sys::BufferDescriptors.add(buffer as usize - 1)).bufferdesc.state.value;
+        let state = AtomicU32::from_ptr(state);
+        let _ = state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |old| {
+            let most = BM_MAX_USAGE_COUNT * BUF_USAGECOUNT_ONE;
+            (old & BM_LOCKED == 0 && old & BUF_USAGECOUNT_MASK < most).then_some(old + BUF_USAGECOUNT_ONE)
+        });
     }
 }
 

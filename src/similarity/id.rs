@@ -45,6 +45,8 @@ impl Ord for Id {
                     let datum = |words: &[u64]| datum_of(words, order.by_value);
                     pg_sys::FunctionCall2Coll(order.compare, order.collation, datum(a), datum(b)).value() as i32
                 };
+                // The function may have searched, for ids of another type.
+                ORDER.set(Some(order));
                 // A collation may call different texts equal.
                 sign.cmp(&0).then_with(|| a.cmp(b))
             }
