@@ -206,6 +206,8 @@ pub(crate) struct Piece {
     pub end: usize,
     /// The bits of a chunk in [`Scan::masks`]; `None` where it fills a window or more.
     pub bits: Option<u64>,
+    /// Whether the chunk holds a digit, dot or mark.
+    pub forms: bool,
 }
 
 impl Scan {
@@ -230,7 +232,7 @@ impl Scan {
             // there is one where this part ends
             let event = from + (self.events >> from).trailing_zeros() as usize;
             if self.at + event >= s.len() {
-                return Piece { start: s.len(), end: s.len(), bits: None };
+                return Piece { start: s.len(), end: s.len(), bits: None, forms: false };
             }
             let delimiter = self.stops >> event & 1 != 0;
             let start = behind_last(below(self.stops, event)).max(from);
@@ -244,7 +246,8 @@ impl Scan {
             if self.stops >> start != 0 {
                 let bits = u64::MAX << start & u64::MAX >> (WINDOW - 1 - event);
                 let end = event + usize::from(!delimiter);
-                return Piece { start: self.at + start, end: self.at + end, bits: Some(bits) };
+                let forms = self.masks.forms & bits != 0;
+                return Piece { start: self.at + start, end: self.at + end, bits: Some(bits), forms };
             }
             if start == 0 {
                 return self.piece(s, i);
@@ -256,8 +259,8 @@ impl Scan {
 
     /// The chunk that begins at `i`, or the delimiter there.
     pub(crate) fn piece(&mut self, s: &[u8], i: usize) -> Piece {
-        let end = self.chunk(s, i).0;
-        Piece { start: i, end, bits: self.bits(i, end) }
+        let (end, forms) = self.chunk(s, i);
+        Piece { start: i, end, bits: self.bits(i, end), forms }
     }
 
     /// Sets the masks of the window at `at`, and finds its events.

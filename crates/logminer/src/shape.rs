@@ -265,15 +265,11 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
 
     /// Reads a chunk or a delimiter. Answers where reading goes on.
     #[inline(always)]
-    fn step(&mut self, Piece { start, end, bits }: Piece) -> usize {
+    fn step(&mut self, Piece { start, end, bits, forms }: Piece) -> usize {
         if end == start {
             return if byte_class(self.s[start]) & SPACE != 0 { self.space(start) } else { self.delimiter(start) };
         }
-        let plain = match bits {
-            Some(bits) => self.scan.masks().forms & bits == 0,
-            None => self.s[start..end].iter().all(|&b| byte_class(b) & (DIGIT | DOT | MARK) == 0),
-        };
-        if plain { self.plain(start, end) } else { self.chunk(start, end, bits) }
+        if forms { self.chunk(start, end, bits) } else { self.plain(start, end) }
     }
 
     /// Whether what is written, and what is still pending up to `i`, is more than a shape may have.
