@@ -258,11 +258,10 @@ impl Scan {
                         if (*self.scan).rs_strategy.is_null() {
                             used(guess);
                         }
-                        let counts = (*relation).pgstat_info;
-                        if !counts.is_null() {
-                            (*counts).counts.blocks_fetched += 1;
-                            (*counts).counts.blocks_hit += 1;
-                        }
+                        self.count(|counts| {
+                            counts.blocks_fetched += 1;
+                            counts.blocks_hit += 1;
+                        });
                         return guess;
                     }
                 }
@@ -288,9 +287,16 @@ impl Scan {
                 }
             }
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
-            let counts = (*self.relation).pgstat_info;
-            if !counts.is_null() {
-                (*counts).counts.tuples_returned += self.visible.len() as i64;
+            self.count(|counts| counts.tuples_returned += self.visible.len() as i64);
+        }
+    }
+
+    /// Adds to the table's statistics, where they are kept.
+    fn count(&self, add: impl FnOnce(&mut pg_sys::PgStat_TableCounts)) {
+        // SAFETY: the relation is open; its statistics are this backend's own until they are reported.
+        unsafe {
+            if let Some(status) = (*self.relation).pgstat_info.as_mut() {
+                add(&mut status.counts);
             }
         }
     }
@@ -382,9 +388,11 @@ struct Tuple {
 impl Page<'_> {
     /// The tuples, the last first: a page is filled from its end.
     fn tuples(&self) -> impl Iterator<Item = Tuple> {
+        // SAFETY: the page is pinned.
+        let pointers = unsafe { line_pointers(self.start) };
         // SAFETY: the numbers are of normal line pointers, whose tuples lie in the page.
-        self.visible.iter().rev().map(|&number| unsafe {
-            let pointer = &line_pointers(self.start)[number as usize - 1];
+        self.visible.iter().rev().map(move |&number| unsafe {
+            let pointer = &pointers[number as usize - 1];
             Tuple { header: self.start.add(pointer.lp_off() as usize).cast(), bytes: pointer.lp_len() as usize }
         })
     }
