@@ -176,21 +176,31 @@ const GUESSES: usize = 3;
 /// Pages to be ahead at least.
 const SHORT: usize = 3;
 
-/// A sequential scan: begun as the server begins one, which chooses the ring of buffers and counts the scan, and then read page by page. Some pages
-/// ahead are pinned, so that it is known where they lie.
+/// A sequential scan: begun as the server begins one, which chooses the ring of buffers and counts the scan, and then read page by page. It is known of
+/// some pages ahead where they lie.
 struct Scan {
     scan: pg_sys::HeapScanDesc,
     relation: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
-    /// The pinned buffers: that of the present page, and of those to come.
-    pinned: VecDeque<pg_sys::Buffer>,
-    /// The present page, and the next one to be pinned.
+    /// The present page and its buffer, 0 when there is none.
     block: u32,
+    buffer: pg_sys::Buffer,
+    /// The pages to come.
+    coming: VecDeque<Coming>,
+    /// The next one to be looked for, and the buffer of the one before it.
     next: u32,
-    /// Pages to have pinned, the present one not counted.
+    last: pg_sys::Buffer,
+    /// Pages to be ahead.
     lead: usize,
     /// Numbers, from 1, of the line pointers of the present page whose tuples are seen.
     visible: Vec<pg_sys::OffsetNumber>,
+}
+
+/// A page that comes next, in a buffer where it was seen or, where that was not guessed, is pinned: the server looks for a pin among eight, and for more
+/// in a table.
+struct Coming {
+    buffer: pg_sys::Buffer,
+    pinned: bool,
 }
 
 impl Scan {
@@ -201,32 +211,32 @@ impl Scan {
         let flags = SO_TYPE_SEQSCAN | SO_ALLOW_STRAT | SO_ALLOW_PAGEMODE;
         // SAFETY: the caller's promise; no keys, and no parallel scan.
         let scan = unsafe { pg_sys::heap_beginscan(relation, snapshot, 0, null_mut(), null_mut(), flags).cast() };
-        let (pinned, visible) = (VecDeque::new(), Vec::new());
-        Scan { scan, relation, snapshot, pinned, block: 0, next: 0, lead: 0, visible }
+        let (coming, visible) = (VecDeque::new(), Vec::new());
+        Scan { scan, relation, snapshot, block: 0, buffer: 0, coming, next: 0, last: 0, lead: 0, visible }
     }
 
-    /// Goes on to the next page, `false` at the end. `told` hears where each page lies that is pinned.
+    /// Goes on to the next page, `false` at the end. `told` hears where the pages lie that come next.
     fn advance(&mut self, mut told: impl FnMut(*const u8)) -> bool {
         pgrx::check_for_interrupts!();
         // SAFETY: the scan is open, and the buffers were pinned here.
         unsafe {
-            let last = self.pinned.back().copied();
-            if let Some(done) = self.pinned.pop_front() {
-                pg_sys::ReleaseBuffer(done);
-                self.block += 1;
+            if self.buffer != 0 {
+                pg_sys::ReleaseBuffer(core::mem::take(&mut self.buffer));
             }
-            let mut last = last.unwrap_or(0);
-            while self.pinned.len() <= self.lead && self.next < (*self.scan).rs_nblocks {
-                last = self.pin(self.next, last);
-                self.pinned.push_back(last);
+            while self.coming.len() <= self.lead && self.next < (*self.scan).rs_nblocks {
+                let coming = self.find(self.next);
+                self.last = coming.buffer;
                 self.next += 1;
-                told(page_of(last));
+                told(page_of(coming.buffer));
+                self.coming.push_back(coming);
             }
-            let Some(&buffer) = self.pinned.front() else { return false };
-            if (*page_of(buffer).cast::<pg_sys::PageHeaderData>()).pd_prune_xid != pg_sys::InvalidTransactionId {
-                pg_sys::heap_page_prune_opt(self.relation, buffer);
+            self.block = self.next - self.coming.len() as u32;
+            let Some(coming) = self.coming.pop_front() else { return false };
+            self.buffer = if coming.pinned { coming.buffer } else { self.pin_again(coming.buffer) };
+            if (*page_of(self.buffer).cast::<pg_sys::PageHeaderData>()).pd_prune_xid != pg_sys::InvalidTransactionId {
+                pg_sys::heap_page_prune_opt(self.relation, self.buffer);
             }
-            self.look(buffer);
+            self.look(self.buffer);
             true
         }
     }
@@ -243,32 +253,49 @@ impl Scan {
     /// The present page.
     fn page(&self) -> Page<'_> {
         // SAFETY: its buffer is pinned until the next `advance`.
-        Page { start: unsafe { page_of(self.pinned[0]) }, visible: &self.visible }
+        Page { start: unsafe { page_of(self.buffer) }, visible: &self.visible }
     }
 
-    /// The pages of a table that was read into the cache in one go lie in buffers that follow each other, or nearly so: found where it is guessed to be, a page
+    /// The pages of a table that was read into the cache in one go lie in buffers that follow each other, or nearly so: seen where it is guessed to be, a page
     /// need not be looked for in the table of all buffers, which is a wait for memory.
-    unsafe fn pin(&mut self, block: u32, last: pg_sys::Buffer) -> pg_sys::Buffer {
-        // SAFETY: only buffers that there are; the server looks whether one holds the page.
-        unsafe {
-            let (relation, main) = (self.relation, pg_sys::ForkNumber::MAIN_FORKNUM);
-            if last > 0 {
-                for guess in (last + 1..).take(GUESSES).take_while(|&guess| guess <= pg_sys::NBuffers) {
-                    if pg_sys::ReadRecentBuffer((*relation).rd_locator, main, block, guess) {
-                        if (*self.scan).rs_strategy.is_null() {
-                            used(guess);
-                        }
-                        self.count(|counts| {
-                            counts.blocks_fetched += 1;
-                            counts.blocks_hit += 1;
-                        });
-                        return guess;
-                    }
-                }
+    unsafe fn find(&mut self, block: u32) -> Coming {
+        if self.last > 0 {
+            // SAFETY: only buffers that there are.
+            let guess = (self.last + 1..)
+                .take(GUESSES)
+                .find(|&guess| unsafe { guess <= pg_sys::NBuffers && holds(guess, (*self.relation).rd_locator, block) });
+            if let Some(buffer) = guess {
+                return Coming { buffer, pinned: false };
             }
-            let (mode, strategy) = (pg_sys::ReadBufferMode::RBM_NORMAL, (*self.scan).rs_strategy);
-            pg_sys::ReadBufferExtended(relation, main, block, mode, strategy)
         }
+        Coming { buffer: self.pin(block), pinned: true }
+    }
+
+    fn pin(&mut self, block: u32) -> pg_sys::Buffer {
+        // SAFETY: the scan is open.
+        unsafe {
+            let (mode, main) = (pg_sys::ReadBufferMode::RBM_NORMAL, pg_sys::ForkNumber::MAIN_FORKNUM);
+            pg_sys::ReadBufferExtended(self.relation, main, block, mode, (*self.scan).rs_strategy)
+        }
+    }
+
+    /// Pins the present page, which was seen in this buffer, or where it is by now.
+    fn pin_again(&mut self, buffer: pg_sys::Buffer) -> pg_sys::Buffer {
+        // SAFETY: the scan is open, and there is such a buffer; the server looks whether it holds the page.
+        unsafe {
+            let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+            if !pg_sys::ReadRecentBuffer((*self.relation).rd_locator, main, self.block, buffer) {
+                return self.pin(self.block);
+            }
+            if (*self.scan).rs_strategy.is_null() {
+                used(buffer);
+            }
+        }
+        self.count(|counts| {
+            counts.blocks_fetched += 1;
+            counts.blocks_hit += 1;
+        });
+        buffer
     }
 
     /// Notes which tuples of the pinned page the snapshot sees.
@@ -320,9 +347,27 @@ impl Scan {
     fn end(self) {
         // SAFETY: the scan is open.
         unsafe {
-            self.pinned.iter().for_each(|&buffer| pg_sys::ReleaseBuffer(buffer));
+            let ahead = self.coming.iter().filter(|coming| coming.pinned).map(|coming| coming.buffer);
+            Some(self.buffer).filter(|&buffer| buffer != 0).into_iter().chain(ahead).for_each(|buffer| pg_sys::ReleaseBuffer(buffer));
             pg_sys::heap_endscan(self.scan.cast());
         }
+    }
+}
+
+/// Whether the page was in this buffer a moment ago. Nothing keeps it there.
+///
+/// # Safety
+/// There must be such a buffer among the shared ones.
+unsafe fn holds(buffer: pg_sys::Buffer, file: pg_sys::RelFileLocator, block: u32) -> bool {
+    // SAFETY: the caller's promise; other processes change the words, each of which is read as a whole.
+    unsafe {
+        let tag = &raw mut (*pg_sys::BufferDescriptors.add(buffer as usize - 1)).bufferdesc.tag;
+        let word = |place: *mut u32| AtomicU32::from_ptr(place).load(Ordering::Relaxed);
+        word(&raw mut (*tag).blockNum) == block
+            && word((&raw mut (*tag).relNumber).cast()) == file.relNumber.to_u32()
+            && word((&raw mut (*tag).dbOid).cast()) == file.dbOid.to_u32()
+            && word((&raw mut (*tag).spcOid).cast()) == file.spcOid.to_u32()
+            && word((&raw mut (*tag).forkNum).cast()) == pg_sys::ForkNumber::MAIN_FORKNUM as u32
     }
 }
 

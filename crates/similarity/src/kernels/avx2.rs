@@ -16,7 +16,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     nr: 16,
     i8_range: RANGE_MADDUBS,
     i8_blocks: true,
-    i8_from: 16,
+    i8_from: 4,
     asks_ahead: 8,
     tile_f32,
     tile_i8,
