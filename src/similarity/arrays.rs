@@ -20,6 +20,12 @@ pub struct Flat {
 }
 
 impl Flat {
+    /// Vectors of an array without NULLs.
+    pub fn plain(dim: usize, values: Vec<f32>) -> Flat {
+        let len = values.len() / dim.max(1);
+        Flat { dim, values, places: (0..len as u32).collect(), len }
+    }
+
     /// The number of vectors.
     pub fn count(&self) -> usize {
         self.places.len()

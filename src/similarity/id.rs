@@ -187,6 +187,14 @@ impl IdType {
         }
     }
 
+    /// Whether workers may compare ids.
+    pub fn is_parallel_safe(&self) -> bool {
+        // SAFETY: a catalog look-up of a function that the type cache has.
+        self.order.is_none_or(|order| unsafe {
+            pg_sys::func_parallel((*order.compare).fn_oid) as u8 == pg_sys::PROPARALLEL_SAFE
+        })
+    }
+
     /// About what an id owns outside an [`Id`], for planning.
     pub fn usual_heap_bytes(&self) -> usize {
         if let Kind::Reference(_) = self.kind { 56 } else { 0 }

@@ -9,7 +9,9 @@ use super::aggregate::hit_columns;
 use super::arrays::{Flat, vector_array};
 use super::call::{Call, Rows, sql_function};
 #[cfg(feature = "pg16")]
-use super::heap::Heap;
+use super::heap::workers::{Task, Team};
+#[cfg(feature = "pg16")]
+use super::heap::{Blocks, Heap};
 use super::id::{Id, IdType};
 use super::relation::{Source, VectorTypes, Wanted};
 use super::spi::{Statement, free};
@@ -86,26 +88,46 @@ impl Question<'_> {
         state
     }
 
-    /// In this process, page by page; `None` when the executor must do it, or is faster.
+    /// Page by page, by this process and perhaps workers; `None` when the executor must do it.
     #[cfg(feature = "pg16")]
     fn ask_heap(&self, source: &Source, queries: &Block<'_>) -> Option<State> {
         let heap = Heap::open(source)?;
-        let state = heap.beats_workers(queries.count()).then(|| {
-            let batch = Batch::new(metric_named(self.metric), queries.flat());
-            if source.half {
-                self.search::<f16>(source, &heap, &batch)
-            } else {
-                self.search::<f32>(source, &heap, &batch)
-            }
+        let state = heap.workers(queries.count(), &source.id_type).map(|workers| {
+            let task = Task {
+                relation: source.oid,
+                columns: [source.id_number, source.embedding_number],
+                half: source.half,
+                id_type: source.id_type.oid,
+                collation: source.id_type.collation,
+                metric: metric_named(self.metric),
+                k: self.k,
+                limit: self.limit,
+                dim: queries.dim,
+                queries: queries.count(),
+                pages: heap.pages(),
+            };
+            let search = if source.half { Self::search::<f16> } else { Self::search::<f32> };
+            search(&heap, workers, &task, queries.values, source.id_type)
         });
         heap.close();
         state
     }
 
     #[cfg(feature = "pg16")]
-    fn search<T: RowElement>(&self, source: &Source, heap: &Heap, batch: &Batch) -> State {
-        let mut state = State::new::<T>(batch, source.id_type, self.k, self.limit, true);
-        heap.search::<T>(&mut state);
+    fn search<T: RowElement>(heap: &Heap, workers: i32, task: &Task, values: &[f32], ids: IdType) -> State {
+        // The workers start while the queries are packed.
+        let team = (workers > 0).then(|| Team::start(workers, task, values));
+        let batch = Batch::new(task.metric, Flat::plain(task.dim, values.to_vec()));
+        let mut state = State::new::<T>(&batch, ids, task.k, task.limit, true);
+        match team {
+            None => heap.search::<T>(&mut state, Blocks::all(task.pages)),
+            Some(team) => {
+                if team.needs_leader() {
+                    heap.search::<T>(&mut state, team.blocks());
+                }
+                team.finish(|found| state.merge(&mut State::deserialise(found)));
+            }
+        }
         state
     }
 
@@ -148,11 +170,6 @@ struct Block<'a> {
 impl Block<'_> {
     fn count(&self) -> usize {
         self.values.len() / self.dim
-    }
-
-    fn flat(&self) -> Flat {
-        let count = self.count();
-        Flat { dim: self.dim, values: self.values.to_vec(), places: (0..count as u32).collect(), len: count }
     }
 }
 

@@ -17,6 +17,8 @@ from support import fails, start_standby
 from test_similarity import PARALLEL
 
 SERIAL = "SET max_parallel_workers_per_gather = 0; SET debug_parallel_query = off"
+# by workers alone, where there is more than one processor
+WORKERS = "SET max_parallel_workers_per_gather = 2; SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_leader_participation = off"
 _numbers = itertools.count(1)
 ONE = "ARRAY['[1,2,3]']::vector[]"
 METRICS = ("cosine", "l2", "ip")
@@ -214,6 +216,9 @@ def test_tables_of_any_definition_and_history(db, seed):
                 limit = rng.choice(["", "", ", min_similarity => 0.3"])
                 got, want = (search(conn, r, queries, k, metric, limit) for r in "tv")
                 assert got == want, (seed, n, metric, k, story)
+                conn.execute(WORKERS)
+                assert search(conn, "t", queries, k, metric, limit) == want, (seed, n, metric, k, story)
+                conn.execute(SERIAL)
                 if k == 500 and not limit:
                     assert len(got) == count * (queries.count("generate_series")), (seed, n, story)
             join = "SELECT left_id, rank, right_id, similarity::text FROM pgedge.knn_join('{0}', '{0}', 3, 'l2') ORDER BY 1, 2, 3, 4"
