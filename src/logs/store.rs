@@ -42,9 +42,9 @@ pub fn lock(numbers: impl IntoIterator<Item = u32>) {
     }
 }
 
-/// Takes the locks of all sources.
-pub fn lock_all() {
-    lock(0..LOCKS as u32);
+/// The locks of all sources.
+pub fn all_locks() -> impl Iterator<Item = u32> {
+    0..LOCKS as u32
 }
 
 /// The state of a source.
