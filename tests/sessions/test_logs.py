@@ -261,6 +261,33 @@ def test_rows_that_users_gave_another_source_or_level_are_theirs(db):
             ("pump north was stopped", "INFO", "mine", 2), ("pump south was stopped", "WARN", "s", 2), ("pump {*} was stopped", "INFO", "s", 7)]
 
 
+def test_a_row_that_another_session_began_anew(db):
+    """A session that knew the one before goes on with it: its lines of the hour, and when it began, are not forgotten."""
+    call = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, 's')"
+    with db.connect() as conn, db.connect() as other:
+        for lost in ("DELETE FROM aggregated_logs", "UPDATE aggregated_logs SET message_pattern = 'mine'"):
+            conn.execute(call)
+            other.execute(call)
+            conn.execute(lost)
+            for _ in range(10):
+                conn.execute(call)
+            other.execute(call)
+            where = "WHERE message_pattern = 'link {NUM} is up'"
+            assert conn.execute(f"SELECT count, lines, first_hour IS NULL FROM aggregated_logs a JOIN pgedge._log_rows r ON r.row_id = a.id JOIN pgedge.log_trends() t USING (id)"
+                                f" WHERE a.message_pattern = 'link {{NUM}} is up'").fetchall() == [(11, 11, False)], lost
+            conn.execute(f"DELETE FROM aggregated_logs {where}")
+        # changed, and changed back
+        conn.execute("DELETE FROM aggregated_logs")
+        for session in (conn, other):
+            session.execute(call)
+        conn.execute("UPDATE aggregated_logs SET message_pattern = 'mine'")
+        conn.execute(call)
+        conn.execute(f"UPDATE aggregated_logs SET message_pattern = 'link {{NUM}} is up' WHERE message_pattern = 'mine'")
+        for session in (conn, other):
+            session.execute(call)
+        assert conn.execute("SELECT count FROM aggregated_logs ORDER BY id").fetchall() == [(2,), (3,)]
+
+
 def test_a_unique_index_over_patterns(db):
     """A row takes a pattern that another one has until it is merged into it."""
     rng = random.Random(1)
