@@ -272,20 +272,60 @@ def test_a_row_that_another_session_began_anew(db):
             for _ in range(10):
                 conn.execute(call)
             other.execute(call)
-            where = "WHERE message_pattern = 'link {NUM} is up'"
-            assert conn.execute(f"SELECT count, lines, first_hour IS NULL FROM aggregated_logs a JOIN pgedge._log_rows r ON r.row_id = a.id JOIN pgedge.log_trends() t USING (id)"
-                                f" WHERE a.message_pattern = 'link {{NUM}} is up'").fetchall() == [(11, 11, False)], lost
-            conn.execute(f"DELETE FROM aggregated_logs {where}")
+            assert conn.execute("SELECT count, lines, first_hour IS NULL FROM aggregated_logs a JOIN pgedge._log_rows r ON r.row_id = a.id JOIN pgedge.log_trends() t USING (id)"
+                                " WHERE a.message_pattern = 'link {NUM} is up'").fetchall() == [(11, 11, False)], lost
+            conn.execute("DELETE FROM aggregated_logs WHERE message_pattern = 'link {NUM} is up'")
         # changed, and changed back
         conn.execute("DELETE FROM aggregated_logs")
         for session in (conn, other):
             session.execute(call)
         conn.execute("UPDATE aggregated_logs SET message_pattern = 'mine'")
         conn.execute(call)
-        conn.execute(f"UPDATE aggregated_logs SET message_pattern = 'link {{NUM}} is up' WHERE message_pattern = 'mine'")
+        conn.execute("UPDATE aggregated_logs SET message_pattern = 'link {NUM} is up' WHERE message_pattern = 'mine'")
         for session in (conn, other):
             session.execute(call)
         assert conn.execute("SELECT count FROM aggregated_logs ORDER BY id").fetchall() == [(2,), (3,)]
+
+
+def test_foreign_keys_that_say_what_to_do(db):
+    """One that does not makes the call fail as a whole; one that does lets rows be merged."""
+    lines = [f"pump {w} was stopped" for w in ("attic", "cellar", "garage", "west", "pond", "roof")]
+    with db.connect() as conn:
+        for place in ("north", "south"):
+            conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'INFO', 's')", (f"pump {place} was stopped",))
+        conn.execute("CREATE TABLE notes (log_id integer REFERENCES aggregated_logs); INSERT INTO notes SELECT id FROM aggregated_logs")
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 's')", (lines,))
+        assert conn.execute("SELECT sum(count) FROM aggregated_logs").fetchone() == (2,)
+        conn.execute("ALTER TABLE notes DROP CONSTRAINT notes_log_id_fkey, ADD FOREIGN KEY (log_id) REFERENCES aggregated_logs ON DELETE SET NULL")
+        conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 's')", (lines,))
+        assert conn.execute("SELECT message_pattern, count FROM aggregated_logs").fetchall() == [("pump {*} was stopped", 8)]
+        assert conn.execute("SELECT count(*), count(log_id) FROM notes").fetchone() == (2, 1)
+    one_row_each(db)
+
+
+@pytest.mark.parametrize("line", [
+    "\x1b[31mERROR\x1b[0m: disk 5 full", "[\x1b[0;32m  OK  \x1b[0m] Started \x1b[0;1;39mDaily Cleanup\x1b[0m.",
+    "2026-11-22 10:00:07 \x1b[33mWARN\x1b[0m disk 5", "\x1b[2m2026-11-22T10:00:07.123Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mtokio::net\x1b[0m\x1b[2m:\x1b[0m \x1b[3maddr\x1b[0m=10.0.0.7",
+], ids=range(4))
+def test_coloured_lines_are_found_without_their_colours(shared, line):
+    assert shared.value(r"""SELECT regexp_replace(%s, '\x1b\[[0-9;?]*[A-Za-z]', '', 'g') ~ pgedge.log_pattern_regex(pgedge.log_pattern(%s))""", (line, line))
+
+
+@pytest.mark.parametrize("at", ["4714-11-24 00:00:00Z BC", "4714-11-26 00:00:00Z BC", "294276-12-31 23:59:59Z"])
+def test_times_at_the_ends_of_time(db, at):
+    """They would be none in another zone, and an hour further: nothing that reads the table could go on."""
+    with db.connect() as conn:
+        fails(conn, "22007", "SELECT pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, 's', %s)", (at,))
+        fails(conn, "22007", "SELECT pgedge.aggregate_logs(%s::jsonb)", (json.dumps([{"message": "link 5 is up", "timestamp": at}]),))
+        for zone in ("Etc/GMT-14", "Etc/GMT+12"):
+            conn.execute(f"SET timezone = '{zone}'")
+            for least in ("4714-11-27 00:00:00Z BC", "294276-12-28 23:59:59Z"):
+                conn.execute("SELECT pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, %s, %s)", (zone + least, least))
+        for zone in ("Etc/GMT-14", "UTC", "Etc/GMT+12"):
+            conn.execute(f"SET timezone = '{zone}'")
+            conn.execute("SELECT * FROM pgedge.log_trends(), pgedge.log_anomalies()")
+            conn.execute("BEGIN; SELECT pgedge.prune_logs('1 day'); ROLLBACK")
 
 
 def test_a_unique_index_over_patterns(db):
