@@ -211,7 +211,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-fn utf8(bytes: &[u8]) -> &str {
+/// The bytes as text; error 22021 when they are none.
+pub fn utf8(bytes: &[u8]) -> &str {
     core::str::from_utf8(bytes).unwrap_or_else(|_| {
         errors::fail(
             PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,

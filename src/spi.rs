@@ -200,6 +200,11 @@ pub fn int8s<'a>(values: impl IntoIterator<Item = i64>) -> DatumWithOid<'a> {
     arg(values.into_iter().collect::<Vec<_>>(), pg_sys::INT8ARRAYOID)
 }
 
+/// A `bool[]`.
+pub fn bools<'a>(values: impl IntoIterator<Item = bool>) -> DatumWithOid<'a> {
+    arg(values.into_iter().collect::<Vec<_>>(), pg_sys::BOOLARRAYOID)
+}
+
 /// A `text[]`.
 pub fn texts<'a, 'b>(values: impl IntoIterator<Item = &'b str>) -> DatumWithOid<'a> {
     arg(values.into_iter().collect::<Vec<_>>(), pg_sys::TEXTARRAYOID)

@@ -17,7 +17,7 @@ use super::text::Body;
 use super::timestamp::{self, HOUR};
 use super::{TREND_HOURS, input, notice};
 use crate::errors;
-use crate::jsonb::Jsonb;
+use crate::jsonb::{Jsonb, utf8};
 use crate::spi::Session;
 
 // The SQL declarations are in `sql/logs.sql`: these answer their rows in one tuplestore. One by one, as pgrx does it, each row would pay
@@ -52,6 +52,8 @@ fn aggregate_logs_lines(
     seen_at: Option<TimestampWithTimeZone>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) {
+    // SAFETY: a plain read of this backend's state.
+    let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as i32;
     let answer = aggregate(|limits, batch| {
         // now(), which is the default, is no time of the lines' own
         let at = seen_at.map(|at| timestamp::finite(at, "seen_at")).filter(|at| *at != timestamp::now());
@@ -61,6 +63,8 @@ fn aggregate_logs_lines(
         let source = source.map_or("", |s| input::checked(|| "source".into(), "source", s, limits.source));
         // A NULL is no line.
         for message in messages.iter().flat_map(Array::iter).flatten() {
+            // as the elements of an array come, nobody has looked at them
+            let message = if is_utf8 { message } else { utf8(message.as_bytes()) };
             batch.add(&Line { message, level, source, at, metadata: None }, |_, _| {});
         }
     });
@@ -162,18 +166,18 @@ fn aggregate<'a>(read: impl FnOnce(&Limits, &mut Batch<'a>)) -> Vec<AnswerRow> {
     let _once = Once::enter();
     table::check_writable();
     let target = Target::find();
-    let limits = target.limits();
     let mut batch = Batch::default();
-    read(limits, &mut batch);
+    read(target.limits(), &mut batch);
     batch.finish();
     // Levels that lines name, in a column that was made narrower.
     for level in batch.levels() {
-        input::checked(|| "the level that a line names".into(), "level", level, limits.level);
+        input::checked(|| "the level that a line names".into(), "level", level, target.limits().level);
     }
     let lines = batch.len() as i64;
     let mut sources = batch.sources;
     sources.sort_by_key(|s| s.source);
-    store::lock(sources.iter().map(|s| store::lock_number(s.source)));
+    let target = Target::find_locked(target, sources.iter().map(|s| store::lock_number(s.source)));
+    let limits = target.limits();
     let mut answer: Vec<_> = Spi::connect_mut(|_| {
         let session = Session { table: &target.name, delta_type: target.delta_type, writes: true };
         sources.into_iter().flat_map(|source| one_source(&session, &target, limits, source)).collect()

@@ -121,7 +121,7 @@ fn merge_rows(session: &Session<'_>, target: &Target, limits: &Limits, work: &mu
         target.as_owner(|| table::read(session, ids)).into_iter().map(|s| (s.id, s)).collect();
     let mut plan = Plan::default();
     for family in families {
-        plan.add(&mut work.learned, family, &stored);
+        plan.add(&mut work.learned, work.source, family, &stored);
     }
     if !plan.merges.is_empty() {
         target.as_owner(|| table::merge(session, &plan.merges, limits));
@@ -157,13 +157,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn add(&mut self, learned: &mut Learned, family: Family, stored: &HashMap<i64, Stored>) {
+    fn add(&mut self, learned: &mut Learned, source: &str, family: Family, stored: &HashMap<i64, Stored>) {
         let Family { pattern, rows } = family;
         let mut rows: Vec<(String, Row, &Stored)> = rows
             .into_iter()
             .filter_map(|(old, row)| {
                 learned.remove_row(row.id);
-                match stored.get(&row.id).filter(|s| s.pattern == old && s.level.as_deref() == row.level.as_deref()) {
+                match stored.get(&row.id).filter(|s| s.is_of(&old, row.level.as_deref(), source)) {
                     Some(s) => Some((old, row, s)),
                     None => {
                         self.lost.push(row.id);
@@ -210,6 +210,7 @@ impl Plan {
         self.merges.push(Merge {
             id,
             pattern: pattern.clone(),
+            taken: rows.iter().skip(1).any(|(old, _, _)| *old == pattern),
             members: rows.iter().map(|(_, r, _)| r.id).collect(),
             metadata: merged_metadata(rows.iter().map(|(_, _, s)| s.metadata.as_deref())),
             samples: if ranks.is_empty() && foreign.is_some() { foreign } else { Some(samples.to_json()) },

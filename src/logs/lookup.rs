@@ -62,12 +62,15 @@ fn in_source(
         // As its owner, who may have put a view with functions in its place.
         let there = target.as_owner(|| {
             session.rows(
-                "SELECT a.id::int8 FROM %T a WHERE a.id = ANY ($1) AND a.message_pattern = $2",
-                &[spi::int8s(ids.iter().copied()), spi::text(&pattern)],
-                |row| row.get::<i64>(1),
+                "SELECT a.id::int8, a.level::text FROM %T a WHERE a.id = ANY ($1) AND a.message_pattern = $2
+                 AND CASE WHEN $3 = '' THEN a.source IS NULL ELSE a.source = $3 END",
+                &[spi::int8s(ids.iter().copied()), spi::text(&pattern), spi::text(source)],
+                |row| (row.get::<i64>(1), row.opt::<String>(2)),
             )
         });
-        ids.into_iter().find(|id| there.contains(id)).map(|id| (id, pattern))
+        let level_of = |id| learned.rows(&pattern).iter().find(|row| row.id == id).and_then(|row| row.level.as_deref());
+        let found = ids.into_iter().find(|&id| there.iter().any(|(i, l)| *i == id && l.as_deref() == level_of(id)));
+        found.map(|id| (id, pattern))
     });
     cache::put_back(source, learned, false);
     found

@@ -17,9 +17,8 @@ const CHUNK: i64 = 10_000;
 #[search_path(pg_catalog, pg_temp)]
 fn prune_logs(older_than: Interval) -> i64 {
     table::check_writable();
-    let target = Target::find();
+    let target = Target::find_locked(Target::find(), store::all_locks());
     target.columns();
-    store::lock_all();
     Spi::connect_mut(|_| {
         let session = Session { table: &target.name, delta_type: target.delta_type, writes: true };
         let cutoff = cutoff(&session, older_than);

@@ -1,4 +1,6 @@
 //! The support tables: what was learned of each source, durably. Who changes them holds the source's lock.
+use std::collections::HashSet;
+
 use pgrx::prelude::*;
 
 use super::cache::{self, Learned, Row};
@@ -42,9 +44,9 @@ pub fn lock(numbers: impl IntoIterator<Item = u32>) {
     }
 }
 
-/// Takes the locks of all sources.
-pub fn lock_all() {
-    lock(0..LOCKS as u32);
+/// The locks of all sources.
+pub fn all_locks() -> impl Iterator<Item = u32> {
+    0..LOCKS as u32
 }
 
 /// The state of a source.
@@ -145,7 +147,14 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
             (row.get::<String>(2), stored)
         },
     );
+    // A row that is known of one of these patterns and levels, and is none of them, was given up by the session that began or took the new one.
+    let loaded: HashSet<i64> = rows.iter().map(|(_, row)| row.id).collect();
     for (pattern, row) in rows {
+        let former = learned.rows(&pattern).iter().filter(|r| r.level == row.level && !loaded.contains(&r.id));
+        let former: Vec<i64> = former.map(|r| r.id).collect();
+        for id in former {
+            learned.remove_row(id);
+        }
         learned.put_row(&pattern, row);
     }
 }

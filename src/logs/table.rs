@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use super::batch::Tally;
 use super::direct::{self, Added, Addition};
+use super::store;
 use crate::catalog;
 use crate::errors;
 use crate::spi::{self, Planned, Session};
@@ -87,6 +88,8 @@ impl Columns {
         is(&[pg_sys::INT4OID, pg_sys::INT8OID], &[Column::Id, Column::Count])
             && is(&[pg_sys::TEXTOID, pg_sys::VARCHAROID], &[Column::Pattern, Column::Level, Column::Source])
             && is(&[pg_sys::TIMESTAMPOID], &[Column::FirstSeen, Column::LastSeen])
+            // one of fewer digits is rounded by the statement
+            && [Column::FirstSeen, Column::LastSeen].iter().all(|c| self.0[*c as usize].2 < 0)
             && is(&[pg_sys::JSONBOID], &[Column::Metadata, Column::Samples])
     }
 }
@@ -175,6 +178,25 @@ impl Target {
         let (schema, relation) = table.unwrap_or_else(Self::look_up);
         let target = Rc::new(Self::new(version, extension, ours, schema, relation));
         TARGET.set(Some(target.clone()));
+        target
+    }
+
+    /// The table as it is once this session has its turn in the sources with these locks, whatever others did to it, or to the extension, meanwhile.
+    /// It is locked as an UPDATE does it until the transaction ends, and so is the extension: nobody drops, rebuilds or gives them away any more.
+    pub fn find_locked(mut target: Rc<Self>, locks: impl IntoIterator<Item = u32>) -> Rc<Self> {
+        store::lock(locks);
+        // What goes on changing all the time (a server built to discard its caches) is written by statements.
+        for _ in 0..8 {
+            // SAFETY: locks of relations by their OIDs, be they still there or not. Who gets one hears of all changes committed before.
+            unsafe {
+                pg_sys::LockRelationOid(target.extension, pg_sys::AccessShareLock as i32);
+                pg_sys::LockRelationOid(target.relation, pg_sys::RowExclusiveLock as i32);
+            }
+            if target.is_current() {
+                break;
+            }
+            target = Self::find();
+        }
         target
     }
 
@@ -458,6 +480,13 @@ pub fn insert(session: &Session<'_>, target: &Target, deltas: &[&Delta<'_>], lim
     ids
 }
 
+impl Stored {
+    /// Whether it is still the row of this pattern, level and source (empty for none): nobody changed it.
+    pub fn is_of(&self, pattern: &str, level: Option<&str>, of: &str) -> bool {
+        self.pattern == pattern && self.level.as_deref() == level && self.source.as_deref() == source(of)
+    }
+}
+
 /// A row as it is stored.
 pub struct Stored {
     /// Its id.
@@ -466,6 +495,8 @@ pub struct Stored {
     pub pattern: String,
     /// Its level.
     pub level: Option<String>,
+    /// Its source.
+    pub source: Option<String>,
     /// Its count.
     pub count: i64,
     /// Its metadata as JSON text.
@@ -477,10 +508,18 @@ pub struct Stored {
 /// Rows by id, locked, in the order of their ids.
 pub fn read(session: &Session<'_>, ids: impl IntoIterator<Item = i64>) -> Vec<Stored> {
     session.rows(
-        "SELECT a.id::int8, a.message_pattern, a.level::text, coalesce(a.count, 0)::int8, a.metadata::text, a.sample_messages::text
+        "SELECT a.id::int8, a.message_pattern, a.level::text, a.source::text, coalesce(a.count, 0)::int8, a.metadata::text, a.sample_messages::text
          FROM %T a WHERE a.id = ANY ($1) ORDER BY a.id FOR UPDATE",
         &[spi::int8s(ids)],
-        |row| Stored { id: row.get(1), pattern: row.get(2), level: row.opt(3), count: row.get(4), metadata: row.opt(5), samples: row.opt(6) },
+        |row| Stored {
+            id: row.get(1),
+            pattern: row.get(2),
+            level: row.opt(3),
+            source: row.opt(4),
+            count: row.get(5),
+            metadata: row.opt(6),
+            samples: row.opt(7),
+        },
     )
 }
 
@@ -490,6 +529,8 @@ pub struct Merge {
     pub id: i64,
     /// Its new pattern.
     pub pattern: String,
+    /// Whether one of the rows that end in it has that pattern until it is deleted: a unique index would not have both.
+    pub taken: bool,
     /// The rows that end in it, itself included.
     pub members: Vec<i64>,
     /// Metadata of all.
@@ -503,9 +544,9 @@ pub fn merge(session: &Session<'_>, merges: &[Merge], limits: &Limits) {
     let members = merges.iter().flat_map(|m| m.members.iter().map(|&id| (id, m.id)));
     let (ids, ends): (Vec<i64>, Vec<i64>) = members.unzip();
     let counts = session.rows(
-        "UPDATE %T a SET message_pattern = v.pattern, metadata = v.metadata::jsonb, sample_messages = v.samples::jsonb,
+        "UPDATE %T a SET message_pattern = CASE WHEN v.taken THEN a.message_pattern ELSE v.pattern END, metadata = v.metadata::jsonb, sample_messages = v.samples::jsonb,
             count = CASE WHEN s.n <= $7 THEN s.n END, first_seen = s.first_seen, last_seen = s.last_seen
-         FROM unnest($1, $2, $3, $4) AS v(id, pattern, metadata, samples),
+         FROM unnest($1, $2, $3, $4, $8) AS v(id, pattern, metadata, samples, taken),
               (SELECT m.ends, sum(coalesce(o.count, 0))::int8 AS n, min(o.first_seen) AS first_seen, max(o.last_seen) AS last_seen
                FROM unnest($5, $6) AS m(id, ends) JOIN %T o ON o.id = m.id GROUP BY m.ends) s
          WHERE a.id = v.id AND s.ends = v.id RETURNING a.id::int8, a.count::int8",
@@ -517,6 +558,7 @@ pub fn merge(session: &Session<'_>, merges: &[Merge], limits: &Limits) {
             spi::int8s(ids.iter().copied()),
             spi::int8s(ends.iter().copied()),
             spi::int8(limits.count),
+            spi::bools(merges.iter().map(|m| m.taken)),
         ],
         |row| (row.get::<i64>(1), row.opt::<i64>(2)),
     );
@@ -525,4 +567,11 @@ pub fn merge(session: &Session<'_>, merges: &[Merge], limits: &Limits) {
     }
     let absorbed = merges.iter().flat_map(|m| m.members.iter().copied().filter(|id| *id != m.id));
     session.run("DELETE FROM %T WHERE id = ANY ($1)", &[spi::int8s(absorbed)]);
+    let taken: Vec<&Merge> = merges.iter().filter(|m| m.taken).collect();
+    if !taken.is_empty() {
+        session.run(
+            "UPDATE %T a SET message_pattern = v.pattern FROM unnest($1, $2) AS v(id, pattern) WHERE a.id = v.id",
+            &[spi::int8s(taken.iter().map(|m| m.id)), spi::texts(taken.iter().map(|m| m.pattern.as_str()))],
+        );
+    }
 }

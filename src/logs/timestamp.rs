@@ -24,10 +24,17 @@ pub fn of_call() -> i64 {
     at - at.rem_euclid(SECOND)
 }
 
-/// A time from an SQL argument; refuses infinity.
+/// The ends of PostgreSQL's time, 4714-11-24 BC and the year 294277, less three days: so that the times of all zones, and those a day
+/// before and after, are times as well.
+const USABLE: std::ops::Range<i64> = -211_813_488_000_000_000 + 72 * HOUR..9_223_371_331_200_000_000 - 72 * HOUR;
+
+/// A time from an SQL argument; refuses infinity, and what is next to it.
 pub fn finite(at: TimestampWithTimeZone, what: &str) -> i64 {
     if !at.is_finite() {
         bad(what, if at.into_inner() == i64::MIN { "-infinity" } else { "infinity" });
+    }
+    if !USABLE.contains(&at.into_inner()) {
+        bad(what, &at.to_iso_string());
     }
     at.into_inner()
 }
@@ -79,7 +86,7 @@ fn by_postgres(text: &str, what: &str) -> i64 {
     .catch_when(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, |_| None)
     .execute();
     match found {
-        Some(at) if at.is_finite() => at.into_inner(),
+        Some(at) if USABLE.contains(&at.into_inner()) => at.into_inner(),
         _ => bad(what, text),
     }
 }

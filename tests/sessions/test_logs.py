@@ -182,6 +182,164 @@ def test_what_others_do_to_the_table_is_heard(db):
     one_row_each(db)
 
 
+@pytest.mark.parametrize("first", ["SELECT pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, 's')", "LOCK TABLE aggregated_logs, pgedge._log_sources"],
+                         ids=["its turn", "the tables"])
+@pytest.mark.parametrize("change, counts, sqlstate", [
+    ("DROP TABLE aggregated_logs; SELECT pgedge.create_tables()", [1], None),
+    ("DROP TABLE aggregated_logs", None, "42P01"),
+    ("ALTER TABLE aggregated_logs RENAME TO former; SELECT pgedge.create_tables()", [1], None),
+    ("DROP EXTENSION pgedge CASCADE; DROP TABLE aggregated_logs; CREATE EXTENSION pgedge", [1], None),
+    ("DROP EXTENSION pgedge CASCADE", None, "3F000"),
+    ("ALTER TABLE aggregated_logs OWNER TO logs_owner", None, None),
+    ("ALTER TABLE aggregated_logs ALTER COLUMN count TYPE bigint; UPDATE aggregated_logs SET count = 3000000000", [3000000001], None),
+], ids=["made anew", "dropped", "renamed", "extension made anew", "extension dropped", "given away", "widened"])
+def test_what_others_do_while_a_call_waits(db, first, change, counts, sqlstate):
+    """A call that waited finds the tables as they are then, and writes with the rights of who owns them then."""
+    call = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(ARRAY['link 6 is up'], NULL, 's')"
+    with db.connect() as conn, db.connect() as other:
+        try:
+            other.execute("CREATE ROLE logs_owner; GRANT ALL ON SCHEMA public TO logs_owner; CREATE ROLE former_owner; GRANT ALL ON SCHEMA public TO former_owner;"
+                          " ALTER TABLE aggregated_logs OWNER TO former_owner")
+            conn.execute(call)
+            conn.execute(call)
+            errors = []
+            with other.transaction():
+                other.execute(first)
+                for statement in change.split("; "):
+                    other.execute(statement)
+                waiting = threading.Thread(target=lambda: errors.extend(hammer(1, lambda _: conn.execute(call))))
+                waiting.start()
+                time.sleep(0.4)
+                assert waiting.is_alive(), "it waits"
+            waiting.join(60)
+            assert not waiting.is_alive()
+            assert [e.sqlstate for e in errors] == ([sqlstate] if sqlstate else []), errors
+            if sqlstate is None:
+                expected = counts or [3 + first.startswith("SELECT")]
+                assert [r[0] for r in other.execute("SELECT count FROM aggregated_logs").fetchall()] == expected
+                one_row_each(db)
+        finally:
+            other.execute("DROP OWNED BY logs_owner, former_owner CASCADE; DROP ROLE logs_owner, former_owner")
+
+
+def test_times_of_fewer_digits(db):
+    """A column of whole seconds gets whole seconds, however its row is written."""
+    with db.connect() as conn:
+        conn.execute("SET timezone = 'UTC'; ALTER TABLE aggregated_logs ALTER COLUMN first_seen TYPE timestamp(0), ALTER COLUMN last_seen TYPE timestamp(0)")
+        for n in range(3):
+            conn.execute("SELECT pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, 's', %s)", (f"2026-01-01 00:00:0{n}.2Z",))
+        assert conn.execute("SELECT count, first_seen::text, last_seen::text FROM aggregated_logs").fetchall() == [(3, "2026-01-01 00:00:00", "2026-01-01 00:00:02")]
+
+
+def test_a_database_of_another_encoding(cluster):
+    """What is no UTF-8 is refused, whichever way it comes."""
+    cluster.psql("CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    try:
+        cluster.psql("CREATE EXTENSION pgedge CASCADE", "latin1")
+        with psycopg.connect(cluster.dsn("latin1"), autocommit=True, client_encoding="latin1") as conn:
+            for call in ("aggregate_logs(ARRAY[%s])", "aggregate_logs(jsonb_build_array(jsonb_build_object('message', %s::text)))"):
+                for line in ("Gr\u00fc\u00dfe 5", "x\u00f0", "\u00e2 \u00bb h\u00f0\u00ff:"):
+                    fails(conn, "22021", f"SELECT count(*) FROM pgedge.{call}", (line,))
+                assert conn.execute(f"SELECT count(*) FROM pgedge.{call}", ("link 5 is up",)).fetchone() == (1,)
+            assert conn.execute("SELECT message_pattern, count FROM aggregated_logs").fetchall() == [("link {NUM} is up", 2)]
+    finally:
+        cluster.psql("DROP DATABASE latin1 WITH (FORCE)")
+
+
+def test_rows_that_users_gave_another_source_or_level_are_theirs(db):
+    """They are not merged into the patterns that they would have gone to, and no line belongs to them."""
+    with db.connect() as conn:
+        for place in ("north", "north", "south", "south", "east"):
+            conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'INFO', 's')", (f"pump {place} was stopped",))
+        conn.execute("UPDATE aggregated_logs SET source = 'mine' WHERE message_pattern = 'pump north was stopped'")
+        conn.execute("UPDATE aggregated_logs SET level = 'WARN' WHERE message_pattern = 'pump south was stopped'")
+        for place in ("north", "south"):
+            assert conn.execute("SELECT * FROM pgedge.match_log(%s, 's')", (f"pump {place} was stopped",)).fetchall() == []
+        assert len(conn.execute("SELECT * FROM pgedge.match_log('pump east was stopped', 's')").fetchall()) == 1
+        conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 's')", ([f"pump {w} was stopped" for w in ("attic", "cellar", "garage", "west", "pond", "roof")],))
+        assert conn.execute("SELECT message_pattern, level, source, count FROM aggregated_logs ORDER BY 1, 2, 3").fetchall() == [
+            ("pump north was stopped", "INFO", "mine", 2), ("pump south was stopped", "WARN", "s", 2), ("pump {*} was stopped", "INFO", "s", 7)]
+
+
+def test_a_row_that_another_session_began_anew(db):
+    """A session that knew the one before goes on with it: its lines of the hour, and when it began, are not forgotten."""
+    call = "SELECT sum(occurrences) FROM pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, 's')"
+    with db.connect() as conn, db.connect() as other:
+        for lost in ("DELETE FROM aggregated_logs", "UPDATE aggregated_logs SET message_pattern = 'mine'"):
+            conn.execute(call)
+            other.execute(call)
+            conn.execute(lost)
+            for _ in range(10):
+                conn.execute(call)
+            other.execute(call)
+            assert conn.execute("SELECT count, lines, first_hour IS NULL FROM aggregated_logs a JOIN pgedge._log_rows r ON r.row_id = a.id JOIN pgedge.log_trends() t USING (id)"
+                                " WHERE a.message_pattern = 'link {NUM} is up'").fetchall() == [(11, 11, False)], lost
+            conn.execute("DELETE FROM aggregated_logs WHERE message_pattern = 'link {NUM} is up'")
+        # changed, and changed back
+        conn.execute("DELETE FROM aggregated_logs")
+        for session in (conn, other):
+            session.execute(call)
+        conn.execute("UPDATE aggregated_logs SET message_pattern = 'mine'")
+        conn.execute(call)
+        conn.execute("UPDATE aggregated_logs SET message_pattern = 'link {NUM} is up' WHERE message_pattern = 'mine'")
+        for session in (conn, other):
+            session.execute(call)
+        assert conn.execute("SELECT count FROM aggregated_logs ORDER BY id").fetchall() == [(2,), (3,)]
+
+
+def test_foreign_keys_that_say_what_to_do(db):
+    """One that does not makes the call fail as a whole; one that does lets rows be merged."""
+    lines = [f"pump {w} was stopped" for w in ("attic", "cellar", "garage", "west", "pond", "roof")]
+    with db.connect() as conn:
+        for place in ("north", "south"):
+            conn.execute("SELECT pgedge.aggregate_logs(ARRAY[%s], 'INFO', 's')", (f"pump {place} was stopped",))
+        conn.execute("CREATE TABLE notes (log_id integer REFERENCES aggregated_logs); INSERT INTO notes SELECT id FROM aggregated_logs")
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 's')", (lines,))
+        assert conn.execute("SELECT sum(count) FROM aggregated_logs").fetchone() == (2,)
+        conn.execute("ALTER TABLE notes DROP CONSTRAINT notes_log_id_fkey, ADD FOREIGN KEY (log_id) REFERENCES aggregated_logs ON DELETE SET NULL")
+        conn.execute("SELECT pgedge.aggregate_logs(%s::text[], 'INFO', 's')", (lines,))
+        assert conn.execute("SELECT message_pattern, count FROM aggregated_logs").fetchall() == [("pump {*} was stopped", 8)]
+        assert conn.execute("SELECT count(*), count(log_id) FROM notes").fetchone() == (2, 1)
+    one_row_each(db)
+
+
+@pytest.mark.parametrize("line", [
+    "\x1b[31mERROR\x1b[0m: disk 5 full", "[\x1b[0;32m  OK  \x1b[0m] Started \x1b[0;1;39mDaily Cleanup\x1b[0m.",
+    "2026-11-22 10:00:07 \x1b[33mWARN\x1b[0m disk 5", "\x1b[2m2026-11-22T10:00:07.123Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mtokio::net\x1b[0m\x1b[2m:\x1b[0m \x1b[3maddr\x1b[0m=10.0.0.7",
+], ids=range(4))
+def test_coloured_lines_are_found_without_their_colours(shared, line):
+    assert shared.value(r"""SELECT regexp_replace(%s, '\x1b\[[0-9;?]*[A-Za-z]', '', 'g') ~ pgedge.log_pattern_regex(pgedge.log_pattern(%s))""", (line, line))
+
+
+@pytest.mark.parametrize("at", ["4714-11-24 00:00:00Z BC", "4714-11-26 00:00:00Z BC", "294276-12-31 23:59:59Z"])
+def test_times_at_the_ends_of_time(db, at):
+    """They would be none in another zone, and an hour further: nothing that reads the table could go on."""
+    with db.connect() as conn:
+        fails(conn, "22007", "SELECT pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, 's', %s)", (at,))
+        fails(conn, "22007", "SELECT pgedge.aggregate_logs(%s::jsonb)", (json.dumps([{"message": "link 5 is up", "timestamp": at}]),))
+        for zone in ("Etc/GMT-14", "Etc/GMT+12"):
+            conn.execute(f"SET timezone = '{zone}'")
+            for least in ("4714-11-27 00:00:00Z BC", "294276-12-28 23:59:59Z"):
+                conn.execute("SELECT pgedge.aggregate_logs(ARRAY['link 5 is up'], NULL, %s, %s)", (zone + least, least))
+        for zone in ("Etc/GMT-14", "UTC", "Etc/GMT+12"):
+            conn.execute(f"SET timezone = '{zone}'")
+            conn.execute("SELECT * FROM pgedge.log_trends(), pgedge.log_anomalies()")
+            conn.execute("BEGIN; SELECT pgedge.prune_logs('1 day'); ROLLBACK")
+
+
+def test_a_unique_index_over_patterns(db):
+    """A row takes a pattern that another one has until it is merged into it."""
+    rng = random.Random(1)
+    lines = [f"{''.join(rng.choices('abcdefghijkl', k=4))} {''.join(rng.choices('abcdefghijkl', k=4))}: {''.join(rng.choices('abc', k=3))}" for _ in range(3000)]
+    with db.connect() as conn:
+        conn.execute("CREATE UNIQUE INDEX ON aggregated_logs (message_pattern, coalesce(level, ''), coalesce(source, ''))")
+        for n in range(0, len(lines), 60):
+            conn.execute("SELECT pgedge.aggregate_logs(%s::text[], NULL, 's')", (lines[n:n + 60],))
+        assert conn.execute("SELECT sum(count) FROM aggregated_logs").fetchone() == (len(lines),)
+    one_row_each(db)
+
+
 def test_eight_sessions_on_the_same_patterns(db):
     """No deadlock, no lost or doubled line, one row a pattern, though all sessions learn the same things at the same time."""
     calls, size = 30, 40
