@@ -532,8 +532,8 @@ mod avx2 {
     ]);
     const SLASHES: u8 = 0b0000_0011;
     const FIRST_HIDDEN: u8 = 0b0010_0000;
-    /// Without dots and colons.
-    const ALL: u8 = 0b1001_1111;
+    /// Without digits, dots and colons.
+    const MARKS: u8 = 0b0001_1111;
 
     static STOPS: Halves = Halves::new([
         (&[0, 1], b"0123456789:;<=>?"),
@@ -550,47 +550,77 @@ mod avx2 {
     /// The first and the second letter of each short word have a class in common; few others have.
     static FIRST: Halves = Halves::new([
         (&[6], b"f"),
-        (&[7], b"t"),
-        (&[7], b"u"),
+        (&[7], b"tu"),
         (&[6], b"o"),
         (&[6], b"n"),
         (&[7], b"y"),
         (&[4], b"ADFJMNO"),
         (&[5], b"STWY"),
+        (&[], b""),
     ]);
     static SECOND: Halves = Halves::new([
         (&[6], b"a"),
-        (&[7], b"r"),
-        (&[7], b"s"),
+        (&[7], b"rs"),
         (&[6], b"nf"),
         (&[6, 7], b"oiu"),
         (&[6], b"e"),
         (&[4, 5, 6, 7], b"aAeEcnNfFoOuUrRp"),
         (&[4, 5, 6, 7], b"aeEuRrh"),
+        (&[], b""),
     ]);
+
+    /// Bytes of half a window.
+    const HALF: usize = WINDOW / 2;
+    static BLANKS: [u8; HALF] = [b' '; HALF];
+
+    /// A window, read as two halves from wherever the line has as many bytes: the second one ends where the window does, over bytes of the
+    /// first one where that is less than a whole window, and the first one begins before the window where that is less than a half. So the
+    /// end of a line costs no copy, and but two shifts of the masks that all windows need.
+    struct Parts<'a> {
+        halves: [&'a [u8; HALF]; 2],
+        /// Bits of the first half that lie before the window.
+        before: usize,
+        /// Where the second half stands in the window.
+        at: usize,
+    }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
     pub(super) fn load(scan: &mut Scan, s: &[u8], at: usize) {
-        scan.load_by(s, at, |bytes| window(bytes));
+        let rest = s.get(at..).unwrap_or_default();
+        let mut padded = BLANKS;
+        let parts = match s.last_chunk::<HALF>() {
+            Some(_) if rest.len() > HALF => {
+                let at = rest.len().min(WINDOW) - HALF;
+                let half = |at: usize| rest[at..].first_chunk().unwrap_or(&BLANKS);
+                Parts { halves: [half(0), half(at)], before: 0, at }
+            }
+            Some(last) => Parts { halves: [last, &BLANKS], before: HALF - rest.len(), at: HALF },
+            None => {
+                padded[..rest.len()].copy_from_slice(rest);
+                Parts { halves: [&padded, &BLANKS], before: 0, at: HALF }
+            }
+        };
+        let (stops, masks) = window(&parts, u64::MAX.checked_shl(rest.len().min(WINDOW) as u32).unwrap_or(0));
+        scan.set(s, at, stops, masks);
     }
 
-    /// The bytes that end a chunk, and the masks of the others.
+    /// The bytes that end a chunk, and the masks of the others. `behind`: bits behind the line's end.
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2")]
-    fn window(bytes: &[u8; WINDOW]) -> (u64, Masks<u64>) {
-        let word = |k: usize| i64::from_le_bytes(bytes[k..k + 8].try_into().expect("8 bytes"));
-        let half = |k: usize| _mm256_set_epi64x(word(k + 24), word(k + 16), word(k + 8), word(k));
-        let b = [half(0), half(32)];
+    fn window(parts: &Parts, behind: u64) -> (u64, Masks<u64>) {
+        let (before, at) = (parts.before & 63, parts.at & 63);
+        // SAFETY: as many bytes are there.
+        let b = parts.halves.map(|half| unsafe { _mm256_loadu_si256(half.as_ptr().cast()) });
         let all = |c: u8| _mm256_set1_epi8(c as i8);
         // both halves of a mask one after the other: there are too few registers for all of one half
         let mask = |of: &dyn Fn(usize) -> __m256i| {
             let half = |k: usize| u64::from(_mm256_movemask_epi8(of(k)) as u32);
-            half(0) | half(1) << 32
+            half(0) >> before | half(1) << at
         };
         let is = |c: u8| mask(&|k| _mm256_cmpeq_epi8(b[k], all(c)));
         let low = b.map(|b| _mm256_and_si256(b, all(15)));
         let high = b.map(|b| _mm256_and_si256(_mm256_srli_epi16(b, 4), all(15)));
-        // each byte in the place of the one before it
+        // each byte in the place of the one before it; where the halves overlap, the last one of the first half is in both
         let next = |x: [__m256i; 2]| {
             let (middle, end) =
                 (_mm256_permute2x128_si256(x[0], x[1], 0x21), _mm256_permute2x128_si256(x[1], x[1], 0x81));
@@ -605,27 +635,24 @@ mod avx2 {
                 |k: usize| _mm256_and_si256(_mm256_shuffle_epi8(of_low, low[k]), _mm256_shuffle_epi8(of_high, high[k]));
             [class(0), class(1)]
         };
+        // all classes but the highest bit
         let some = |x: [__m256i; 2], class: u8| {
-            !mask(&|k| _mm256_cmpeq_epi8(_mm256_and_si256(x[k], all(class)), _mm256_setzero_si256()))
+            mask(&|k| _mm256_cmpgt_epi8(_mm256_and_si256(x[k], all(class)), _mm256_setzero_si256()))
         };
         let stops = classes(&STOPS);
         let forms = classes(&FORMS);
-        let looked = some(
-            [0, 1].map(|k| {
-                _mm256_or_si256(
-                    _mm256_and_si256(stops[k], all(LOOKED_STOPS)),
-                    _mm256_and_si256(forms[k], all(FIRST_HIDDEN)),
-                )
-            }),
-            u8::MAX,
-        );
-        let stops = some(stops, u8::MAX);
+        let looked = mask(&|k| {
+            let hidden = _mm256_and_si256(forms[k], all(FIRST_HIDDEN));
+            let looked = _mm256_or_si256(_mm256_and_si256(stops[k], all(LOOKED_STOPS)), hidden);
+            _mm256_cmpgt_epi8(looked, _mm256_setzero_si256())
+        });
+        let stops = !mask(&|k| _mm256_cmpeq_epi8(stops[k], _mm256_setzero_si256())) | behind;
         let (first, second) = (classes(&FIRST), next(classes(&SECOND)));
-        let shorts = some([0, 1].map(|k| _mm256_and_si256(first[k], second[k])), u8::MAX);
-        let (dots, colons) = (is(b'.'), is(b':'));
+        let shorts = some([0, 1].map(|k| _mm256_and_si256(first[k], second[k])), u8::MAX >> 1);
+        let (dots, colons, digits) = (is(b'.'), is(b':'), mask(&|k| forms[k]));
         let masks = Masks {
-            forms: some(forms, ALL) | dots | colons,
-            digits: mask(&|k| forms[k]),
+            forms: some(forms, MARKS) | digits | dots | colons,
+            digits,
             dots,
             slashes: some(forms, SLASHES),
             colons,
@@ -633,7 +660,7 @@ mod avx2 {
             underscores: is(b'_'),
             looked,
             equals: is(b'='),
-            blanks: is(b' '),
+            blanks: is(b' ') | behind,
             shorts,
             hexes: mask(&|k| _mm256_add_epi8(forms[k], forms[k])),
         };
