@@ -193,8 +193,8 @@ pub(crate) struct Scan {
     /// What is not passed over, a bit for each: the last byte of a chunk that may be more than a plain word, a delimiter that is looked at,
     /// and where this part of the line ends.
     events: u64,
-    /// Dots and colons right behind a word that has no dash: they are all that follows it.
-    closing: u64,
+    /// Bytes of chunks but for dots and colons right behind a word that has no dash, as these are all that follows it.
+    words: u64,
     /// What the processor has.
     unit: Unit,
 }
@@ -215,49 +215,56 @@ impl Scan {
     /// The processor must have the unit.
     #[inline(always)]
     pub(crate) unsafe fn new(unit: Unit) -> Self {
-        Self { at: usize::MAX, stops: 0, masks: Masks::default(), events: 0, closing: 0, unit }
+        Self { at: usize::MAX, stops: 0, masks: Masks::default(), events: 0, words: 0, unit }
     }
 
     /// What has to be looked at next, from a chunk or a delimiter at `i` on. `word` becomes the last plain word that was passed over.
     #[inline(always)]
     pub(crate) fn next(&mut self, s: &[u8], mut i: usize, word: &mut (usize, usize)) -> Piece {
+        let below = |bits: u64, end: usize| bits & !(u64::MAX << end);
+        let behind_last = |bits: u64| (u64::BITS - bits.leading_zeros()) as usize;
         loop {
             let mut from = i.wrapping_sub(self.at);
             if from >= WINDOW || self.stops >> from == 0 {
                 self.load(s, i);
                 from = 0;
             }
-            let below = |bits: u64, end: usize| bits & !(u64::MAX << end);
-            let behind_last = |bits: u64| (u64::BITS - bits.leading_zeros()) as usize;
+            // from here on, bit `k` stands for byte `i + k`
+            let (stops, words) = (self.stops >> from, self.words >> from);
             // there is one where this part ends
-            let event = from + (self.events >> from).trailing_zeros() as usize;
-            if self.at + event >= s.len() {
-                return Piece { start: s.len(), end: s.len(), bits: None, forms: false };
+            let event = (self.events >> from).trailing_zeros() as usize;
+            let mut pass = |start: usize| {
+                let words = below(words, start);
+                if words != 0 {
+                    let end = behind_last(words);
+                    *word = (i + behind_last(below(stops, end)), i + end);
+                }
+            };
+            if stops >> event & 1 != 0 {
+                let at = i + event;
+                if at >= s.len() {
+                    return Piece { start: s.len(), end: s.len(), bits: None, forms: false };
+                }
+                pass(event);
+                return Piece { start: at, end: at, bits: None, forms: false };
             }
-            let delimiter = self.stops >> event & 1 != 0;
-            let start = behind_last(below(self.stops, event)).max(from);
-            let start = if delimiter { event } else { start };
-            let words = below(!(self.stops | self.closing), start) >> from << from;
-            if words != 0 {
-                let end = behind_last(words);
-                let begin = behind_last(below(self.stops, end)).max(from);
-                *word = (self.at + begin, self.at + end);
-            }
-            if self.stops >> start != 0 {
-                let bits = u64::MAX << start & u64::MAX >> (WINDOW - 1 - event);
-                let end = event + usize::from(!delimiter);
+            let start = behind_last(below(stops, event));
+            pass(start);
+            if stops >> start != 0 {
+                let bits = u64::MAX >> (WINDOW - 1 - (event - start)) << (from + start);
                 let forms = self.masks.forms & bits != 0;
-                return Piece { start: self.at + start, end: self.at + end, bits: Some(bits), forms };
+                return Piece { start: i + start, end: i + event + 1, bits: Some(bits), forms };
             }
             if start == 0 {
                 return self.piece(s, i);
             }
             // this part shows only how the chunk begins
-            i = self.at + start;
+            i += start;
         }
     }
 
     /// The chunk that begins at `i`, or the delimiter there.
+    #[inline(always)]
     pub(crate) fn piece(&mut self, s: &[u8], i: usize) -> Piece {
         let (end, forms) = self.chunk(s, i);
         Piece { start: i, end, bits: self.bits(i, end), forms }
@@ -286,11 +293,11 @@ impl Scan {
         // a chunk that is not all there, or the last byte, as what is behind it is not known
         let end = (u64::BITS - stops.leading_zeros()).min(u64::BITS - 1);
         let events = ends_of(odd) >> 1 | odd & stops | spaces | 1 << end;
-        *self = Self { at, stops, masks: m, events, closing, unit: self.unit };
+        *self = Self { at, stops, masks: m, events, words: !ends, unit: self.unit };
     }
 
     /// The end of the chunk that begins at `i`, `i` itself when none does, and whether it holds a digit, dot or mark.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn chunk(&mut self, s: &[u8], i: usize) -> (usize, bool) {
         let mut from = i.wrapping_sub(self.at);
         if from >= WINDOW || self.stops >> from == 0 {
