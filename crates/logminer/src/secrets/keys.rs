@@ -100,12 +100,22 @@ static NAMES_BY_END: [u64; 32] = {
 /// Longest name that is looked at, in letters and digits.
 const LONGEST: usize = 24;
 
-/// What the value of a key with this name must be like, and whether the name is a plural; `None` when it is no secret's.
-pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
-    let mut name = [0; LONGEST];
-    let mut begins = [false; LONGEST];
+/// Whether a word begins at each letter of a name that is one word in small letters.
+static ONE_WORD: [bool; LONGEST] = {
+    let mut t = [false; LONGEST];
+    t[0] = true;
+    t
+};
+
+/// The last letters and digits of a key, in lower case, without what joins words and without a number behind the last one; and whether a word
+/// of it begins at each.
+#[inline(always)]
+fn name_of<'a>(key: &'a [u8], name: &'a mut [u8; LONGEST], begins: &'a mut [bool; LONGEST]) -> (&'a [u8], &'a [bool]) {
+    // most are one word, which needs no copy
+    if key.len() <= LONGEST && key.iter().all(u8::is_ascii_lowercase) {
+        return (key, &ONE_WORD[..key.len()]);
+    }
     let mut at = LONGEST;
-    // from the end, without what joins words and without a number behind the last one
     for (i, &b) in key.iter().enumerate().rev() {
         if !b.is_ascii_alphanumeric() || at == LONGEST && b.is_ascii_digit() {
             continue;
@@ -118,10 +128,16 @@ pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
         let before = i.checked_sub(1).map_or(0, |k| key[k]);
         begins[at] = !before.is_ascii_alphabetic() || b.is_ascii_uppercase() && before.is_ascii_lowercase();
     }
-    let name = &name[at..];
+    (&name[at..], &begins[at..])
+}
+
+/// What the value of a key with this name must be like, and whether the name is a plural; `None` when it is no secret's.
+pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
+    let (mut name, mut begins) = ([0; LONGEST], [false; LONGEST]);
+    let (name, begins) = name_of(key, &mut name, &mut begins);
     let find = |name: &[u8]| {
         let of = |&(word, whole, _): &(&[u8], bool, Wants)| {
-            name.ends_with(word) && (!whole || begins[at + name.len() - word.len()])
+            name.ends_with(word) && (!whole || begins[name.len() - word.len()])
         };
         let mut ending = NAMES_BY_END[usize::from(*name.last()? & 31)];
         while ending != 0 {
