@@ -188,14 +188,17 @@ pub(super) fn is_name(s: &[u8]) -> bool {
     s.first_chunk().is_some_and(|four| STEMS.contains(&(u32::from_le_bytes(*four) & 0xdfdf_dfdf)))
 }
 
+/// What prose has between a password and its value. See [`may_be_key`].
+const VERBS: [&[u8]; 7] = [b"is: ", b"is ", b"was ", b"set to ", b"to ", b"by ", b"as "];
+
 /// Whether what is behind the word that ends at `end` may make it a key: most words of prose have a blank and a letter there.
 fn may_be_key(s: &[u8], start: usize, end: usize, i: usize) -> bool {
     let next = s.get(behind_blanks(s, end)).copied().unwrap_or(0);
     matches!(next, b'=' | b':' | b'%' | b'>' | b'(' | b'"' | b'\'' | b'`' | b'\\' | b']' | b'*')
         || s[start] == b'-'
         || is_tag(s, start)
-        // `password is x7`
-        || s[i].eq_ignore_ascii_case(&b'p')
+        // `password is x7`: the first letter of what may stand between
+        || s[i].eq_ignore_ascii_case(&b'p') && VERBS.iter().any(|verb| next.eq_ignore_ascii_case(&verb[0]))
 }
 
 /// Whether the key at `start` is the name of an XML element that opens, perhaps with that of its namespace before it.
@@ -605,7 +608,6 @@ impl Key<'_> {
             let (from, to) = quoted(s, a)?;
             return Secret::of(from, to);
         }
-        const VERBS: [&[u8]; 7] = [b"is: ", b"is ", b"was ", b"set to ", b"to ", b"by ", b"as "];
         let verb = VERBS.into_iter().find(|v| starts_ignoring_case(&s[a..], v))?;
         let from = behind_blanks(s, a + verb.len());
         if matches!(s.get(from), Some(b'\'' | b'"')) {
