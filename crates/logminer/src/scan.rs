@@ -627,7 +627,8 @@ mod avx2 {
         let is = |c: u8| mask(&|k| _mm256_cmpeq_epi8(b[k], all(c)));
         let low = b.map(|b| _mm256_and_si256(b, all(15)));
         let high = b.map(|b| _mm256_and_si256(_mm256_srli_epi16(b, 4), all(15)));
-        // each byte in the place of the one before it; where the halves overlap, the last one of the first half is in both
+        // Each byte in the place of the one before it. Where the halves overlap, the last byte of the first half has a wrong one behind it
+        // there, and the right one in the second half: at worst a word is looked at in vain.
         let next = |x: [__m256i; 2]| {
             let (middle, end) =
                 (_mm256_permute2x128_si256(x[0], x[1], 0x21), _mm256_permute2x128_si256(x[1], x[1], 0x81));
