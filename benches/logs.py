@@ -33,6 +33,8 @@ SUITE = Path(os.environ["PGEDGE_LOGHUB"]) if os.environ.get("PGEDGE_LOGHUB") els
 BUILD = Path(os.environ["PYTHON"]).parents[2]
 SECONDS = float(os.environ.get("SECONDS_EACH", "5"))
 DRAIN3 = "drain3==0.9.11"
+# mining: rounds, turns in each (a turn measures both, one right after the other), and how often each reads all lines in a turn
+ROUNDS, TURNS, DRAIN3_PASSES, PASSES = 11, 10, 2, 30
 
 
 def say(text: str) -> None:
@@ -65,23 +67,28 @@ logging.disable(logging.CRITICAL)
 from drain3 import TemplateMiner
 from drain3.template_miner_config import TemplateMinerConfig
 sets = json.load(open(sys.argv[1]))
-out, lines, cpu = {}, 0, 0.0
-for name, messages in sets.items():
-    config = TemplateMinerConfig()
-    config.profiling_enabled = False
-    miner = TemplateMiner(config=config)
-    start = time.process_time()
-    ids = [miner.add_log_message(m)["cluster_id"] for m in messages]
-    cpu += time.process_time() - start
-    lines += len(messages)
-    final = {c.cluster_id: c.get_template() for c in miner.drain.clusters}
-    out[name] = [final[i] for i in ids]
-json.dump({"lines": lines, "cpu": cpu, "templates": out}, open(sys.argv[2], "w"))
+out = {}
+for turn in sys.stdin:
+    lines, cpu = 0, 0.0
+    for _ in range(int(turn)):
+        for name, messages in sets.items():
+            config = TemplateMinerConfig()
+            config.profiling_enabled = False
+            miner = TemplateMiner(config=config)
+            start = time.process_time()
+            ids = [miner.add_log_message(m)["cluster_id"] for m in messages]
+            cpu += time.process_time() - start
+            lines += len(messages)
+            final = {c.cluster_id: c.get_template() for c in miner.drain.clusters}
+            out[name] = [final[i] for i in ids]
+    print(lines / cpu, flush=True)
+json.dump(out, open(sys.argv[2], "w"))
 """
 
 
-def drain3(sets: dict[str, list[str]], folder: Path) -> dict:
-    """drain3 with its default settings, a miner for each source, in a virtual environment of its own."""
+def drain3(sets: dict[str, list[str]], folder: Path) -> subprocess.Popen:
+    """drain3 with its default settings, in a virtual environment of its own. It reads all lines as often as a line of its input says, each time with a new
+    miner for each source, answers with lines a second, and leaves its templates at the end."""
     venv = BUILD / "venv-bench"
     if not (venv / ".drain3").exists() or (venv / ".drain3").read_text() != DRAIN3:
         say("   installing drain3 …")
@@ -89,8 +96,7 @@ def drain3(sets: dict[str, list[str]], folder: Path) -> dict:
         subprocess.run([venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", DRAIN3], check=True)
         (venv / ".drain3").write_text(DRAIN3)
     (folder / "sets.json").write_text(json.dumps(sets))
-    subprocess.run([venv / "bin/python", "-c", DRAIN_SCRIPT, folder / "sets.json", folder / "drain.json"], check=True)
-    return json.loads((folder / "drain.json").read_text())
+    return subprocess.Popen([venv / "bin/python", "-c", DRAIN_SCRIPT, folder / "sets.json", folder / "drain.json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def accuracy(folder: Path, templates: dict[str, list[str]] | None) -> tuple[dict, str]:
@@ -113,10 +119,39 @@ def accuracy(folder: Path, templates: dict[str, list[str]] | None) -> tuple[dict
 
 
 def crate_speed() -> dict[str, float]:
-    """Lines a second of one core: the shape pass, shape and count, the whole miner (the crate's example, CPU time)."""
-    out = subprocess.run(["cargo", "run", "--quiet", "--release", "-p", "pgedge-logminer", "--example", "speed", *([str(SUITE)] if SUITE else [])],
+    """Lines a second of one core: the shape pass, shape and count, the whole miner (one round of the crate's example, CPU time)."""
+    if SUITE is None:
+        return {}
+    out = subprocess.run(["cargo", "run", "--quiet", "--release", "-p", "pgedge-logminer", "--example", "speed", str(SUITE), "1", str(PASSES)],
                          cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return {name.strip(): float(rate) for name, rate in re.findall(r"^(shape|shape and count|miner)\s+(\d+) lines/s", out, re.M)}
+
+
+def mining(sets: dict[str, list[str]], folder: Path) -> tuple[list[dict[str, float]], dict[str, list[str]]]:
+    """Lines a second by round, of drain3 and of ours in short turns, so that a slow moment of the machine hits both; and the templates of drain3."""
+    rounds = []
+    with drain3(sets, folder) as peer:
+        for _ in range(ROUNDS):
+            turns = []
+            for _ in range(TURNS):
+                print(DRAIN3_PASSES, file=peer.stdin, flush=True)
+                turns.append({"drain3": float(peer.stdout.readline()), **crate_speed()})
+            # all turns have the same lines: the mean of the times
+            rounds.append({name: statistics.harmonic_mean([turn[name] for turn in turns]) for name in turns[0]})
+    return rounds, json.loads((folder / "drain.json").read_text())
+
+
+def mining_table(rounds: list[dict[str, float]]) -> list[str]:
+    out = [f"## Mining, one core (CPU time, {len(rounds)} rounds in turns)", "", "| | lines/s (median) | × drain3 (median) | lowest | highest |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, label in (("shape", "shape pass alone"), ("shape and count", "shape and count"), ("miner", "miner: counts, samples, parameters"),
+                        ("drain3", f"{DRAIN3.replace('==', ' ')}, default settings")):
+        if name in rounds[0]:
+            ratios = [r[name] / r["drain3"] for r in rounds]
+            shown = (f"{of(ratios):.1f}" if name != "drain3" else "1" for of in (statistics.median, min, max))
+            out.append(f"| {label} | {statistics.median(r[name] for r in rounds):,.0f} | " + " | ".join(shown) + " |")
+    return [*out, "", f"A round is {TURNS} turns: drain3 {DRAIN3_PASSES} times over all lines, with a new miner for each set each time, and right behind it ours, each of the three "
+            f"{PASSES} times over the same lines, with one state for all sets, empty at first. × drain3 is the ratio of the rates of the same round: its median over the rounds, the "
+            "lowest and the highest.", ""]
 
 
 # --- aggregate_logs ---------------------------------------------------------------------------------------------------------------------
@@ -274,22 +309,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp)
         say("== mining alone, one core, CPU time")
-        rates: dict[str, list[float]] = {}
-        for _ in range(5):  # in turns: what else the machine does hits both
-            for name, rate in crate_speed().items():
-                rates.setdefault(name, []).append(rate)
-            peer = drain3(sets, folder)
-            rates.setdefault("drain3", []).append(peer["lines"] / peer["cpu"])
-        speeds = {name: statistics.median(found) for name, found in rates.items()}
-        peer_rate = speeds["drain3"]
-        out += ["## Mining, one core (CPU time, medians of five rounds in turns)", "", "| | lines/s | × drain3 |", "| --- | ---: | ---: |"]
-        for name, label in (("shape", "shape pass alone"), ("shape and count", "shape and count"), ("miner", "miner: counts, samples, parameters")):
-            if name in speeds:
-                out.append(f"| {label} | {speeds[name]:,.0f} | {speeds[name] / peer_rate:.0f} |")
-        out += [f"| {DRAIN3.replace('==', ' ')}, default settings | {peer_rate:,.0f} | 1 |", ""]
+        rounds, templates = mining(sets, folder)
+        out += mining_table(rounds)
         if SUITE:
             say("== accuracy")
-            (ours, final), (theirs, _) = accuracy(folder, None), accuracy(folder, peer["templates"])
+            (ours, final), (theirs, _) = accuracy(folder, None), accuracy(folder, templates)
             out += ["## Accuracy (average over the sets, no settings)", "", "| | GA | FGA | PA | FTA |", "| --- | ---: | ---: | ---: | ---: |"]
             for label, scores in (("pgedge", ours), ("drain3, default settings", theirs)):
                 out.append(f"| {label} | " + " | ".join(f"{average(scores, k):.3f}" for k in ("GA", "FGA", "PA", "FTA")) + " |")

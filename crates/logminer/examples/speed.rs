@@ -1,6 +1,7 @@
-//! Lines per second of one core for the shape pass, shape and count, and the whole miner: `speed SUITE_DIR` (or PGEDGE_LOGHUB), which holds
-//! `*/*_2k.log_structured.csv`; the messages of all sets, one after another. Prints the medians of several rounds in turns, in CPU time of
-//! the thread where the system tells it (so that other work on the machine does not count), else in elapsed time.
+//! Lines per second of one core for the shape pass, shape and count, and the whole miner: `speed SUITE_DIR [ROUNDS [PASSES]]` (or PGEDGE_LOGHUB),
+//! which holds `*/*_2k.log_structured.csv`; the messages of all sets, one after another. Prints the medians of several rounds in turns, in CPU time
+//! of the thread where the system tells it (so that other work on the machine does not count), else in elapsed time. Given a number of
+//! rounds, it prints nothing else: a benchmark that takes turns with something else runs it for one round at a time.
 
 mod csv;
 
@@ -13,21 +14,21 @@ fn cpu_time() -> Option<f64> {
     Some(text.split(' ').next()?.parse::<u64>().ok()? as f64 / 1e9)
 }
 
-/// Passes a round: the kernel counts CPU time in ticks of some milliseconds, which shall be less than a hundredth of what is measured.
+/// Passes a round when no number is given: the kernel counts CPU time in ticks of some milliseconds, which shall be less than a hundredth of what is measured.
 const PASSES: u32 = 100;
 
-/// Rounds; in each, everything is measured once, so that a slow moment of the machine hits all of it.
+/// Rounds when no number is given; in each, everything is measured once, so that a slow moment of the machine hits all of it.
 const ROUNDS: usize = 9;
 
 /// Seconds of one pass.
-fn timed(mut f: impl FnMut()) -> f64 {
+fn timed(passes: u32, mut f: impl FnMut()) -> f64 {
     let (start, cpu) = (Instant::now(), cpu_time());
-    (0..PASSES).for_each(|_| f());
+    (0..passes).for_each(|_| f());
     let took = match (cpu, cpu_time()) {
         (Some(a), Some(b)) => b - a,
         _ => start.elapsed().as_secs_f64(),
     };
-    took / f64::from(PASSES)
+    took / f64::from(passes)
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -40,6 +41,8 @@ fn main() -> std::io::Result<()> {
         println!("skipped: give the directory of the log sets as an argument or in PGEDGE_LOGHUB");
         return Ok(());
     };
+    let rounds: Option<usize> = env::args().nth(2).and_then(|n| n.parse().ok());
+    let passes = env::args().nth(3).and_then(|n| n.parse().ok()).unwrap_or(PASSES).max(1);
     let mut lines: Vec<String> = Vec::new();
     for set in fs::read_dir(&suite)?.flatten().filter(|e| e.path().is_dir()) {
         let name = set.file_name().to_string_lossy().into_owned();
@@ -58,21 +61,23 @@ fn main() -> std::io::Result<()> {
     let mut buffer = Vec::new();
     let (mut counts, mut miner) = (ShapeCounts::default(), Miner::default());
     let mut times: [Vec<f64>; 3] = Default::default();
-    for _ in 0..ROUNDS {
-        times[0].push(timed(|| {
+    for _ in 0..rounds.unwrap_or(ROUNDS).max(1) {
+        times[0].push(timed(passes, || {
             lines.iter().for_each(|l| {
                 shape_into(l, &mut buffer);
                 black_box(&buffer);
             })
         }));
-        times[1].push(timed(|| lines.iter().for_each(|l| counts.add(l))));
-        times[2].push(timed(|| lines.iter().for_each(|l| miner.add(l))));
+        times[1].push(timed(passes, || lines.iter().for_each(|l| counts.add(l))));
+        times[2].push(timed(passes, || lines.iter().for_each(|l| miner.add(l))));
     }
     let [shape, counted, mined] = times.map(|t| n / median(t));
     println!("shape            {shape:>10.0} lines/s");
     println!("shape and count  {counted:>10.0} lines/s ({} shapes)", counts.len());
     println!("miner            {mined:>10.0} lines/s ({} shapes)", miner.pattern_set().len());
-    learning();
+    if rounds.is_none() {
+        learning();
+    }
     Ok(())
 }
 

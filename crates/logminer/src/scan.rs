@@ -193,8 +193,8 @@ pub(crate) struct Scan {
     /// What is not passed over, a bit for each: the last byte of a chunk that may be more than a plain word, a delimiter that is looked at,
     /// and where this part of the line ends.
     events: u64,
-    /// Dots and colons right behind a word that has no dash: they are all that follows it.
-    closing: u64,
+    /// Bytes of chunks but for dots and colons right behind a word that has no dash, as these are all that follows it.
+    words: u64,
     /// What the processor has.
     unit: Unit,
 }
@@ -215,49 +215,56 @@ impl Scan {
     /// The processor must have the unit.
     #[inline(always)]
     pub(crate) unsafe fn new(unit: Unit) -> Self {
-        Self { at: usize::MAX, stops: 0, masks: Masks::default(), events: 0, closing: 0, unit }
+        Self { at: usize::MAX, stops: 0, masks: Masks::default(), events: 0, words: 0, unit }
     }
 
     /// What has to be looked at next, from a chunk or a delimiter at `i` on. `word` becomes the last plain word that was passed over.
     #[inline(always)]
     pub(crate) fn next(&mut self, s: &[u8], mut i: usize, word: &mut (usize, usize)) -> Piece {
+        let below = |bits: u64, end: usize| bits & !(u64::MAX << end);
+        let behind_last = |bits: u64| (u64::BITS - bits.leading_zeros()) as usize;
         loop {
             let mut from = i.wrapping_sub(self.at);
             if from >= WINDOW || self.stops >> from == 0 {
                 self.load(s, i);
                 from = 0;
             }
-            let below = |bits: u64, end: usize| bits & !(u64::MAX << end);
-            let behind_last = |bits: u64| (u64::BITS - bits.leading_zeros()) as usize;
+            // from here on, bit `k` stands for byte `i + k`
+            let (stops, words) = (self.stops >> from, self.words >> from);
             // there is one where this part ends
-            let event = from + (self.events >> from).trailing_zeros() as usize;
-            if self.at + event >= s.len() {
-                return Piece { start: s.len(), end: s.len(), bits: None, forms: false };
+            let event = (self.events >> from).trailing_zeros() as usize;
+            let mut pass = |start: usize| {
+                let words = below(words, start);
+                if words != 0 {
+                    let end = behind_last(words);
+                    *word = (i + behind_last(below(stops, end)), i + end);
+                }
+            };
+            if stops >> event & 1 != 0 {
+                let at = i + event;
+                if at >= s.len() {
+                    return Piece { start: s.len(), end: s.len(), bits: None, forms: false };
+                }
+                pass(event);
+                return Piece { start: at, end: at, bits: None, forms: false };
             }
-            let delimiter = self.stops >> event & 1 != 0;
-            let start = behind_last(below(self.stops, event)).max(from);
-            let start = if delimiter { event } else { start };
-            let words = below(!(self.stops | self.closing), start) >> from << from;
-            if words != 0 {
-                let end = behind_last(words);
-                let begin = behind_last(below(self.stops, end)).max(from);
-                *word = (self.at + begin, self.at + end);
-            }
-            if self.stops >> start != 0 {
-                let bits = u64::MAX << start & u64::MAX >> (WINDOW - 1 - event);
-                let end = event + usize::from(!delimiter);
+            let start = behind_last(below(stops, event));
+            pass(start);
+            if stops >> start != 0 {
+                let bits = u64::MAX >> (WINDOW - 1 - (event - start)) << (from + start);
                 let forms = self.masks.forms & bits != 0;
-                return Piece { start: self.at + start, end: self.at + end, bits: Some(bits), forms };
+                return Piece { start: i + start, end: i + event + 1, bits: Some(bits), forms };
             }
             if start == 0 {
                 return self.piece(s, i);
             }
             // this part shows only how the chunk begins
-            i = self.at + start;
+            i += start;
         }
     }
 
     /// The chunk that begins at `i`, or the delimiter there.
+    #[inline(always)]
     pub(crate) fn piece(&mut self, s: &[u8], i: usize) -> Piece {
         let (end, forms) = self.chunk(s, i);
         Piece { start: i, end, bits: self.bits(i, end), forms }
@@ -286,11 +293,11 @@ impl Scan {
         // a chunk that is not all there, or the last byte, as what is behind it is not known
         let end = (u64::BITS - stops.leading_zeros()).min(u64::BITS - 1);
         let events = ends_of(odd) >> 1 | odd & stops | spaces | 1 << end;
-        *self = Self { at, stops, masks: m, events, closing, unit: self.unit };
+        *self = Self { at, stops, masks: m, events, words: !ends, unit: self.unit };
     }
 
     /// The end of the chunk that begins at `i`, `i` itself when none does, and whether it holds a digit, dot or mark.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn chunk(&mut self, s: &[u8], i: usize) -> (usize, bool) {
         let mut from = i.wrapping_sub(self.at);
         if from >= WINDOW || self.stops >> from == 0 {
@@ -532,8 +539,8 @@ mod avx2 {
     ]);
     const SLASHES: u8 = 0b0000_0011;
     const FIRST_HIDDEN: u8 = 0b0010_0000;
-    /// Without dots and colons.
-    const ALL: u8 = 0b1001_1111;
+    /// Without digits, dots and colons.
+    const MARKS: u8 = 0b0001_1111;
 
     static STOPS: Halves = Halves::new([
         (&[0, 1], b"0123456789:;<=>?"),
@@ -550,47 +557,78 @@ mod avx2 {
     /// The first and the second letter of each short word have a class in common; few others have.
     static FIRST: Halves = Halves::new([
         (&[6], b"f"),
-        (&[7], b"t"),
-        (&[7], b"u"),
+        (&[7], b"tu"),
         (&[6], b"o"),
         (&[6], b"n"),
         (&[7], b"y"),
         (&[4], b"ADFJMNO"),
         (&[5], b"STWY"),
+        (&[], b""),
     ]);
     static SECOND: Halves = Halves::new([
         (&[6], b"a"),
-        (&[7], b"r"),
-        (&[7], b"s"),
+        (&[7], b"rs"),
         (&[6], b"nf"),
         (&[6, 7], b"oiu"),
         (&[6], b"e"),
         (&[4, 5, 6, 7], b"aAeEcnNfFoOuUrRp"),
         (&[4, 5, 6, 7], b"aeEuRrh"),
+        (&[], b""),
     ]);
+
+    /// Bytes of half a window.
+    const HALF: usize = WINDOW / 2;
+    static BLANKS: [u8; HALF] = [b' '; HALF];
+
+    /// A window, read as two halves from wherever the line has as many bytes: the second one ends where the window does, over bytes of the
+    /// first one where that is less than a whole window, and the first one begins before the window where that is less than a half. So the
+    /// end of a line costs no copy, and but two shifts of the masks that all windows need.
+    struct Parts<'a> {
+        halves: [&'a [u8; HALF]; 2],
+        /// Bits of the first half that lie before the window.
+        before: usize,
+        /// Where the second half stands in the window.
+        at: usize,
+    }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
     pub(super) fn load(scan: &mut Scan, s: &[u8], at: usize) {
-        scan.load_by(s, at, |bytes| window(bytes));
+        let rest = s.get(at..).unwrap_or_default();
+        let mut padded = BLANKS;
+        let parts = match s.last_chunk::<HALF>() {
+            Some(_) if rest.len() > HALF => {
+                let at = rest.len().min(WINDOW) - HALF;
+                let half = |at: usize| rest[at..].first_chunk().unwrap_or(&BLANKS);
+                Parts { halves: [half(0), half(at)], before: 0, at }
+            }
+            Some(last) => Parts { halves: [last, &BLANKS], before: HALF - rest.len(), at: HALF },
+            None => {
+                padded[..rest.len()].copy_from_slice(rest);
+                Parts { halves: [&padded, &BLANKS], before: 0, at: HALF }
+            }
+        };
+        let (stops, masks) = window(&parts, u64::MAX.checked_shl(rest.len().min(WINDOW) as u32).unwrap_or(0));
+        scan.set(s, at, stops, masks);
     }
 
-    /// The bytes that end a chunk, and the masks of the others.
+    /// The bytes that end a chunk, and the masks of the others. `behind`: bits behind the line's end.
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2")]
-    fn window(bytes: &[u8; WINDOW]) -> (u64, Masks<u64>) {
-        let word = |k: usize| i64::from_le_bytes(bytes[k..k + 8].try_into().expect("8 bytes"));
-        let half = |k: usize| _mm256_set_epi64x(word(k + 24), word(k + 16), word(k + 8), word(k));
-        let b = [half(0), half(32)];
+    fn window(parts: &Parts, behind: u64) -> (u64, Masks<u64>) {
+        let (before, at) = (parts.before & 63, parts.at & 63);
+        // SAFETY: as many bytes are there.
+        let b = parts.halves.map(|half| unsafe { _mm256_loadu_si256(half.as_ptr().cast()) });
         let all = |c: u8| _mm256_set1_epi8(c as i8);
         // both halves of a mask one after the other: there are too few registers for all of one half
         let mask = |of: &dyn Fn(usize) -> __m256i| {
             let half = |k: usize| u64::from(_mm256_movemask_epi8(of(k)) as u32);
-            half(0) | half(1) << 32
+            half(0) >> before | half(1) << at
         };
         let is = |c: u8| mask(&|k| _mm256_cmpeq_epi8(b[k], all(c)));
         let low = b.map(|b| _mm256_and_si256(b, all(15)));
         let high = b.map(|b| _mm256_and_si256(_mm256_srli_epi16(b, 4), all(15)));
-        // each byte in the place of the one before it
+        // Each byte in the place of the one before it. Where the halves overlap, the last byte of the first half has a wrong one behind it
+        // there, and the right one in the second half: at worst a word is looked at in vain.
         let next = |x: [__m256i; 2]| {
             let (middle, end) =
                 (_mm256_permute2x128_si256(x[0], x[1], 0x21), _mm256_permute2x128_si256(x[1], x[1], 0x81));
@@ -605,27 +643,24 @@ mod avx2 {
                 |k: usize| _mm256_and_si256(_mm256_shuffle_epi8(of_low, low[k]), _mm256_shuffle_epi8(of_high, high[k]));
             [class(0), class(1)]
         };
+        // all classes but the highest bit
         let some = |x: [__m256i; 2], class: u8| {
-            !mask(&|k| _mm256_cmpeq_epi8(_mm256_and_si256(x[k], all(class)), _mm256_setzero_si256()))
+            mask(&|k| _mm256_cmpgt_epi8(_mm256_and_si256(x[k], all(class)), _mm256_setzero_si256()))
         };
         let stops = classes(&STOPS);
         let forms = classes(&FORMS);
-        let looked = some(
-            [0, 1].map(|k| {
-                _mm256_or_si256(
-                    _mm256_and_si256(stops[k], all(LOOKED_STOPS)),
-                    _mm256_and_si256(forms[k], all(FIRST_HIDDEN)),
-                )
-            }),
-            u8::MAX,
-        );
-        let stops = some(stops, u8::MAX);
+        let looked = mask(&|k| {
+            let hidden = _mm256_and_si256(forms[k], all(FIRST_HIDDEN));
+            let looked = _mm256_or_si256(_mm256_and_si256(stops[k], all(LOOKED_STOPS)), hidden);
+            _mm256_cmpgt_epi8(looked, _mm256_setzero_si256())
+        });
+        let stops = !mask(&|k| _mm256_cmpeq_epi8(stops[k], _mm256_setzero_si256())) | behind;
         let (first, second) = (classes(&FIRST), next(classes(&SECOND)));
-        let shorts = some([0, 1].map(|k| _mm256_and_si256(first[k], second[k])), u8::MAX);
-        let (dots, colons) = (is(b'.'), is(b':'));
+        let shorts = some([0, 1].map(|k| _mm256_and_si256(first[k], second[k])), u8::MAX >> 1);
+        let (dots, colons, digits) = (is(b'.'), is(b':'), mask(&|k| forms[k]));
         let masks = Masks {
-            forms: some(forms, ALL) | dots | colons,
-            digits: mask(&|k| forms[k]),
+            forms: some(forms, MARKS) | digits | dots | colons,
+            digits,
             dots,
             slashes: some(forms, SLASHES),
             colons,
@@ -633,7 +668,7 @@ mod avx2 {
             underscores: is(b'_'),
             looked,
             equals: is(b'='),
-            blanks: is(b' '),
+            blanks: is(b' ') | behind,
             shorts,
             hexes: mask(&|k| _mm256_add_epi8(forms[k], forms[k])),
         };

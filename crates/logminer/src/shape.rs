@@ -256,7 +256,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         let mut word = self.word;
         let piece = self.scan.next(self.s, i, &mut word);
-        if piece.start > i && self.is_full(piece.start) {
+        if piece.start > MAX_SHAPE / 7 && piece.start > i && self.is_full(piece.start) {
             return self.scan.piece(self.s, i);
         }
         self.word = word;

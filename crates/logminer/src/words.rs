@@ -23,42 +23,55 @@ pub(crate) fn is_identity_key(key: &[u8]) -> bool {
     )
 }
 
-/// Words after which a number is an identifier, by their length.
-static CUES: [&[&[u8]]; 12] = [
-    &[],
-    &[],
-    &[b"id"],
-    &[b"uid", b"gid", b"pid", b"tid", b"job", b"txn"],
-    &[b"user", b"euid", b"ppid", b"task"],
-    &[b"order", b"child"],
-    &[b"thread", b"client", b"device", b"userid", b"worker", b"caller"],
-    &[b"session", b"process", b"request", b"account"],
-    &[b"customer"],
-    &[b"sessionid", b"container"],
-    &[],
-    &[b"transaction"],
-];
+/// Words after which a number is an identifier, by their first letter.
+const fn cues(first: u8) -> &'static [&'static [u8]] {
+    match first {
+        b'a' => &[b"account"],
+        b'c' => &[b"child", b"client", b"caller", b"customer", b"container"],
+        b'd' => &[b"device"],
+        b'e' => &[b"euid"],
+        b'g' => &[b"gid"],
+        b'i' => &[b"id"],
+        b'j' => &[b"job"],
+        b'o' => &[b"order"],
+        b'p' => &[b"pid", b"ppid", b"process"],
+        b'r' => &[b"request"],
+        b's' => &[b"session", b"sessionid"],
+        b't' => &[b"tid", b"txn", b"task", b"thread", b"transaction"],
+        b'u' => &[b"uid", b"user", b"userid"],
+        b'w' => &[b"worker"],
+        _ => &[],
+    }
+}
 
 /// The lengths of such words, as bits, by the last five bits of their first letter: most other words have none of them.
 static CUE_LENGTHS: [u16; 32] = {
     let mut t = [0; 32];
-    let mut len = 0;
-    while len < CUES.len() {
+    let mut letter = b'a';
+    while letter <= b'z' {
+        let cues = cues(letter);
         let mut i = 0;
-        while i < CUES[len].len() {
-            t[(CUES[len][i][0] & 31) as usize] |= 1 << len;
+        while i < cues.len() {
+            t[(letter & 31) as usize] |= 1 << cues[i].len();
             i += 1;
         }
-        len += 1;
+        letter += 1;
     }
     t
 };
 
 /// Whether a number behind the word is an identifier.
-#[inline]
+#[inline(always)]
 pub(crate) fn is_cue(word: &[u8]) -> bool {
     let [first, .., last] = *word else { return false };
-    let listed = CUE_LENGTHS[usize::from(first & 31)].checked_shr(word.len() as u32).is_some_and(|l| l & 1 != 0);
-    listed && CUES[word.len()].iter().any(|cue| word.eq_ignore_ascii_case(cue))
+    let may_be_one = CUE_LENGTHS[usize::from(first & 31)].checked_shr(word.len() as u32).is_some_and(|l| l & 1 != 0);
+    may_be_one && is_listed(word)
         || last | 0x20 == b'd' && matches!(word, [.., b'I', b'd' | b'D'] | [.., b'_', b'i', b'd'])
+}
+
+#[inline(never)]
+fn is_listed(word: &[u8]) -> bool {
+    // of all bytes only the letter in either case becomes a small letter so
+    let same = |cue: &&[u8]| cue.len() == word.len() && cue.iter().zip(word).all(|(c, w)| *c == w | 0x20);
+    word.first().is_some_and(|first| cues(first | 0x20).iter().any(same))
 }

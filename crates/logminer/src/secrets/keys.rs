@@ -100,12 +100,22 @@ static NAMES_BY_END: [u64; 32] = {
 /// Longest name that is looked at, in letters and digits.
 const LONGEST: usize = 24;
 
-/// What the value of a key with this name must be like, and whether the name is a plural; `None` when it is no secret's.
-pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
-    let mut name = [0; LONGEST];
-    let mut begins = [false; LONGEST];
+/// Whether a word begins at each letter of a name that is one word in small letters.
+static ONE_WORD: [bool; LONGEST] = {
+    let mut t = [false; LONGEST];
+    t[0] = true;
+    t
+};
+
+/// The last letters and digits of a key, in lower case, without what joins words and without a number behind the last one; and whether a word
+/// of it begins at each.
+#[inline(always)]
+fn name_of<'a>(key: &'a [u8], name: &'a mut [u8; LONGEST], begins: &'a mut [bool; LONGEST]) -> (&'a [u8], &'a [bool]) {
+    // most are one word, which needs no copy
+    if key.len() <= LONGEST && key.iter().all(u8::is_ascii_lowercase) {
+        return (key, &ONE_WORD[..key.len()]);
+    }
     let mut at = LONGEST;
-    // from the end, without what joins words and without a number behind the last one
     for (i, &b) in key.iter().enumerate().rev() {
         if !b.is_ascii_alphanumeric() || at == LONGEST && b.is_ascii_digit() {
             continue;
@@ -118,10 +128,16 @@ pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
         let before = i.checked_sub(1).map_or(0, |k| key[k]);
         begins[at] = !before.is_ascii_alphabetic() || b.is_ascii_uppercase() && before.is_ascii_lowercase();
     }
-    let name = &name[at..];
+    (&name[at..], &begins[at..])
+}
+
+/// What the value of a key with this name must be like, and whether the name is a plural; `None` when it is no secret's.
+pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
+    let (mut name, mut begins) = ([0; LONGEST], [false; LONGEST]);
+    let (name, begins) = name_of(key, &mut name, &mut begins);
     let find = |name: &[u8]| {
         let of = |&(word, whole, _): &(&[u8], bool, Wants)| {
-            name.ends_with(word) && (!whole || begins[at + name.len() - word.len()])
+            name.ends_with(word) && (!whole || begins[name.len() - word.len()])
         };
         let mut ending = NAMES_BY_END[usize::from(*name.last()? & 31)];
         while ending != 0 {
@@ -172,14 +188,17 @@ pub(super) fn is_name(s: &[u8]) -> bool {
     s.first_chunk().is_some_and(|four| STEMS.contains(&(u32::from_le_bytes(*four) & 0xdfdf_dfdf)))
 }
 
+/// What prose has between a password and its value. See [`may_be_key`].
+const VERBS: [&[u8]; 7] = [b"is: ", b"is ", b"was ", b"set to ", b"to ", b"by ", b"as "];
+
 /// Whether what is behind the word that ends at `end` may make it a key: most words of prose have a blank and a letter there.
 fn may_be_key(s: &[u8], start: usize, end: usize, i: usize) -> bool {
     let next = s.get(behind_blanks(s, end)).copied().unwrap_or(0);
     matches!(next, b'=' | b':' | b'%' | b'>' | b'(' | b'"' | b'\'' | b'`' | b'\\' | b']' | b'*')
         || s[start] == b'-'
         || is_tag(s, start)
-        // `password is x7`
-        || s[i].eq_ignore_ascii_case(&b'p')
+        // `password is x7`: the first letter of what may stand between
+        || s[i].eq_ignore_ascii_case(&b'p') && VERBS.iter().any(|verb| next.eq_ignore_ascii_case(&verb[0]))
 }
 
 /// Whether the key at `start` is the name of an XML element that opens, perhaps with that of its namespace before it.
@@ -589,7 +608,6 @@ impl Key<'_> {
             let (from, to) = quoted(s, a)?;
             return Secret::of(from, to);
         }
-        const VERBS: [&[u8]; 7] = [b"is: ", b"is ", b"was ", b"set to ", b"to ", b"by ", b"as "];
         let verb = VERBS.into_iter().find(|v| starts_ignoring_case(&s[a..], v))?;
         let from = behind_blanks(s, a + verb.len());
         if matches!(s.get(from), Some(b'\'' | b'"')) {

@@ -179,86 +179,93 @@ fn by_byte(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
     }
 }
 
-/// What the vectors read: `N` positions with three bytes behind them, at a time. The last ones are read again with the line's end, so that
-/// there is none to fill up; a line shorter than that is copied.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-macro_rules! each_by_vectors {
-    ($positions:literal, $s:ident, $visit:ident, $may_begin:expr) => {{
-        const READ: usize = $positions + 3;
-        let last = $s.len().wrapping_sub(4);
-        if last > usize::MAX / 2 {
-            return;
-        }
-        // positions below are done
-        let mut next = 0;
-        let mut from = 0;
-        let mut padded = [0; READ];
-        loop {
-            let window: &[u8; READ] = match $s[from..].first_chunk() {
-                Some(window) => window,
-                None => match $s.last_chunk() {
-                    Some(window) => {
-                        from = $s.len() - READ;
-                        window
-                    }
-                    None => {
-                        padded[..$s.len()].copy_from_slice($s);
-                        &padded
-                    }
-                },
-            };
-            let mut mask: u32 = $may_begin(window);
-            while mask != 0 {
-                let i = from + mask.trailing_zeros() as usize;
-                mask &= mask - 1;
-                if i >= next && at($s, i) {
-                    next = $visit(i).max(i + 1);
-                }
-            }
-            from += $positions;
-            if from > last {
-                return;
-            }
-        }
-    }};
-}
-
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use super::{TABLES, at};
     use core::arch::x86_64::*;
 
+    /// Positions that a window tells of.
+    const POSITIONS: usize = 32;
+    /// Bytes of a window: each position has three behind it.
+    const READ: usize = POSITIONS + 3;
+
+    /// Two windows at a time, as long as there are two. The last window ends where the line does, and tells again of positions that an
+    /// earlier one has told of; a line shorter than a window is copied.
     #[target_feature(enable = "avx2,bmi1")]
     pub(super) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
-        each_by_vectors!(32, s, visit, |window| may_begin(window))
+        let Some(positions) = s.len().checked_sub(3) else { return };
+        // positions below are done
+        let mut next = 0;
+        let mut look = |from: usize, mut mask: u64| {
+            while mask != 0 {
+                let i = from + mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                if i >= next && at(s, i) {
+                    next = visit(i).max(i + 1);
+                }
+            }
+        };
+        let Some(end) = s.len().checked_sub(READ) else {
+            let mut padded = [0; READ];
+            padded[..s.len()].copy_from_slice(s);
+            let [mask] = may_begin([&padded]);
+            return look(0, u64::from(mask));
+        };
+        let window = |from: usize| s[from..].first_chunk::<READ>().expect("a window");
+        let mut from = 0;
+        while from + POSITIONS < positions {
+            let behind = (from + POSITIONS).min(end);
+            let [first, second] = may_begin([window(from), window(behind)]);
+            let mask = u64::from(first) | u64::from(second) << (behind - from);
+            // most lines have none, which shall cost no call
+            if mask != 0 {
+                look(from, mask);
+            }
+            from += 2 * POSITIONS;
+        }
+        if from < positions {
+            let from = from.min(end);
+            let [mask] = may_begin([window(from)]);
+            if mask != 0 {
+                look(from, u64::from(mask));
+            }
+        }
     }
 
-    /// The positions of which the tables tell no other.
+    /// The positions of each window of which the tables tell no other.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn may_begin(window: &[u8; 35]) -> u32 {
+    fn may_begin<const N: usize>(windows: [&[u8; READ]; N]) -> [u32; N] {
         let table = |t: &'static [u8; 16]| {
             // SAFETY: sixteen bytes are there.
             _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(t.as_ptr().cast()) })
         };
         let half = _mm256_set1_epi8(15);
         // SAFETY: `place` and the 32 bytes from it on are within the window.
-        let bytes = |place: usize| unsafe { _mm256_loadu_si256(window[place..place + 32].as_ptr().cast()) };
-        let mut found = [_mm256_set1_epi8(-1); 2];
+        let bytes = |window: &[u8; READ], place: usize| unsafe {
+            _mm256_loadu_si256(window[place..place + POSITIONS].as_ptr().cast())
+        };
+        let mut found = [[_mm256_set1_epi8(-1); 2]; N];
         for place in 0..4 {
-            let b = bytes(place);
-            let high = _mm256_and_si256(_mm256_srli_epi16(b, 4), half);
-            // a look into a table by a byte beyond ASCII finds nothing: only the fourth may be one
-            let low = if place == 3 { _mm256_and_si256(b, half) } else { b };
-            for (found, t) in found.iter_mut().zip(&TABLES) {
-                let of_low = _mm256_shuffle_epi8(table(&t.low[place]), low);
-                let of_high = _mm256_shuffle_epi8(table(&t.high[place]), high);
-                *found = _mm256_and_si256(*found, _mm256_and_si256(of_low, of_high));
+            for (found, window) in found.iter_mut().zip(windows) {
+                let b = bytes(window, place);
+                let high = _mm256_and_si256(_mm256_srli_epi16(b, 4), half);
+                // a look into a table by a byte beyond ASCII finds nothing: only the fourth may be one
+                let low = if place == 3 { _mm256_and_si256(b, half) } else { b };
+                for (found, t) in found.iter_mut().zip(&TABLES) {
+                    let of_low = _mm256_shuffle_epi8(table(&t.low[place]), low);
+                    let of_high = _mm256_shuffle_epi8(table(&t.high[place]), high);
+                    *found = _mm256_and_si256(*found, _mm256_and_si256(of_low, of_high));
+                }
             }
         }
-        let ats = _mm256_cmpeq_epi8(bytes(0), _mm256_set1_epi8(b'@' as i8));
-        let any = _mm256_or_si256(_mm256_or_si256(found[0], found[1]), ats);
-        !_mm256_movemask_epi8(_mm256_cmpeq_epi8(any, _mm256_setzero_si256())) as u32
+        let mut masks = [0; N];
+        for ((mask, found), window) in masks.iter_mut().zip(found).zip(windows) {
+            let ats = _mm256_cmpeq_epi8(bytes(window, 0), _mm256_set1_epi8(b'@' as i8));
+            let any = _mm256_or_si256(_mm256_or_si256(found[0], found[1]), ats);
+            *mask = !_mm256_movemask_epi8(_mm256_cmpeq_epi8(any, _mm256_setzero_si256())) as u32;
+        }
+        masks
     }
 }
 
@@ -267,20 +274,47 @@ mod neon {
     use super::{TABLES, at};
     use core::arch::aarch64::*;
 
+    /// Positions that a window tells of.
+    const POSITIONS: usize = 16;
+    /// Bytes of a window: each position has three behind it.
+    const READ: usize = POSITIONS + 3;
+
+    /// The last window ends where the line does, and tells again of positions that an earlier one has told of; a line shorter than a window
+    /// is copied.
     #[target_feature(enable = "neon")]
     pub(super) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
-        each_by_vectors!(16, s, visit, |window| may_begin(window))
+        let Some(positions) = s.len().checked_sub(3) else { return };
+        // positions below are done
+        let mut next = 0;
+        let mut look = |from: usize, mut mask: u32| {
+            while mask != 0 {
+                let i = from + mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                if i >= next && at(s, i) {
+                    next = visit(i).max(i + 1);
+                }
+            }
+        };
+        let Some(end) = s.len().checked_sub(READ) else {
+            let mut padded = [0; READ];
+            padded[..s.len()].copy_from_slice(s);
+            return look(0, may_begin(&padded));
+        };
+        for from in (0..positions).step_by(POSITIONS) {
+            let from = from.min(end);
+            look(from, may_begin(s[from..].first_chunk().expect("a window")));
+        }
     }
 
     /// The positions of which the tables tell no other.
     #[inline]
     #[target_feature(enable = "neon")]
-    fn may_begin(window: &[u8; 19]) -> u32 {
+    fn may_begin(window: &[u8; READ]) -> u32 {
         // SAFETY: sixteen bytes are there.
         let table = |t: &'static [u8; 16]| unsafe { vld1q_u8(t.as_ptr()) };
         let half = vdupq_n_u8(15);
         // SAFETY: `place` and the sixteen bytes from it on are within the window.
-        let bytes = |place: usize| unsafe { vld1q_u8(window[place..place + 16].as_ptr()) };
+        let bytes = |place: usize| unsafe { vld1q_u8(window[place..place + POSITIONS].as_ptr()) };
         let mut found = [vdupq_n_u8(255); 2];
         for place in 0..4 {
             let b = bytes(place);
