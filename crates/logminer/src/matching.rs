@@ -175,25 +175,53 @@ fn names_secret(text: &str) -> bool {
     separator.contains(['=', ':']) && wanted(key.as_bytes()).is_some()
 }
 
-/// Whether text behind a separator begins with a secret.
-fn begins_secret(text: &str) -> bool {
-    text.trim_start_matches([' ', '"', '\'']).starts_with(Kind::Secret.placeholder())
+/// A code of a terminal, for colours and the like.
+pub(crate) const CODE: &str = r"\x1b\[[0-9;?]*[A-Za-z]";
+
+/// What a pattern is made of. Codes are looked for between its parts.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    /// White space, beside which codes are looked for anyway.
+    Gap,
+    /// A byte of a word.
+    Word,
+    Mark,
+    Value,
+}
+
+impl Part {
+    fn of(first: u8, placeholder: bool) -> Part {
+        match first {
+            _ if placeholder => Part::Value,
+            b' ' => Part::Gap,
+            b if is_word(b) => Part::Word,
+            _ => Part::Mark,
+        }
+    }
 }
 
 /// A POSIX (ARE) regular expression, anchored at both ends, that matches the raw lines of a pattern with PostgreSQL's `~`.
 ///
 /// It allows for the prefixes that [`crate::log_pattern`] skips, for a JSON object around the message, and for the white space and
-/// colour codes that it drops. Beyond some forty placeholders it is wider than the pattern. Only constructs that PostgreSQL's and other engines read alike are used.
+/// colour codes that it drops, these between words, marks and values, not inside of them. Beyond some forty placeholders it is wider than the pattern. Only
+/// constructs that PostgreSQL's and other engines read alike are used.
 pub fn pattern_regex(pattern: &str) -> String {
-    let gap = format!(r"(?:{S}|\x1b\[[0-9;?]*[A-Za-z])");
+    let gap = format!(r"(?:{S}|{CODE})");
     let mut out = format!("^{gap}*{}{gap}*", crate::prefix::PREFIX_EXPRESSION);
     if pattern == crate::patterns::OTHER {
         return "^.*$".into();
     }
     let s = pattern.as_bytes();
     let mut i = 0;
+    let mut last = Part::Gap;
     while i < s.len() {
-        if let Some((kind, len)) = Kind::at_start(&s[i..]) {
+        let placeholder = Kind::at_start(&s[i..]);
+        let part = Part::of(s[i], placeholder.is_some());
+        if last != Part::Gap && part != Part::Gap && (last, part) != (Part::Word, Part::Word) {
+            out.push_str(&format!("(?:{CODE})*"));
+        }
+        last = part;
+        if let Some((kind, len)) = placeholder {
             let (before, after) = (i.checked_sub(1).map_or(0, |k| s[k]), s.get(i + len).copied().unwrap_or(0));
             match (kind, before, after) {
                 // an open place that took secrets in as well
@@ -223,11 +251,6 @@ pub fn pattern_regex(pattern: &str) -> String {
         } else {
             let c = pattern[i..].chars().next().unwrap_or(' ');
             match c {
-                // colours between a key and its secret
-                '=' | ':' if begins_secret(&pattern[i + 1..]) => {
-                    let code = r"(?:\x1b\[[0-9;?]*[A-Za-z])*";
-                    out.push_str(&format!("{code}{c}{code}"));
-                }
                 ' ' => {
                     out.push_str(&gap);
                     out.push('+');

@@ -11,6 +11,13 @@ macro_rules! envelope {
     };
 }
 
+/// White space, or a colour.
+macro_rules! gap {
+    () => {
+        r"(?:[\x01-\x20]|\x1b\[[0-9;]*m)"
+    };
+}
+
 /// What [`prefix`] skips, as a regular expression; wider than it. PostgreSQL builds its automaton anew for each match, so that every state
 /// that may be reached costs on every line: hence as few as possible.
 pub(crate) const PREFIX_EXPRESSION: &str = concat!(
@@ -23,10 +30,21 @@ pub(crate) const PREFIX_EXPRESSION: &str = concat!(
     r"[0-9]+:[A-Z] [0-9]+ [A-Z][a-z]+ [0-9]+ [0-9:.]+ [-#*.]|",
     r"[0-9][0-9]-[0-9][0-9] [0-9:.]+ +[0-9]+ +[0-9]+ [A-Z]|[A-Z] \([0-9]+\)|[12][0-9]{9}:) +|",
     // a date with time, then host and program, or a level with what stands before and behind it
-    r"(?:[A-Z], )?\[?(?:[A-Z][a-z][a-z](?: +|-)|[-0-9/.T:_ ])*[0-9]:[0-9][0-9][^\x01-\x20]*(?: [-A-Za-z/_+]+\])?[\x01-\x20]*(?:std[a-z]+ [FP] )?",
+    r"(?:[A-Z], )?\[?(?:[A-Z][a-z][a-z](?: +|-)|[-0-9/.T:_ ])*[0-9]:[0-9][0-9][^\x01-\x20]*(?: [-A-Za-z/_+]+\])?",
+    gap!(),
+    r"*(?:std[a-z]+ [FP] )?",
     r"(?:[^\x01-\x20]+ [^\x01-\x20]*(?:\]|kernel): +|",
-    r"(?:(?:[^\x01-\x20]*[^A-Za-z\x01-\x20][^\x01-\x20]*|[A-Za-z]+ -|[A-Z]{3,4})[\x01-\x20]+)*",
-    r"(?:[A-Za-z_:.]+[\x01-\x20]+|[\[<][A-Za-z_:]+ *[\]>][\x01-\x20]*)",
+    r"(?:(?:[^\x01-\x20]*[^A-Za-z\x01-\x20][^\x01-\x20]*|[A-Za-z]+ -|[A-Z]{3,4})",
+    gap!(),
+    r"+)*(?:[A-Za-z_:.]+",
+    gap!(),
+    r"+|[\[<]",
+    gap!(),
+    r"*[A-Za-z_:]+",
+    gap!(),
+    r"*[\]>]",
+    gap!(),
+    r"*)",
     r"(?:(?:[0-9]+ --- .* :|(?:(?:\[.*\]|\|) +)?(?:[^\x01-\x20]+ )?-|-- [^\x01-\x20]*:|[^\x01-\x20]+\]|\||[^\x01-\x20]+ +[^\x01-\x20]+:[0-9]+:[^\x01-\x20]+) +)?)?)?",
     // the kernel's own stamp
     r"(?:\[ *[0-9]+\.[0-9]+\] +)?",

@@ -402,3 +402,53 @@ fn expressions_stop_where_slots_stop() {
         assert_eq!(found(pattern, line), own, "{pattern} {line} {}", log_pattern(line));
     }
 }
+
+/// Colours around words, marks and values, one at a time and all at once, hide a line from the expression of its pattern no more than from the pattern.
+#[test]
+fn expressions_look_through_colours() {
+    let lines = [
+        "ERROR: disk 5 full",
+        "[  OK  ] Started Daily Cleanup.",
+        "[ERROR] [net]: peer=10.0.0.7 (tls=on), took 12ms; path=/etc/x",
+        "2026-11-22 10:00:07 WARN disk 5 full",
+        "2026-11-22T10:00:07.123Z  INFO tokio::net: accepted addr=10.0.0.7 id=42",
+        "2026-11-22 10:00:07,123 [main] INFO  net - took 5 ms",
+        "2026-11-22 10:00:07.123 | INFO     | app.net:run:12 - took 5 ms",
+        "INFO  app::net > listening on 0.0.0.0:8080",
+        "10:00:07 [vite] page reload src/main.ts (x3)",
+        "GET /index.html 200 12.5ms - 1024",
+        "password=hunter2secret user=bob tried 5 times",
+    ];
+    let mut tried = [0; 2];
+    for line in lines {
+        let pattern = log_pattern(line);
+        let expression = regex::Regex::new(&pattern_regex(&pattern)).unwrap();
+        // where a word begins or ends
+        let ends: Vec<usize> = (0..=line.len())
+            .filter(|&i| {
+                let word = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+                let s = line.as_bytes();
+                word(s.get(i)) != word(i.checked_sub(1).and_then(|k| s.get(k)))
+            })
+            .collect();
+        let words: Vec<(usize, usize)> = ends.chunks_exact(2).map(|w| (w[0], w[1])).collect();
+        let coloured = |which: &dyn Fn(usize) -> bool| {
+            let (mut out, mut at) = (String::new(), 0);
+            for (_, &(a, b)) in words.iter().enumerate().filter(|(n, _)| which(*n)) {
+                out += &format!("{}\x1b[1;32m{}\x1b[0m", &line[at..a], &line[a..b]);
+                at = b;
+            }
+            out + &line[at..]
+        };
+        let each = (0..words.len()).map(|k| coloured(&|n| n == k));
+        for line in each.chain([coloured(&|_| true), format!("\x1b[31m{line}\x1b[0m")]) {
+            let same = log_pattern(&line) == pattern;
+            tried[usize::from(same)] += 1;
+            // what a value holds is not looked into
+            let inside =
+                regex::Regex::new(r"[0-9A-Za-z]\x1b\[0m[-.:/][0-9A-Za-z/]|[-.:/]\x1b\[1;32m[0-9A-Za-z]").unwrap();
+            assert!(!same || inside.is_match(&line) || expression.is_match(&line), "{line:?}\n{pattern}\n{expression}");
+        }
+    }
+    assert!(tried[1] > 80, "{tried:?}");
+}
