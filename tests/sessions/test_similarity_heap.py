@@ -806,6 +806,10 @@ def test_standby(tiny):
                 got = same(replica, "s", "vs", queries=some(64, [n + 1]), k=600)
                 assert got == same(primary, "s", "vs", queries=some(64, [n + 1]), k=600) and len(got) == (500 if n < 2 else 334)
             assert planned(replica, "s", f"SELECT * FROM pgedge.batch_search({some(64, [1])}, relation => 's')") == 0
+            primary.execute("CREATE UNLOGGED TABLE unlogged AS TABLE s; CREATE VIEW vunlogged AS TABLE unlogged")
+            caught_up()
+            for relation in ("unlogged", "vunlogged"):
+                fails_without_hint(replica, "0A000", f"SELECT * FROM pgedge.batch_search({some(64, [1])}, relation => '{relation}')")
             # a snapshot older than what is replayed
             primary.execute("BEGIN; DELETE FROM s WHERE id % 2 = 0; INSERT INTO s SELECT 9000 + id, embedding FROM t WHERE id <= 40")
             replica.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")

@@ -320,3 +320,24 @@ def test_large_batches_travel(small):
         for participation in ("on", "off"):
             conn.execute(settings(participation))
             assert conn.execute(digest).fetchone() == want
+
+
+def test_memory_does_not_grow_with_the_passes(small):
+    """What each worker found is given back when it has been taken, not when the call ends."""
+    with small.connect() as conn:
+        conn.execute(WORKERS + "; SET work_mem = '4MB'")
+        conn.execute("CREATE TABLE many AS SELECT i AS id, ARRAY[i % 97, i % 89, i % 83]::vector AS embedding FROM generate_series(1, 6000) i; CREATE TABLE few AS TABLE many LIMIT 2000")
+        most = [0]
+        done = threading.Event()
+
+        def watch():
+            while not done.wait(0.01):
+                with open(f"/proc/{conn.info.backend_pid}/status", encoding="ascii") as f:
+                    most[0] = max(most[0], next(int(line.split()[1]) for line in f if line.startswith("RssAnon")))
+        thread = threading.Thread(target=watch)
+        thread.start()
+        count, = conn.execute("SELECT count(*) FROM pgedge.knn_join('many', 'few', 600)").fetchone()
+        done.set()
+        thread.join()
+        assert count == 3_600_000
+        assert most[0] < 50_000, f"{most[0]} kB"

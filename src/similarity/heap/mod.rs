@@ -169,6 +169,8 @@ unsafe fn may_be_read(relation: pg_sys::Relation) -> bool {
         let class = &*(*relation).rd_rel;
         core::ptr::eq((*relation).rd_tableam, pg_sys::GetHeapamTableAmRoutine())
             && class.relispopulated
+            // An unlogged table is empty on a standby, and has no file; the server says so.
+            && (class.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT || !pg_sys::RecoveryInProgress())
             && pg_sys::check_enable_rls((*relation).rd_id, pg_sys::Oid::INVALID, true)
                 != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
             && (&raw const pg_sys::ExecutorCheckPerms_hook).read().is_none()

@@ -19,6 +19,7 @@ use crate::similarity::state::{Batch, RowElement, State};
 
 /// What is searched, and for what: the same for all processes of a search.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Task {
     pub relation: pg_sys::Oid,
     /// Numbers of its id and embedding columns.
@@ -38,13 +39,30 @@ pub struct Task {
     pub pages: u32,
 }
 
-/// A task in the memory that leader and workers share. The queries follow it. All of them run the same library, so that both have the same layout.
+/// A task in the memory that leader and workers share. The queries follow it.
 #[repr(C)]
 struct Shared {
-    task: Task,
+    /// [`STAMP`] of the leader, before anything that another library may lay out otherwise.
+    stamp: u64,
+    /// The leader's, for `pg_stat_activity`.
+    query_id: u64,
     /// The next page that nobody has taken.
     next: AtomicU32,
+    task: Task,
 }
+
+/// Tells libraries apart: a session keeps the one that it began with, a worker has the one that is installed by now. It is made of the version and of the
+/// layout of what is shared.
+const STAMP: u64 = {
+    let version = env!("CARGO_PKG_VERSION").as_bytes();
+    let (mut stamp, mut i) =
+        (0xcbf2_9ce4_8422_2325 ^ (size_of::<Shared>() << 8 | core::mem::offset_of!(Task, pages)) as u64, 0);
+    while i < version.len() {
+        stamp = (stamp ^ version[i] as u64).wrapping_mul(0x0100_0000_01b3);
+        i += 1;
+    }
+    stamp
+};
 
 // What is found where in that memory. The server's own keys are far above.
 const SHARED: u64 = 1;
@@ -97,7 +115,8 @@ impl Team {
                 place
             };
             let shared: *mut Shared = place(SHARED).cast();
-            shared.write(Shared { task: *task, next: AtomicU32::new(0) });
+            let query_id = pg_sys::pgstat_get_my_query_id();
+            shared.write(Shared { stamp: STAMP, query_id, next: AtomicU32::new(0), task: *task });
             queries_of(shared).copy_from_nonoverlapping(queries.as_ptr(), queries.len());
             let space: *mut u8 = place(QUEUES).cast();
             let (buffer_usage, wal_usage) = (place(BUFFER_USAGE).cast(), place(WAL_USAGE).cast());
@@ -112,7 +131,9 @@ impl Team {
                 queues.push(pg_sys::shm_mq_attach(queue, (*context).seg, null_mut()));
             }
             pg_sys::LaunchParallelWorkers(context);
-            queues.truncate((*context).nworkers_launched as usize);
+            for queue in queues.drain((*context).nworkers_launched as usize..) {
+                pg_sys::shm_mq_detach(queue);
+            }
             for (n, &queue) in queues.iter().enumerate() {
                 pg_sys::shm_mq_set_handle(queue, (*(*context).worker.add(n)).bgwhandle);
             }
@@ -149,6 +170,8 @@ impl Team {
                     );
                 }
                 take(core::slice::from_raw_parts(data.cast::<u8>(), bytes));
+                // This frees its buffer, which lives as long as the whole call else.
+                pg_sys::shm_mq_detach(queue);
             }
             pg_sys::WaitForParallelWorkersToFinish(self.context);
             for n in 0..self.queues.len() {
@@ -181,6 +204,14 @@ pub unsafe extern "C-unwind" fn pgedge_search_worker(segment: *mut pg_sys::dsm_s
         let find = |key| pg_sys::shm_toc_lookup(toc, key, false);
         let queue = pg_sys::shm_mq_attach(own_queue(find(QUEUES), worker), segment, null_mut());
         let shared: *mut Shared = find(SHARED).cast();
+        if (*shared).stamp != STAMP {
+            fail(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "the library of pgedge was replaced while this session was open",
+                "Connect again, or SET max_parallel_workers_per_gather = 0.",
+            );
+        }
+        pg_sys::pgstat_report_query_id((*shared).query_id, false);
         pg_sys::InstrStartParallelQuery();
         let task = (*shared).task;
         let values = core::slice::from_raw_parts(queries_of(shared), task.dim * task.queries);
