@@ -211,7 +211,7 @@ END $$;
 
 COMMENT ON FUNCTION pgedge.log_pattern(text) IS 'The pattern of a line by itself: prefix and envelope (JSON, logfmt, syslog, Docker, …) taken off, variable parts replaced by typed placeholders such as {ID} or {TIME}. A stored pattern may be more general: see match_log(). NULL for NULL.';
 COMMENT ON FUNCTION pgedge.log_parameters(text, text) IS 'What the placeholders of a pattern stand for in a line, in order, *** for each secret; NULL when the line is not one of that pattern.';
-COMMENT ON FUNCTION pgedge.log_pattern_regex(text) IS 'A POSIX regular expression, anchored at both ends, that finds the raw lines of a pattern with ~.';
+COMMENT ON FUNCTION pgedge.log_pattern_regex(text) IS 'A POSIX regular expression, anchored at both ends, that finds the raw lines of a pattern with ~, whatever prefix and colour codes they have.';
 COMMENT ON FUNCTION pgedge.aggregate_logs(jsonb) IS
 'Adds log lines to aggregated_logs: one row for each pattern, level and source, with count, times, merged metadata and up to five samples. entries is an array of {"message", "level", "source", "metadata", "timestamp"} or {"logs": […]}; only message is required, level is taken from the line when not given, timestamp is now() to the second when not given, further keys are kept as metadata. Returns the rows that got lines, how many, and whether the row is new. Errors change nothing: 22023 wrong JSON, 22001 level or source too long, 22007 bad timestamp, 22003 count overflows, 25006 read-only, 42703 a column is missing. Several calls for different sources in one transaction, and in another the same in the opposite order, may end in 40P01: put all sources of a transaction into one call.';
 COMMENT ON FUNCTION pgedge.aggregate_logs(text) IS
