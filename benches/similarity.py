@@ -137,7 +137,7 @@ def lateral(batch: int, table: str, where: str = "") -> str:
 
 
 SERIAL = "SET max_parallel_workers_per_gather = 0"
-WORKER = "SET max_parallel_workers_per_gather = 1; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0"
+WORKER = "SET max_parallel_workers_per_gather = 1"
 
 
 def tuned_blas() -> tuple[dict[str, str], str]:
@@ -208,7 +208,7 @@ class Bench:
             return call
 
         yield "pgedge", sql(self.serial, ours(batch)), REPEATS
-        yield "pgedge, leader + 1 worker", sql(self.worker, ours(batch)), REPEATS
+        yield "pgedge, up to 1 worker", sql(self.worker, ours(batch)), REPEATS
         yield "pgedge, vectors out of line", sql(self.toasted, ours(batch, "toasted")), REPEATS
         if batch <= 100 or not QUICK:
             yield "pgvector exact LATERAL", sql(self.exact, lateral(batch, "items")), REPEATS if batch <= 10 else min(REPEATS, 3)
@@ -407,15 +407,16 @@ def report(what: str, bench: Bench, times: dict, recall: dict, filtered: list, p
     for name in names:
         lines.append(f"| {name} | " + " | ".join(cell(name, b) for b in BATCHES) + f" | {recall.get(name, recall['pgedge']):.3f} |")
     lines += ["", "![time against the size of the batch](similarity.svg)", "", "## How many times faster pgedge is", "",
-              "By the wall clock; one process against one thread, two processes against two threads.", "",
+              "By the wall clock; one process against one thread unless said. With the server's default settings pgedge takes up to two workers where it estimates that this is sooner; a worker begins some ten milliseconds after the call.", "",
               "| than | " + " | ".join(f"{b:,}" for b in BATCHES) + " |", "| --- |" + " --- |" * len(BATCHES)]
+    worker = "pgedge, up to 1 worker"
     for name in names:
         if name.startswith("pgedge"):
             continue
-        two = "2 threads" in name
-        base = "pgedge, leader + 1 worker" if two else "pgedge"
-        lines.append(f"| {name}{' (against leader + 1 worker)' if two else ''} | " + " | ".join(
-            f"{ratio(times[name, b][0] / times[base, b][0])}" if (name, b) in times else "–" for b in BATCHES) + " |")
+        # libraries with two threads against two processes; what PostgreSQL runs in one process against both
+        for base in [worker] if "2 threads" in name else ["pgedge", worker] if name == "pgvector HNSW, ef 40" else ["pgedge"]:
+            lines.append(f"| {name}{' (against up to 1 worker)' if base == worker else ''} | " + " | ".join(
+                f"{ratio(times[name, b][0] / times[base, b][0])}" if (name, b) in times else "–" for b in BATCHES) + " |")
     lines.append("| (out of line against in line, lower is better) | " + " | ".join(f"{times['pgedge, vectors out of line', b][0] / times['pgedge', b][0]:.2f}" for b in BATCHES) + " |")
     flop = {b: 2 * ROWS * bench.dim * b for b in BATCHES}
     lines += ["", "## Throughput of pgedge, heap reading included", "", "| queries | million pairs/s | GFLOP/s | of sgemm's |", "| --- | --- | --- | --- |"]
