@@ -66,14 +66,14 @@ impl Heap {
     /// Workers to search with for so many queries, perhaps none; `None` where a plan is to do it, because the caller wants to see one that is parallel.
     ///
     /// An estimate decides, in pages read from the cache by this process. A tile of 64 queries takes about as long as reading its rows, and starting workers as
-    /// 7,700 pages (ten milliseconds), where `parallel_setup_cost` is what it is by default. A worker counts as half a process: it waits for the same memory, and
+    /// 9,000 pages (twelve milliseconds), where `parallel_setup_cost` is what it is by default. A worker counts as half a process: it waits for the same memory, and
     /// often shares its core. (Measured on Zen 3; it decides speed, not results.)
     pub fn workers(&self, queries: usize, ids: &IdType) -> Option<i32> {
         let pages = self.pages();
         let workers = self.most_workers(pages);
         // SAFETY: settings of this backend, and its state.
         let (start, wanted, busy) = unsafe {
-            (pg_sys::parallel_setup_cost * 7.7, pg_sys::debug_parallel_query != 0, pg_sys::IsInParallelMode())
+            (pg_sys::parallel_setup_cost * 9.0, pg_sys::debug_parallel_query != 0, pg_sys::IsInParallelMode())
         };
         if workers == 0 || busy || !ids.is_parallel_safe() {
             return Some(0);
