@@ -528,8 +528,8 @@ BEGIN
         ORDER BY CASE p.proname WHEN '_observe' THEN '' WHEN '_observe_sequences' THEN '_health_90' ELSE p.proname END COLLATE "C"
     LOOP
         label := CASE WHEN f ~ '^_observe' THEN 'observations' ELSE regexp_replace(f, '^_health_[0-9]*_*', '') END;
-        -- Twice, since a table or sequence may be dropped while it is looked at.
-        FOR attempt IN 1..2 LOOP
+        -- Up to five times, since a table or sequence may be dropped while it is looked at.
+        FOR attempt IN 1..5 LOOP
             BEGIN
                 IF label = 'observations' THEN
                     EXECUTE format('SELECT pgedge.%I()', f);
@@ -542,7 +542,7 @@ BEGIN
                                     'SELECT pid, relation::regclass FROM pg_locks WHERE mode = ''AccessExclusiveLock'' AND granted; shows by whom.';
                 EXIT;
             WHEN OTHERS THEN
-                CONTINUE WHEN attempt = 1;
+                CONTINUE WHEN attempt < 5;
                 RETURN QUERY SELECT label, 'warning', format('could not be %s: %s (%s)', CASE label WHEN 'observations' THEN 'written' ELSE 'checked' END, SQLERRM, SQLSTATE),
                                     'Call it as a member of pg_monitor; if it fails there as well it is a defect.';
             END;

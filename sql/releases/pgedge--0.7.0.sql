@@ -426,40 +426,74 @@ SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/events/wake.rs:183
--- pgedge::events::wake::_events_made_ready
-CREATE  FUNCTION pgedge."_events_made_ready"(
+-- src/logs/mine.rs:60
+-- pgedge::logs::mine::_log_patterns_serial
+CREATE  FUNCTION pgedge."_log_patterns_serial"(
+	"state" internal /* Internal */
+) RETURNS bytea /* Vec < u8 > */
+IMMUTABLE STRICT PARALLEL SAFE  
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'log_patterns_serial_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/events/limits.rs:66
+-- pgedge::events::limits::_events_limits_changed
+CREATE  FUNCTION pgedge."_events_limits_changed"(
 	"relation" oid /* pg_sys :: Oid */
 ) RETURNS void
 STRICT VOLATILE PARALLEL UNSAFE  
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'made_ready_wrapper';
+AS 'MODULE_PATHNAME', 'limits_changed_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/events/mod.rs:270
--- pgedge::events::_events_as_owner
-CREATE  FUNCTION pgedge."_events_as_owner"(
-	"relation" TEXT, /* & str */
-	"writes" bool /* bool */
-) RETURNS void
-STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', '_events_as_owner_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/ops.rs:31
--- pgedge::ops::_throttling
-CREATE  FUNCTION pgedge."_throttling"(
-	"root" TEXT DEFAULT '/' /* & str */
+-- src/ops.rs:21
+-- pgedge::ops::_device_temperature
+CREATE  FUNCTION pgedge."_device_temperature"(
+	"root" TEXT /* & str */
 ) RETURNS TABLE (
-	"now" TEXT[],  /* Vec < String > */
-	"since_boot" TEXT[]  /* Vec < String > */
+	"zone" TEXT,  /* String */
+	"celsius" real  /* f32 */
 )
 STRICT VOLATILE  
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'throttling_wrapper';
+AS 'MODULE_PATHNAME', 'device_temperature_at_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/logs/mine.rs:32
+-- pgedge::logs::mine::_log_patterns_trans
+CREATE  FUNCTION pgedge."_log_patterns_trans"(
+	"state" internal, /* Internal */
+	"message" TEXT /* Option < & str > */
+) RETURNS internal /* Internal */
+IMMUTABLE PARALLEL SAFE   COST 100
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'log_patterns_trans_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/logs/pattern.rs:20
+-- pgedge::logs::pattern::log_pattern_regex
+CREATE  FUNCTION pgedge."log_pattern_regex"(
+	"pattern" TEXT /* & str */
+) RETURNS TEXT /* String */
+IMMUTABLE STRICT PARALLEL SAFE  COST 50
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'log_pattern_regex_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/logs/prune.rs:16
+-- pgedge::logs::prune::prune_logs
+CREATE  FUNCTION pgedge."prune_logs"(
+	"older_than" interval /* Interval */
+) RETURNS bigint /* i64 */
+STRICT VOLATILE SECURITY DEFINER PARALLEL UNSAFE  COST 10000
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'prune_logs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -492,20 +526,6 @@ AS 'MODULE_PATHNAME', 'host_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/ops.rs:40
--- pgedge::ops::_disk_space
-CREATE  FUNCTION pgedge."_disk_space"() RETURNS TABLE (
-	"place" TEXT,  /* String */
-	"total_bytes" bigint,  /* i64 */
-	"free_bytes" bigint,  /* i64 */
-	"filesystem" bigint  /* i64 */
-)
-STRICT VOLATILE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'disk_space_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/logs/mine.rs:78
 -- pgedge::logs::mine::_log_patterns_final
 CREATE  FUNCTION pgedge."_log_patterns_final"(
@@ -514,30 +534,6 @@ CREATE  FUNCTION pgedge."_log_patterns_final"(
 IMMUTABLE PARALLEL SAFE  
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'log_patterns_final_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/ops.rs:15
--- pgedge::ops::device_temperature
-CREATE  FUNCTION pgedge."device_temperature"() RETURNS TABLE (
-	"zone" TEXT,  /* String */
-	"celsius" real  /* f32 */
-)
-STRICT VOLATILE PARALLEL SAFE 
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'device_temperature_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/logs/trends.rs:60
--- pgedge::logs::trends::_log_baseline
-CREATE  FUNCTION pgedge."_log_baseline"(
-	"lines" bigint[], /* Array < '_, i64 > */
-	"hours" bigint /* i64 */
-) RETURNS double precision[] /* Vec < f64 > */
-IMMUTABLE STRICT PARALLEL SAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_baseline_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -553,39 +549,26 @@ AS 'MODULE_PATHNAME', 'wait_for_events_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/logs/mine.rs:68
--- pgedge::logs::mine::_log_patterns_deserial
-CREATE  FUNCTION pgedge."_log_patterns_deserial"(
-	"bytes" bytea, /* & [u8] */
-	"_unused" internal /* Internal */
-) RETURNS internal /* Internal */
-IMMUTABLE STRICT PARALLEL SAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_patterns_deserial_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/events/lease.rs:113
--- pgedge::events::lease::_events_rekey
-CREATE  FUNCTION pgedge."_events_rekey"(
-	"relation" oid, /* pg_sys :: Oid */
-	"id" bigint, /* i64 */
-	"ordering_key" TEXT /* Option < & str > */
-) RETURNS void
-VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'rekey_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/events/lease.rs:127
--- pgedge::events::lease::_events_empty
-CREATE  FUNCTION pgedge."_events_empty"(
-	"relation" oid /* pg_sys :: Oid */
+-- src/events/mod.rs:270
+-- pgedge::events::_events_as_owner
+CREATE  FUNCTION pgedge."_events_as_owner"(
+	"relation" TEXT, /* & str */
+	"writes" bool /* bool */
 ) RETURNS void
 STRICT VOLATILE PARALLEL UNSAFE  
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'empty_wrapper';
+AS 'MODULE_PATHNAME', '_events_as_owner_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/events/mod.rs:142
+-- pgedge::events::_events_table
+CREATE  FUNCTION pgedge."_events_table"(
+
+) RETURNS oid /* pg_sys :: Oid */
+STRICT STABLE PARALLEL SAFE  
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'events_table_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -601,14 +584,83 @@ AS 'MODULE_PATHNAME', 'log_patterns_combine_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/logs/mine.rs:60
--- pgedge::logs::mine::_log_patterns_serial
-CREATE  FUNCTION pgedge."_log_patterns_serial"(
-	"state" internal /* Internal */
-) RETURNS bytea /* Vec < u8 > */
-IMMUTABLE STRICT PARALLEL SAFE  
+-- src/ops.rs:84
+-- pgedge::ops::_recommended_settings
+CREATE  FUNCTION pgedge."_recommended_settings"(
+	"ram" TEXT, /* Option < & str > */
+	"cpus" INT, /* Option < i32 > */
+	"storage" TEXT /* Option < & str > */
+) RETURNS TABLE (
+	"name" TEXT,  /* String */
+	"recommended" TEXT,  /* String */
+	"reason" TEXT  /* String */
+)
+VOLATILE  
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_patterns_serial_wrapper';
+AS 'MODULE_PATHNAME', 'recommended_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/ops.rs:15
+-- pgedge::ops::device_temperature
+CREATE  FUNCTION pgedge."device_temperature"() RETURNS TABLE (
+	"zone" TEXT,  /* String */
+	"celsius" real  /* f32 */
+)
+STRICT VOLATILE PARALLEL SAFE 
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'device_temperature_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/events/lease.rs:127
+-- pgedge::events::lease::_events_empty
+CREATE  FUNCTION pgedge."_events_empty"(
+	"relation" oid /* pg_sys :: Oid */
+) RETURNS void
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'empty_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/events/lease.rs:90
+-- pgedge::events::lease::_events_revoke
+CREATE  FUNCTION pgedge."_events_revoke"(
+	"relation" oid, /* pg_sys :: Oid */
+	"ids" bigint[] /* Vec < Option < i64 > > */
+) RETURNS void
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'revoke_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/events/wake.rs:183
+-- pgedge::events::wake::_events_made_ready
+CREATE  FUNCTION pgedge."_events_made_ready"(
+	"relation" oid /* pg_sys :: Oid */
+) RETURNS void
+STRICT VOLATILE PARALLEL UNSAFE  
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'made_ready_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/logs/lookup.rs:12
+-- pgedge::logs::lookup::match_log
+CREATE  FUNCTION pgedge."match_log"(
+	"message" TEXT, /* Option < & str > */
+	"source" TEXT DEFAULT NULL, /* Option < & str > */
+	"level" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS TABLE (
+	"id" INT,  /* i32 */
+	"message_pattern" TEXT  /* String */
+)
+STABLE SECURITY DEFINER PARALLEL RESTRICTED  COST 1000
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'match_log_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -630,73 +682,44 @@ AS 'MODULE_PATHNAME', 'leases_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/logs/pattern.rs:20
--- pgedge::logs::pattern::log_pattern_regex
-CREATE  FUNCTION pgedge."log_pattern_regex"(
-	"pattern" TEXT /* & str */
-) RETURNS TEXT /* String */
-IMMUTABLE STRICT PARALLEL SAFE  COST 50
+-- src/events/lease.rs:113
+-- pgedge::events::lease::_events_rekey
+CREATE  FUNCTION pgedge."_events_rekey"(
+	"relation" oid, /* pg_sys :: Oid */
+	"id" bigint, /* i64 */
+	"ordering_key" TEXT /* Option < & str > */
+) RETURNS void
+VOLATILE PARALLEL UNSAFE  
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_pattern_regex_wrapper';
+AS 'MODULE_PATHNAME', 'rekey_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/events/mod.rs:142
--- pgedge::events::_events_table
-CREATE  FUNCTION pgedge."_events_table"(
-
-) RETURNS oid /* pg_sys :: Oid */
-STRICT STABLE PARALLEL SAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'events_table_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/ops.rs:84
--- pgedge::ops::_recommended_settings
-CREATE  FUNCTION pgedge."_recommended_settings"(
-	"ram" TEXT, /* Option < & str > */
-	"cpus" INT, /* Option < i32 > */
-	"storage" TEXT /* Option < & str > */
+-- src/ops.rs:31
+-- pgedge::ops::_throttling
+CREATE  FUNCTION pgedge."_throttling"(
+	"root" TEXT DEFAULT '/' /* & str */
 ) RETURNS TABLE (
-	"name" TEXT,  /* String */
-	"recommended" TEXT,  /* String */
-	"reason" TEXT  /* String */
-)
-VOLATILE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'recommended_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/logs/lookup.rs:12
--- pgedge::logs::lookup::match_log
-CREATE  FUNCTION pgedge."match_log"(
-	"message" TEXT, /* Option < & str > */
-	"source" TEXT DEFAULT NULL, /* Option < & str > */
-	"level" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS TABLE (
-	"id" INT,  /* i32 */
-	"message_pattern" TEXT  /* String */
-)
-STABLE SECURITY DEFINER PARALLEL RESTRICTED  COST 1000
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'match_log_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/ops.rs:21
--- pgedge::ops::_device_temperature
-CREATE  FUNCTION pgedge."_device_temperature"(
-	"root" TEXT /* & str */
-) RETURNS TABLE (
-	"zone" TEXT,  /* String */
-	"celsius" real  /* f32 */
+	"now" TEXT[],  /* Vec < String > */
+	"since_boot" TEXT[]  /* Vec < String > */
 )
 STRICT VOLATILE  
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'device_temperature_at_wrapper';
+AS 'MODULE_PATHNAME', 'throttling_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/ops.rs:40
+-- pgedge::ops::_disk_space
+CREATE  FUNCTION pgedge."_disk_space"() RETURNS TABLE (
+	"place" TEXT,  /* String */
+	"total_bytes" bigint,  /* i64 */
+	"free_bytes" bigint,  /* i64 */
+	"filesystem" bigint  /* i64 */
+)
+STRICT VOLATILE  
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'disk_space_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -940,6 +963,29 @@ GRANT EXECUTE ON FUNCTION pgedge._slow_queries(), pgedge._disk_space(), pgedge._
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/logs/pattern.rs:14
+-- pgedge::logs::pattern::log_parameters
+CREATE  FUNCTION pgedge."log_parameters"(
+	"message" TEXT, /* & str */
+	"pattern" TEXT /* & str */
+) RETURNS TEXT[] /* :: std :: option :: Option < Vec < String > > */
+IMMUTABLE STRICT PARALLEL SAFE  COST 100
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'log_parameters_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/logs/pattern.rs:8
+-- pgedge::logs::pattern::log_pattern
+CREATE  FUNCTION pgedge."log_pattern"(
+	"message" TEXT /* & str */
+) RETURNS TEXT /* String */
+IMMUTABLE STRICT PARALLEL SAFE  COST 50
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'log_pattern_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/events/lease.rs:20
 -- pgedge::events::lease::_events_hold
 CREATE  FUNCTION pgedge."_events_hold"(
@@ -956,29 +1002,6 @@ CREATE  FUNCTION pgedge."_events_hold"(
 STRICT VOLATILE PARALLEL UNSAFE  
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'hold_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/events/lease.rs:90
--- pgedge::events::lease::_events_revoke
-CREATE  FUNCTION pgedge."_events_revoke"(
-	"relation" oid, /* pg_sys :: Oid */
-	"ids" bigint[] /* Vec < Option < i64 > > */
-) RETURNS void
-STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'revoke_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/events/limits.rs:66
--- pgedge::events::limits::_events_limits_changed
-CREATE  FUNCTION pgedge."_events_limits_changed"(
-	"relation" oid /* pg_sys :: Oid */
-) RETURNS void
-STRICT VOLATILE PARALLEL UNSAFE  
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'limits_changed_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3014,8 +3037,8 @@ BEGIN
         ORDER BY CASE p.proname WHEN '_observe' THEN '' WHEN '_observe_sequences' THEN '_health_90' ELSE p.proname END COLLATE "C"
     LOOP
         label := CASE WHEN f ~ '^_observe' THEN 'observations' ELSE regexp_replace(f, '^_health_[0-9]*_*', '') END;
-        -- Twice, since a table or sequence may be dropped while it is looked at.
-        FOR attempt IN 1..2 LOOP
+        -- Up to five times, since a table or sequence may be dropped while it is looked at.
+        FOR attempt IN 1..5 LOOP
             BEGIN
                 IF label = 'observations' THEN
                     EXECUTE format('SELECT pgedge.%I()', f);
@@ -3028,7 +3051,7 @@ BEGIN
                                     'SELECT pid, relation::regclass FROM pg_locks WHERE mode = ''AccessExclusiveLock'' AND granted; shows by whom.';
                 EXIT;
             WHEN OTHERS THEN
-                CONTINUE WHEN attempt = 1;
+                CONTINUE WHEN attempt < 5;
                 RETURN QUERY SELECT label, 'warning', format('could not be %s: %s (%s)', CASE label WHEN 'observations' THEN 'written' ELSE 'checked' END, SQLERRM, SQLSTATE),
                                     'Call it as a member of pg_monitor; if it fails there as well it is a defect.';
             END;
@@ -3052,50 +3075,27 @@ GRANT EXECUTE ON FUNCTION pgedge._queue_stats() TO pg_monitor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/logs/pattern.rs:14
--- pgedge::logs::pattern::log_parameters
-CREATE  FUNCTION pgedge."log_parameters"(
-	"message" TEXT, /* & str */
-	"pattern" TEXT /* & str */
-) RETURNS TEXT[] /* :: std :: option :: Option < Vec < String > > */
-IMMUTABLE STRICT PARALLEL SAFE  COST 100
+-- src/logs/trends.rs:60
+-- pgedge::logs::trends::_log_baseline
+CREATE  FUNCTION pgedge."_log_baseline"(
+	"lines" bigint[], /* Array < '_, i64 > */
+	"hours" bigint /* i64 */
+) RETURNS double precision[] /* Vec < f64 > */
+IMMUTABLE STRICT PARALLEL SAFE  
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_parameters_wrapper';
+AS 'MODULE_PATHNAME', 'log_baseline_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/logs/prune.rs:16
--- pgedge::logs::prune::prune_logs
-CREATE  FUNCTION pgedge."prune_logs"(
-	"older_than" interval /* Interval */
-) RETURNS bigint /* i64 */
-STRICT VOLATILE SECURITY DEFINER PARALLEL UNSAFE  COST 10000
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'prune_logs_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/logs/pattern.rs:8
--- pgedge::logs::pattern::log_pattern
-CREATE  FUNCTION pgedge."log_pattern"(
-	"message" TEXT /* & str */
-) RETURNS TEXT /* String */
-IMMUTABLE STRICT PARALLEL SAFE  COST 50
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_pattern_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/logs/mine.rs:32
--- pgedge::logs::mine::_log_patterns_trans
-CREATE  FUNCTION pgedge."_log_patterns_trans"(
-	"state" internal, /* Internal */
-	"message" TEXT /* Option < & str > */
+-- src/logs/mine.rs:68
+-- pgedge::logs::mine::_log_patterns_deserial
+CREATE  FUNCTION pgedge."_log_patterns_deserial"(
+	"bytes" bytea, /* & [u8] */
+	"_unused" internal /* Internal */
 ) RETURNS internal /* Internal */
-IMMUTABLE PARALLEL SAFE   COST 100
+IMMUTABLE STRICT PARALLEL SAFE  
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'log_patterns_trans_wrapper';
+AS 'MODULE_PATHNAME', 'log_patterns_deserial_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
