@@ -15,9 +15,9 @@ use super::heap::{Blocks, Heap};
 use super::id::{Id, IdType};
 use super::relation::{Source, VectorTypes, Wanted};
 use super::spi::{Statement, free};
-use super::state::State;
 #[cfg(feature = "pg16")]
-use super::state::{Batch, RowElement};
+use super::state::RowElement;
+use super::state::State;
 use super::{limit_of, metric_named, positive_k};
 
 /// What a search asks for, beside the queries.
@@ -117,8 +117,7 @@ impl Question<'_> {
     fn search<T: RowElement>(heap: &Heap, workers: i32, task: &Task, values: &[f32], ids: IdType) -> State {
         // The workers start while the queries are packed.
         let team = (workers > 0).then(|| Team::start(workers, task, values));
-        let batch = Batch::new(task.metric, Flat::plain(task.dim, values.to_vec()));
-        let mut state = State::new::<T>(&batch, ids, task.k, task.limit, true);
+        let mut state = task.begin::<T>(values, ids);
         match team {
             None => heap.search::<T>(&mut state, Blocks::all(task.pages)),
             Some(team) => {

@@ -176,7 +176,7 @@ fn names_secret(text: &str) -> bool {
 }
 
 /// A code of a terminal, for colours and the like.
-pub(crate) const CODE: &str = r"\x1b\[[0-9;?]*[A-Za-z]";
+const CODE: &str = r"\x1b\[[0-9;?]*[A-Za-z]";
 
 /// What a pattern is made of. Codes are looked for between its parts.
 #[derive(Clone, Copy, PartialEq)]

@@ -241,15 +241,18 @@ unsafe fn own_queue(queues: *mut c_void, worker: usize) -> *mut pg_sys::shm_mq {
 }
 
 impl Task {
+    /// The state with which each process begins.
+    pub fn begin<T: RowElement>(&self, values: &[f32], ids: IdType) -> State {
+        let batch = Batch::new(self.metric, Flat::plain(self.dim, values.to_vec()));
+        State::new::<T>(&batch, ids, self.k, self.limit, true)
+    }
+
     /// A worker's part: what it found.
     ///
     /// # Safety
     /// The task must be one that the leader has found good, and whose relation it has locked.
     unsafe fn search<T: RowElement>(&self, values: &[f32], blocks: Blocks<'_>) -> Vec<u8> {
-        let flat = Flat::plain(self.dim, values.to_vec());
-        let batch = Batch::new(self.metric, flat);
-        let ids = IdType::new(self.id_type, self.collation);
-        let mut state = State::new::<T>(&batch, ids, self.k, self.limit, true);
+        let mut state = self.begin::<T>(values, IdType::new(self.id_type, self.collation));
         // SAFETY: the caller's promise.
         let heap = unsafe { Heap::reopen(self.relation, self.columns) };
         heap.search::<T>(&mut state, blocks);
