@@ -179,9 +179,27 @@ fn by_byte(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
     }
 }
 
+/// What looks at positions of which a window says that a stem may begin there: where the window stands, and a bit for each position. Positions that `visit` has
+/// passed over, or that an earlier window has told of, are left out.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn looking(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) -> impl FnMut(usize, u64) {
+    // positions below are done
+    let mut next = 0;
+    move |from, mut mask| {
+        while mask != 0 {
+            let i = from + mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            if i >= next && at(s, i) {
+                next = visit(i).max(i + 1);
+            }
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{TABLES, at};
+    use super::{TABLES, looking};
     use core::arch::x86_64::*;
 
     /// Positions that a window tells of.
@@ -194,17 +212,7 @@ mod avx2 {
     #[target_feature(enable = "avx2,bmi1")]
     pub(super) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
         let Some(positions) = s.len().checked_sub(3) else { return };
-        // positions below are done
-        let mut next = 0;
-        let mut look = |from: usize, mut mask: u64| {
-            while mask != 0 {
-                let i = from + mask.trailing_zeros() as usize;
-                mask &= mask - 1;
-                if i >= next && at(s, i) {
-                    next = visit(i).max(i + 1);
-                }
-            }
-        };
+        let mut look = looking(s, visit);
         let Some(end) = s.len().checked_sub(READ) else {
             let mut padded = [0; READ];
             padded[..s.len()].copy_from_slice(s);
@@ -271,7 +279,7 @@ mod avx2 {
 
 #[cfg(target_arch = "aarch64")]
 mod neon {
-    use super::{TABLES, at};
+    use super::{TABLES, looking};
     use core::arch::aarch64::*;
 
     /// Positions that a window tells of.
@@ -284,25 +292,15 @@ mod neon {
     #[target_feature(enable = "neon")]
     pub(super) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
         let Some(positions) = s.len().checked_sub(3) else { return };
-        // positions below are done
-        let mut next = 0;
-        let mut look = |from: usize, mut mask: u32| {
-            while mask != 0 {
-                let i = from + mask.trailing_zeros() as usize;
-                mask &= mask - 1;
-                if i >= next && at(s, i) {
-                    next = visit(i).max(i + 1);
-                }
-            }
-        };
+        let mut look = looking(s, visit);
         let Some(end) = s.len().checked_sub(READ) else {
             let mut padded = [0; READ];
             padded[..s.len()].copy_from_slice(s);
-            return look(0, may_begin(&padded));
+            return look(0, u64::from(may_begin(&padded)));
         };
         for from in (0..positions).step_by(POSITIONS) {
             let from = from.min(end);
-            look(from, may_begin(s[from..].first_chunk().expect("a window")));
+            look(from, u64::from(may_begin(s[from..].first_chunk().expect("a window"))));
         }
     }
 
