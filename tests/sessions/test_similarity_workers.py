@@ -196,66 +196,46 @@ def test_errors_of_workers_are_the_callers(told):
         conn.execute("DROP TABLE bad_id, bad_dim")
 
 
-def test_a_cancel_or_a_worker_that_is_ended(told):
+def during_a_search(conn, other, what) -> psycopg.Error:
+    """Runs a search of five seconds and more, and `what` when its workers are seen; they are gone soon after. Gives the error that ends the search."""
+    workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'"
+    failed = []
+
+    def run():
+        try:
+            search(conn, "reported", k=4)
+        except psycopg.Error as error:
+            failed.append(error)
+    thread = threading.Thread(target=run)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while other.execute(workers).fetchone() == (0,):
+        assert time.monotonic() < deadline
+    time.sleep(0.1)
+    started = time.monotonic()
+    what()
+    thread.join()
+    assert time.monotonic() - started < 2
+    while other.execute(workers).fetchone() != (0,):
+        assert time.monotonic() < deadline
+    return failed[0]
+
+
+def test_a_cancel_or_a_process_that_is_ended(told):
+    slow = WORKERS + "; SET test.what = 'sleep'; SET client_min_messages = warning"
     with told.connect() as conn, told.connect() as other:
-        conn.execute(WORKERS + "; SET test.what = 'sleep'; SET client_min_messages = warning")
-        workers = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'parallel worker'"
-
-        def after(what):
-            """Runs a search of five seconds and more, and `what` when its workers are seen."""
-            failed = []
-
-            def run():
-                try:
-                    search(conn, "reported", k=4)
-                except psycopg.Error as error:
-                    failed.append(error)
-            thread = threading.Thread(target=run)
-            thread.start()
-            deadline = time.monotonic() + 20
-            while not other.execute(workers).fetchall():
-                assert time.monotonic() < deadline
-            time.sleep(0.1)
-            started = time.monotonic()
-            what()
-            thread.join()
-            assert time.monotonic() - started < 2
-            while other.execute(workers).fetchall():
-                assert time.monotonic() < deadline
-            return failed[0]
-
-        assert after(lambda: other.execute("SELECT pg_cancel_backend(%s)", (conn.info.backend_pid,))).sqlstate == "57014"
-        assert after(lambda: other.execute(f"SELECT pg_terminate_backend(pid) FROM ({workers}) w")).sqlstate == "57P01"
+        conn.execute(slow)
+        assert during_a_search(conn, other, lambda: other.execute("SELECT pg_cancel_backend(%s)", (conn.info.backend_pid,))).sqlstate == "57014"
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'parallel worker'"
+        assert during_a_search(conn, other, lambda: other.execute(end)).sqlstate == "57P01"
         conn.execute("SET statement_timeout = '300ms'")
         with pytest.raises(psycopg.errors.QueryCanceled):
             search(conn, "reported", k=4)
         conn.execute("RESET statement_timeout; RESET test.what")
         assert len(same(conn, k=1000)) == 900
-        assert after_session_ends(told, workers, other) == []
-
-
-def after_session_ends(place, workers: str, other) -> list:
-    """The workers that are left when their leader's session has been ended."""
-    with place.connect() as leader:
-        leader.execute(WORKERS + "; SET test.what = 'sleep'; SET client_min_messages = warning")
-        ended = []
-
-        def run():
-            try:
-                search(leader, "reported", k=4)
-            except psycopg.Error as error:
-                ended.append(error)
-        thread = threading.Thread(target=run)
-        thread.start()
-        deadline = time.monotonic() + 20
-        while not other.execute(workers).fetchall():
-            assert time.monotonic() < deadline
-        other.execute("SELECT pg_terminate_backend(%s)", (leader.info.backend_pid,))
-        thread.join()
-        assert ended
-    while other.execute(workers).fetchall() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return other.execute(workers).fetchall()
+        with told.connect() as leader:
+            leader.execute(slow)
+            during_a_search(leader, other, lambda: other.execute("SELECT pg_terminate_backend(%s)", (leader.info.backend_pid,)))
 
 
 def test_without_a_worker_to_be_had(small):
