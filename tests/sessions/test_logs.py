@@ -91,7 +91,10 @@ def test_many_small_calls_keep_the_table_small(db):
     with db.connect() as conn:
         for _ in range(3000):
             conn.execute(call)
-        assert conn.execute("SELECT array_agg(count), pg_relation_size('aggregated_logs') FROM aggregated_logs").fetchone() == ([3000, 3000], 8192)
+        counts, size = conn.execute("SELECT array_agg(count), pg_relation_size('aggregated_logs') FROM aggregated_logs").fetchone()
+        assert counts == [3000, 3000]
+        # one page, and a few where an analyze by autovacuum kept old versions for a moment; without pruning there would be eighty
+        assert size <= 16 * 8192, size
         # every second each row gets an entry in each index, whose old ones are cleaned up as well
         sizes = conn.execute("SELECT sum(pg_relation_size(indexrelid)) FROM pg_index WHERE indrelid = 'aggregated_logs'::regclass").fetchone()[0]
         assert sizes <= 8 * 16384, sizes
