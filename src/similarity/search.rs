@@ -116,7 +116,7 @@ impl Question<'_> {
     #[cfg(feature = "pg16")]
     fn search<T: RowElement>(heap: &Heap, workers: i32, task: &Task, values: &[f32], ids: IdType) -> State {
         // The workers start while the queries are packed.
-        let team = (workers > 0).then(|| Team::start(workers, task, values));
+        let team = if workers > 0 { Team::start(workers, task, values) } else { None };
         let mut state = task.begin::<T>(values, ids);
         match team {
             None => heap.search::<T>(&mut state, Blocks::all(task.pages)),

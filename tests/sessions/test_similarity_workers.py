@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import os
+import pwd
+import subprocess
 import threading
 import time
 
 import psycopg
 import pytest
 
+from cluster import Cluster
 from support import fails
 from test_similarity_heap import ONE, SERIAL, WORKERS, db, nothing_leaks, planned, same, search, server, small, some, vector_of  # noqa: F401
 
@@ -262,6 +265,37 @@ def test_without_a_worker_to_be_had(small):
         conn.execute("SELECT pg_cancel_backend(%s)", (busy.info.backend_pid,))
         thread.join()
         assert done.is_set(), "it ended by itself, before the searches did"
+
+
+class Cramped(Cluster):
+    """A server that sees a small /dev/shm."""
+
+    def run(self, *command, **kwargs):
+        mount = 'mount -t tmpfs -o size=2m,mode=1777 tmpfs /dev/shm && exec setpriv --reuid="$0" --regid="$1" --clear-groups "${@:2}"'
+        account = pwd.getpwnam(self.user)
+        return subprocess.run(["unshare", "-m", "bash", "-c", mount, str(account.pw_uid), str(account.pw_gid), *map(str, command)],
+                              **{"check": True, "cwd": self.folder, **kwargs})
+
+
+def test_without_room_in_shared_memory():
+    """Where the memory for workers cannot be had, one process does it: a container's /dev/shm is small."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=False, capture_output=True).returncode:
+        pytest.skip("only one who may mount can make /dev/shm small")
+    with Cramped({"fsync": "off"}) as c, psycopg.connect(c.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE EXTENSION pgedge CASCADE; CREATE TABLE t AS SELECT i AS id, ARRAY[i % 30, i % 7, i % 11]::vector(3) AS embedding FROM generate_series(1, 900) i")
+        batch = "(SELECT array_agg(ARRAY[i % 31, i % 7, i % 12]::vector) FROM generate_series(1, {}) i)"
+        # with workers there would be 1.2 MB of queries beside what the server needs
+        for queries in (10, 100_000):
+            counts = f"SELECT count(*), sum(id::int) FROM pgedge.batch_search({batch.format(queries)}, 1, 'l2', relation => 't')"
+            conn.execute(SERIAL + "; SET work_mem = '256MB'")
+            want = conn.execute(counts).fetchone()
+            assert want[0] == queries
+            conn.execute(WORKERS)
+            assert conn.execute(counts).fetchone() == want
+        # and PostgreSQL's own plans, if they want as much, say so
+        with pytest.raises(psycopg.errors.DiskFull):
+            conn.execute("SET max_parallel_maintenance_workers = 2; SET maintenance_work_mem = '64MB'; ALTER TABLE t SET (parallel_workers = 2);"
+                         " CREATE INDEX ON t USING hnsw (embedding vector_l2_ops)")
 
 
 def test_pages_and_rows_are_counted(small):

@@ -5,8 +5,10 @@
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use core::sync::atomic::AtomicU32;
+use std::path::Path;
 
 use half::f16;
+use pgedge_hostinfo as hostinfo;
 use pgedge_similarity::Metric;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -74,6 +76,9 @@ const QUERY_TEXT: u64 = 5;
 /// Bytes of the queue from each worker. It goes through it in parts if it has found more.
 const QUEUE: usize = 64 * 1024;
 
+/// What the server itself puts into the memory that is shared, some 200 kB (settings, snapshots, libraries), and room for what others take meanwhile.
+const ROOM: usize = 1024 * 1024;
+
 /// Workers that search.
 pub struct Team {
     context: *mut pg_sys::ParallelContext,
@@ -84,9 +89,13 @@ pub struct Team {
 }
 
 impl Team {
-    /// Starts as many of `workers` workers as the server has left, perhaps none. Until [`Team::finish`] nothing may be written: the server calls that
+    /// Starts as many of `workers` workers as the server has left, perhaps none; `None` where there is no room for the memory that they would share, which the
+    /// server takes for an error. Until [`Team::finish`] nothing may be written: the server calls that
     /// parallel mode. An error ends them with the transaction, or the subtransaction, that it ends.
-    pub fn start(workers: i32, task: &Task, queries: &[f32]) -> Team {
+    pub fn start(workers: i32, task: &Task, queries: &[f32]) -> Option<Team> {
+        if !has_room(ROOM + size_of_val(queries) + workers as usize * 2 * QUEUE) {
+            return None;
+        }
         // SAFETY: the order that access/parallel.h prescribes; room is asked for before it is taken.
         unsafe {
             pg_sys::EnterParallelMode();
@@ -137,7 +146,7 @@ impl Team {
             for (n, &queue) in queues.iter().enumerate() {
                 pg_sys::shm_mq_set_handle(queue, (*(*context).worker.add(n)).bgwhandle);
             }
-            Team { context, queues, shared, buffer_usage, wal_usage }
+            Some(Team { context, queues, shared, buffer_usage, wal_usage })
         }
     }
 
@@ -181,6 +190,13 @@ impl Team {
             pg_sys::ExitParallelMode();
         }
     }
+}
+
+/// Whether a segment of so many bytes can be had: a container's `/dev/shm` is often small. The server's other kinds of memory are not looked at.
+fn has_room(bytes: usize) -> bool {
+    // SAFETY: a setting of this server.
+    let posix = unsafe { pg_sys::dynamic_shared_memory_type } == pg_sys::DSM_IMPL_POSIX as i32;
+    !posix || hostinfo::space(Path::new("/dev/shm")).is_none_or(|space| space.free >= bytes as u64)
 }
 
 /// Where the queries are.
