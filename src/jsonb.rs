@@ -79,13 +79,8 @@ impl<'a> Jsonb<'a> {
 
     /// JSON text as PostgreSQL reads it, in the current memory context. Errors 22P02 and 22P05 as `jsonb`'s own input gives them.
     pub fn parse(text: &str) -> Jsonb<'static> {
-        let refuse = |code, why: &str| -> ! {
-            let excerpt = pgedge_logminer::truncated(text, 100);
-            errors::fail(
-                code,
-                format!("{why}: {excerpt}"),
-                "Give JSON: [{\"message\": \"…\"}, …] or {\"logs\": […]}; for an array of lines, ARRAY['…', …] or a text[].",
-            )
+        let refuse = |code, why: &str, hint: &str| -> ! {
+            errors::fail(code, format!("{why}: {}", crate::logs::excerpt(text)), hint)
         };
         let c = std::ffi::CString::new(text).expect("text of PostgreSQL has no zero byte");
         pgrx::PgTryBuilder::new(|| {
@@ -98,10 +93,18 @@ impl<'a> Jsonb<'a> {
         })
         // Caught only to raise the error again with the text and a hint.
         .catch_when(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, |_| {
-            refuse(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, "entries is not valid JSON")
+            refuse(
+                PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+                "entries is not valid JSON",
+                "Give JSON: [{\"message\": \"…\"}, …] or {\"logs\": […]}; for an array of lines, ARRAY['…', …] or a text[].",
+            )
         })
         .catch_when(PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER, |_| {
-            refuse(PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER, "\\u0000 cannot be text")
+            refuse(
+                PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER,
+                "\\u0000 cannot be text",
+                "PostgreSQL's text cannot hold the character \\u0000: leave it out, or put \\ufffd in its place.",
+            )
         })
         .execute()
     }

@@ -29,6 +29,8 @@ mod text;
 mod timestamp;
 pub mod trends;
 
+pub use input::excerpt;
+
 /// `pgedge.mask_samples`: whether secrets are masked in samples and metadata. Those who write logs may not turn it off.
 static MASK_SAMPLES: GucSetting<bool> = GucSetting::<bool>::new(true);
 

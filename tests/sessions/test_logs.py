@@ -675,6 +675,17 @@ def test_bad_input_changes_nothing(shared, sqlstate, call, named):
         assert conn.execute("SELECT (SELECT count(*) FROM aggregated_logs), (SELECT sum(last_no) FROM pgedge._log_sources)").fetchone() == before
 
 
+@pytest.mark.parametrize(("sqlstate", "entries", "hint"), [
+    ("22P02", '{"logs":[{"password":"hunter2"}', "Give JSON"),
+    ("22P05", '[{"message":"a\\u0000","password":"hunter2"}]', "cannot hold the character \\u0000"),
+    ("22023", '[{"password":"hunter2"}]', "Give an array"),
+])
+def test_errors_tell_no_secret(shared, sqlstate, entries, hint):
+    with shared.connect() as conn:
+        error = fails(conn, sqlstate, "SELECT * FROM pgedge.aggregate_logs(%s::text)", (entries,))
+        assert "hunter2" not in str(error) and '***' in error.diag.message_primary and hint in error.diag.message_hint
+
+
 def test_nothing_comes_of_nothing(shared):
     with shared.connect() as conn:
         for call in ("aggregate_logs('[]'::jsonb)", "aggregate_logs('{\"logs\": []}'::jsonb)", "aggregate_logs(NULL::jsonb)", "aggregate_logs('{}'::text[])",
