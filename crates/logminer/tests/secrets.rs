@@ -68,6 +68,10 @@ fn shapes_and_what_is_shown() {
         ("Authorization: Bearer abc.def", "Authorization: Bearer {SECRET}", "Authorization: Bearer ***"),
         ("x password=a,b=c", "x password={SECRET},b=c", "x password=***,b=c"),
         ("GET /x?token=abcd&y=1 done", "GET {PATH} done", "GET /x?token=***&y=1 done"),
+        ("network_key: [1, 3, 5, 255] set", "network_key: [{SECRET}] set", "network_key: [***] set"),
+        ("userPassword:: aHVudGVyMg==", "userPassword:: {SECRET}", "userPassword:: ***"),
+        ("> PASS hunter2", "", "> PASS ***"),
+        ("< PASS hunter2\r", "", "< PASS ***\r"),
         ("get postgres://a:b@db/x", "get {URL}", "get postgres://a:***@db/x"),
         ("mail ann@example.org now", "mail {EMAIL} now", "mail *** now"),
         ("mail a.b+c@example.org now", "mail {EMAIL} now", "mail *** now"),
@@ -123,19 +127,24 @@ fn json_is_masked_by_key_and_by_value() {
             "{\"Cookie\":\"***\",\"Authorization\":\"***\",\"Host\":\"h\"}",
         ),
         ("total_tokens", "1500", "1500"),
+        ("network_key", "[1, 13, 255]", "[\"***\", \"***\", \"***\"]"),
+        ("creds", "{\"a\":\"x\"}", "{\"a\":\"***\"}"),
+        ("sort_key", "[1, 13, 255]", "[1, 13, 255]"),
         ("password", "null", "null"),
         ("x", "{\"ann@example.org\": 1}", "{\"***\": 1}"),
         ("x", "not json password=abc", "not json password=***"),
     ] {
         assert_eq!(mask_json(key, json), shown);
     }
+    // cut off, or wrong in other ways
+    assert_eq!(mask_line("{\"logs\":[{\"password\":\"hunter2\"}"), "{\"logs\":[{\"password\":\"***\"}");
     let deep = format!("{}\"password=abc\"{}", "[".repeat(5000), "]".repeat(5000));
     assert!(!mask_json("x", &deep).contains("abc"));
 }
 
 /// Text made of pieces that mean something to the masker.
 fn pieces(seed: &mut u64, most: u64) -> String {
-    const PIECES: [&str; 64] = [
+    const PIECES: [&str; 72] = [
         "password",
         "token",
         "key",
@@ -200,12 +209,20 @@ fn pieces(seed: &mut u64, most: u64) -> String {
         "is ",
         "DE89",
         "\u{10fffe}\u{10ffff}",
+        "bindpw ",
+        "pw",
+        "PASS ",
+        "command ",
+        "::",
+        "{SSHA}",
+        "curl",
+        " --user ",
     ];
     let mut below = |n: u64| {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (*seed >> 33) % n
     };
-    (0..1 + below(most)).map(|_| PIECES[below(64) as usize]).collect()
+    (0..1 + below(most)).map(|_| PIECES[below(PIECES.len() as u64) as usize]).collect()
 }
 
 /// Whatever the text: no panic, masking again changes nothing, a line is of its own pattern.
@@ -280,6 +297,10 @@ fn any_bytes() {
         "token=[1 ",
         "http://",
         " -px",
+        "> PASS x",
+        "command PASS x       ",
+        "bindpw {a}",
+        " --user a",
         "<sig>",
         "cookie: ",
         "@",

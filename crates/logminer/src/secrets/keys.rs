@@ -26,7 +26,7 @@ pub(crate) enum Wants {
 use Wants::{Any, Authorization, Cookie, Opaque, Value};
 
 /// Names at the end of a key, joined; `true` when they must begin a word of it (`compass` names no `pass`).
-static NAMES: [(&[u8], bool, Wants); 56] = [
+static NAMES: [(&[u8], bool, Wants); 66] = [
     (b"password", false, Any),
     (b"passwd", false, Any),
     (b"passwort", false, Any),
@@ -35,6 +35,12 @@ static NAMES: [(&[u8], bool, Wants); 56] = [
     (b"passkey", false, Any),
     (b"passwordhash", false, Any),
     (b"pwd", false, Any),
+    (b"pw", true, Any),
+    (b"bindpw", false, Any),
+    (b"rootpw", false, Any),
+    (b"userpw", false, Any),
+    (b"dbpw", false, Any),
+    (b"adminpw", false, Any),
     (b"secret", false, Any),
     (b"secretid", false, Any),
     (b"secretvalue", false, Any),
@@ -43,9 +49,12 @@ static NAMES: [(&[u8], bool, Wants); 56] = [
     (b"accesskeyid", false, Any),
     (b"secretkey", false, Any),
     (b"privatekey", false, Any),
+    (b"privkey", false, Any),
     (b"accountkey", false, Any),
     (b"authkey", false, Any),
     (b"encryptionkey", false, Any),
+    (b"enckey", true, Any),
+    (b"networkkey", false, Any),
     (b"signingkey", false, Any),
     (b"masterkey", false, Any),
     (b"sharedkey", false, Any),
@@ -55,6 +64,7 @@ static NAMES: [(&[u8], bool, Wants); 56] = [
     (b"clientkey", false, Any),
     (b"subscriptionkey", false, Any),
     (b"credential", false, Any),
+    (b"creds", true, Any),
     (b"psk", true, Any),
     (b"cvv", true, Any),
     (b"cvc", true, Any),
@@ -72,7 +82,7 @@ static NAMES: [(&[u8], bool, Wants); 56] = [
     (b"authcode", false, Value),
     (b"sessionid", false, Value),
     (b"sessid", false, Value),
-    (b"sessionkey", false, Value),
+    (b"sessionkey", false, Any),
     (b"sessioncookie", false, Value),
     (b"ssn", true, Value),
     (b"bearer", true, Opaque),
@@ -86,7 +96,7 @@ static NAMES: [(&[u8], bool, Wants); 56] = [
 ];
 
 /// The names that end in a letter, as bits, by the last five bits of it: few do in any.
-static NAMES_BY_END: [u64; 32] = {
+static NAMES_BY_END: [u128; 32] = {
     let mut t = [0; 32];
     let mut i = 0;
     while i < NAMES.len() {
@@ -155,7 +165,7 @@ pub(crate) fn wanted(key: &[u8]) -> Option<(Wants, bool)> {
     }
     match name {
         [one @ .., b's'] if find(one).is_some() => find(one).map(|wants| (wants, true)),
-        _ => find(name).map(|wants| (wants, false)),
+        _ => find(name).map(|wants| (wants, name.ends_with(b"creds"))),
     }
 }
 
@@ -196,9 +206,15 @@ fn may_be_key(s: &[u8], start: usize, end: usize, i: usize) -> bool {
     let next = s.get(behind_blanks(s, end)).copied().unwrap_or(0);
     matches!(next, b'=' | b':' | b'%' | b'>' | b'(' | b'"' | b'\'' | b'`' | b'\\' | b']' | b'*')
         || s[start] == b'-'
+        || is_directive(&s[start..end])
         || is_tag(s, start)
         // `password is x7`: the first letter of what may stand between
         || s[i].eq_ignore_ascii_case(&b'p') && VERBS.iter().any(|verb| next.eq_ignore_ascii_case(&verb[0]))
+}
+
+/// Whether a word of the configuration of LDAP has a password behind a blank.
+fn is_directive(word: &[u8]) -> bool {
+    [&b"bindpw"[..], b"rootpw"].iter().any(|w| word.eq_ignore_ascii_case(w))
 }
 
 /// Whether the key at `start` is the name of an XML element that opens, perhaps with that of its namespace before it.
@@ -231,6 +247,8 @@ pub(super) fn keyed(s: &[u8], i: usize) -> Option<Secret> {
     match byte(j) {
         b'=' if matches!(byte(j + 1), b'=' | b'~') => None,
         b'=' => key.value(j + 1 + usize::from(byte(j + 1) == b'>'), false),
+        // base64 in LDIF; `Session::start`
+        b':' if byte(j + 1) == b':' && byte(j + 2) == b' ' => key.value(j + 2, true),
         b':' if byte(j + 1) == b':' || s[j..].starts_with(b"://") => None,
         b':' if byte(j + 1) == b'=' => key.value(j + 2, false),
         b':' => key.value(j + 1, !quotes && matches!(byte(j + 1), b' ' | b'\t' | 0)),
@@ -408,6 +426,16 @@ fn is_object(v: &[u8]) -> bool {
     }
 }
 
+/// Whether text begins with a scheme and the hash of a password: `{SSHA}x`.
+fn is_hash(s: &[u8]) -> bool {
+    let close = 1 + run(s, 1, 24, token_byte);
+    let next = s.get(close + 1).copied().unwrap_or(0);
+    s[0] == b'{'
+        && close > 1
+        && s[close..].first() == Some(&b'}')
+        && (next.is_ascii_alphanumeric() || matches!(next, b'+' | b'/' | b'$'))
+}
+
 /// A key that has a secret's name.
 struct Key<'a> {
     s: &'a [u8],
@@ -458,7 +486,7 @@ impl Key<'_> {
                 _ => self.between((from, to)),
             };
         }
-        if matches!(s.get(from), Some(b'[' | b'{')) {
+        if matches!(s.get(from), Some(b'[' | b'{')) && !is_hash(&s[from..]) {
             return self.many_values(from);
         }
         match self.wants {
@@ -581,7 +609,7 @@ impl Key<'_> {
         (matches!(s.get(j), Some(b'=' | b':'))).then(|| self.value(j + 1, false))?
     }
 
-    /// `--password x`, `PASSWORD 'x'`, `password is x7`.
+    /// `--password x`, `bindpw x`, `PASSWORD 'x'`, `password is x7`.
     fn without_separator(&self, end: usize) -> Option<Secret> {
         let s = self.s;
         if self.dashes > 0 && self.wants != Opaque {
@@ -594,6 +622,9 @@ impl Key<'_> {
                 return None;
             }
             return if is_quote(s[a - 1]) { self.between(quoted(s, a - 1)?) } else { self.bare(a, false) };
+        }
+        if is_directive(self.name()) && s.get(end).is_some_and(|b| matches!(b, b' ' | b'\t')) {
+            return self.value(end, true);
         }
         let word = |w: &[u8]| {
             let name = self.name();

@@ -166,7 +166,7 @@ fn secret_at(s: &[u8], i: usize) -> Option<Secret> {
         b' ' => tokens::option(s, i),
         b'-' => tokens::private_key(s, i),
         // names alone: no token begins so
-        _ if keys::is_name(&s[i..]) => keys::keyed(s, i),
+        _ if keys::is_name(&s[i..]) => keys::keyed(s, i).or_else(|| tokens::command(s, i)),
         _ => tokens::known(s, i)
             .or_else(|| persons::iban(s, i))
             .or_else(|| tokens::scheme(s, i))
@@ -219,7 +219,8 @@ fn is_opaque(v: &[u8]) -> bool {
     }
     let v = &v[..v.len().min(LOOK)];
     let base64 = v.iter().any(|b| matches!(b, b'+' | b'='));
-    let allowed = |b: u8| token_byte(b) || matches!(b, b'+' | b'=' | b'%' | b'~') || b == b'/' && base64;
+    let mark = |b: u8| matches!(b, b'+' | b'=' | b'%' | b'~' | b'!' | b'#' | b'$' | b'*' | b'^');
+    let allowed = |b: u8| token_byte(b) || mark(b) || b == b'/' && base64;
     let class = |b: u8| match b {
         b'0'..=b'9' => 1u8,
         b'a'..=b'z' => 2,

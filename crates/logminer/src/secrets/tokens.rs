@@ -152,6 +152,31 @@ pub(super) fn identified(s: &[u8], i: usize) -> Option<Secret> {
     Secret::of(from, to)
 }
 
+/// What FTP and POP3 are told: `command PASS x`, `> PASS x`, `"PASS x"`. At the start of a line it is rather the result of
+/// a test.
+pub(super) fn command(s: &[u8], i: usize) -> Option<Secret> {
+    if !s[i..].starts_with(b"PASS ") {
+        return None;
+    }
+    // not a message within JSON
+    let quote = s[..i].ends_with(b"\"") && !matches!(s[..i - 1].trim_ascii_end().last(), Some(b':' | b'=') | None);
+    let named = starts_ignoring_case(&s[i.saturating_sub(8)..i], b"command ");
+    if !quote && !named && ![&b"> "[..], b"< "].iter().any(|w| s[..i].ends_with(w)) {
+        return None;
+    }
+    let from = i + 5;
+    let to = value_end(s, from, usize::MAX);
+    let v = &s[from..to.min(from + LOOK)];
+    let last = matches!(s.get(behind_blanks(s, to)), None | Some(b'\r' | b'\n'));
+    // `command PASS failed: …`
+    let said = v.iter().all(|b| b.is_ascii_lowercase() || *b == b':');
+    let ends = if quote { matches!(s.get(to), Some(b'"' | b'\\')) } else { last || named && !said };
+    // of a test: its file, the number of them
+    let number = v.len() < 6 && v.iter().all(u8::is_ascii_digit);
+    let told = v.len() < 4 || number || v.contains(&b'/') || v.starts_with(b"(");
+    (ends && (!told || is_masked(v))).then(|| Secret::of(from, to))?
+}
+
 /// Options of commands that take a password without naming it: `curl -u user:x`, `mysql -px`, `sshpass -p x`.
 pub(super) fn option(s: &[u8], i: usize) -> Option<Secret> {
     let near = i.saturating_sub(256);
@@ -162,6 +187,12 @@ pub(super) fn option(s: &[u8], i: usize) -> Option<Secret> {
         let a = at(i + 4);
         let colon = a + s[a..value_end(s, a, LOOK)].iter().position(|b| *b == b':')?;
         return called(&[b"curl", b"wget", b"http"]).then(|| Secret::of(colon + 1, value_end(s, a, usize::MAX)))?;
+    }
+    if s[i..].starts_with(b" --user") && matches!(s.get(i + 7), Some(b' ' | b'=')) {
+        let a = at(i + 8);
+        let to = value_end(s, a, usize::MAX);
+        let colon = a + s[a..to.min(a + LOOK)].iter().position(|b| *b == b':')?;
+        return called(&[b"curl"]).then(|| Secret::of(colon + 1, to))?;
     }
     if !s[i..].starts_with(b" -p") {
         return None;
