@@ -110,10 +110,10 @@ pub fn refresh(session: &Session<'_>, learned: &mut Learned) {
     let growth = learned.set.insert_all(shapes.iter().map(String::as_str), || {
         check_for_interrupts!();
     });
-    // Shapes of an earlier version, which kept more of them: their rows are looked at when next something is learned.
-    if before == 0 && learned.set.len() < shapes.len() {
+    if before == 0 {
+        // An earlier version may have kept more shapes, or made other patterns of them: all rows are looked at with the next lines.
         learned.recheck = true;
-        if session.writes {
+        if session.writes && learned.set.len() < shapes.len() {
             let kept = |shape: &&str| learned.set.pattern(shape).is_none();
             let gone: Vec<&str> = shapes.iter().map(String::as_str).filter(kept).collect();
             change_shapes(session, learned, &[], &gone);

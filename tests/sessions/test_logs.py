@@ -85,6 +85,26 @@ def test_calls_within_a_second_make_no_index_entries(db):
         assert conn.execute("SELECT last_seen::text FROM aggregated_logs").fetchone()[0] == "2026-01-01 00:00:00.322456"
 
 
+def test_rows_of_another_version_are_merged(db):
+    """Shapes and rows as a version would have left them that saw several patterns where this one sees one."""
+    names = ("north", "south", "attic", "cellar", "garage", "west", "pond")
+    with db.connect() as conn:
+        for name in names:
+            conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(ARRAY[%s, %s], 'INFO', %s)", (f"pump {name} was stopped",) * 2 + (name,))
+        first = conn.execute("SELECT min(id) FROM aggregated_logs").fetchone()[0]
+        conn.execute("UPDATE aggregated_logs SET source = 'north'")
+        for table in ("_log_shapes", "_log_rows"):
+            conn.execute(f"UPDATE pgedge.{table} t SET source_no = (SELECT source_no FROM pgedge._log_sources WHERE source = 'north'), no = source_no * 10 + no")
+        conn.execute("DELETE FROM pgedge._log_sources WHERE source <> 'north'; UPDATE pgedge._log_sources SET last_no = 1000")
+    with db.connect() as conn:
+        assert conn.execute("SELECT count(DISTINCT message_pattern) FROM aggregated_logs").fetchone() == (7,)
+        # a shape that is known: nothing is learned
+        answer = conn.execute("SELECT id, message_pattern, occurrences, is_new FROM pgedge.aggregate_logs(ARRAY['pump west was stopped'], 'INFO', 'north')").fetchall()
+        assert answer == [(first, "pump {*} was stopped", 1, False)]
+        assert conn.execute("SELECT id, message_pattern, count FROM aggregated_logs").fetchall() == [(first, "pump {*} was stopped", 15)]
+        assert conn.execute("SELECT count(*), sum(lines), array_agg(DISTINCT id) FROM pgedge.log_pattern_lineage").fetchone() == (7, 14, [first])
+
+
 def test_many_small_calls_keep_the_table_small(db):
     """A session finds its rows again without their index; what an index scan does for the table, pruning its pages, must not be lost by it."""
     call = "SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['link 5 is up', 'disk 7 is full'], NULL, 's')"

@@ -2,7 +2,7 @@
 //!
 //! Derived elements: every shape is one; and when the shapes that agree with an element in all slots but one show enough different
 //! values in that slot, the element with the slot opened is one as well. (Several slots count as one when they always hold the same word,
-//! and when they hold nothing but placeholders of different types.) How many values are enough depends on the element alone, and
+//! and when they hold nothing but placeholders of different types. Several values of keys or in quotes open together when each of them shows enough.) How many values are enough depends on the element alone, and
 //! a larger set of shapes only shows more of them, so the derived elements are the least fixpoint of a monotone operator: unique,
 //! whatever the order in which shapes arrive, and never fewer when shapes are added. The pattern of a shape is the join (slot by slot:
 //! equal or wildcard) of all elements that cover it, and of all that cover a shape which that join covers.
@@ -105,16 +105,12 @@ impl Bucket {
         let shape: Vec<Value> = slots.iter().map(|t| self.intern(t)).collect();
         let number = self.shapes.len() as u32;
         let mut changes = Changes::default();
-        let mut tried: HashSet<(Vec<Value>, Vec<usize>, bool)> = HashSet::new();
+        let mut tried: HashSet<(Vec<Value>, Vec<usize>, Rule)> = HashSet::new();
         for element in &self.derived {
-            let (slots, typed) = match self.mismatches(element, &shape) {
-                Mismatch::Slots(slots) => (slots, false),
-                Mismatch::Typed(slots) => (slots, true),
-                Mismatch::None | Mismatch::Many => continue,
-            };
+            let Some((slots, rule)) = self.mismatches(element, &shape) else { continue };
             let open = opened(element, &slots);
             if !self.is_derived.contains(&open) {
-                tried.insert((open, slots, typed));
+                tried.insert((open, slots, rule));
             }
         }
         let own = self.classes.len() as u32;
@@ -125,8 +121,8 @@ impl Bucket {
         self.class_of.push(own);
         self.absorb(own, &mut changes);
         let mut fresh: Vec<Vec<Value>> = Vec::new();
-        for (open, slots, typed) in tried {
-            if self.follows(&open, &slots, typed) {
+        for (open, slots, rule) in tried {
+            if self.follows(&open, &slots, rule) {
                 fresh.push(open);
             }
         }
@@ -157,13 +153,14 @@ impl Bucket {
         values
     }
 
-    /// Whether an element that opens these slots follows. `typed`: an element and a shape were found that differ in placeholders of
-    /// another type only; for several slots that is all the rule asks for.
-    fn follows(&self, open: &[Value], slots: &[usize], typed: bool) -> bool {
-        if typed && slots.len() > 1 {
-            return self.same(open) > 0;
+    /// Whether an element that opens these slots follows from an element and a shape that differ in them.
+    fn follows(&self, open: &[Value], slots: &[usize], rule: Rule) -> bool {
+        let enough = |slots: &[usize]| self.weight(open, slots[0], &self.values_in(open, slots)) >= ENOUGH;
+        match rule {
+            Rule::Typed if slots.len() > 1 => self.same(open) > 0,
+            Rule::Typed | Rule::Alike => enough(slots),
+            Rule::Each => slots.iter().all(|&i| enough(&[i])),
         }
-        self.weight(open, slots[0], &self.values_in(open, slots)) >= ENOUGH
     }
 
     /// Words that stay the same when slots are opened: the evidence that it is one statement.
@@ -235,48 +232,40 @@ impl Bucket {
 
     /// The elements that follow from a new element: one for each slot that shows enough values.
     fn fire(&self, element: &[Value]) -> Vec<Vec<Value>> {
-        let mut tried: HashSet<(Vec<usize>, bool)> = HashSet::new();
-        for shape in &self.shapes {
-            match self.mismatches(element, shape) {
-                Mismatch::Slots(slots) => tried.insert((slots, false)),
-                Mismatch::Typed(slots) => tried.insert((slots, true)),
-                Mismatch::None | Mismatch::Many => false,
-            };
-        }
+        let tried: HashSet<_> = self.shapes.iter().filter_map(|shape| self.mismatches(element, shape)).collect();
         let mut found = Vec::new();
-        for (slots, typed) in tried {
+        for (slots, rule) in tried {
             let open = opened(element, &slots);
-            if !self.is_derived.contains(&open) && self.follows(&open, &slots, typed) {
+            if !self.is_derived.contains(&open) && self.follows(&open, &slots, rule) {
                 found.push(open);
             }
         }
         found
     }
 
-    /// In which slots a shape disagrees with an element.
-    fn mismatches(&self, element: &[Value], shape: &[Value]) -> Mismatch {
+    /// In which slots a shape disagrees with an element, and by what rule these may open; `None` when there are none, or no rule.
+    fn mismatches(&self, element: &[Value], shape: &[Value]) -> Option<(Vec<usize>, Rule)> {
         let mut slots: Vec<usize> = Vec::new();
-        let mut typed = 0;
+        let (mut typed, mut alike, mut each) = (true, true, true);
         for (i, (&e, &s)) in element.iter().zip(shape).enumerate() {
             if e == WILD || e == s {
                 continue;
             }
             let both = self.is_typed(e) && self.is_typed(s);
-            typed += usize::from(both);
-            // beyond the first slot: types everywhere, or the same word in all of them on either side
-            if let Some(&first) = slots.first()
-                && !(both && typed > slots.len())
-                && (typed > 0 || e != element[first] || s != shape[first])
-            {
-                return Mismatch::Many;
+            alike &= slots.first().is_none_or(|&first| !typed && e == element[first] && s == shape[first]);
+            typed &= both;
+            each &= self.places[i] == Place::Value;
+            if !(typed || alike || each) {
+                return None;
             }
             slots.push(i);
         }
-        match slots.len() {
-            0 => Mismatch::None,
-            n if n == typed => Mismatch::Typed(slots),
-            _ => Mismatch::Slots(slots),
-        }
+        let rule = match (typed, alike) {
+            (true, _) => Rule::Typed,
+            (_, true) => Rule::Alike,
+            _ => Rule::Each,
+        };
+        (!slots.is_empty()).then_some((slots, rule))
     }
 
     /// What the values in a slot that `open` opens weigh; never less for more values.
@@ -302,14 +291,15 @@ fn join(a: &[Value], b: &[Value]) -> Vec<Value> {
     a.iter().zip(b).map(|(&x, &y)| if x == y { x } else { WILD }).collect()
 }
 
-/// How a shape disagrees with an element.
-enum Mismatch {
-    None,
-    /// In one slot, or in several that hold one word each time (a host named twice).
-    Slots(Vec<usize>),
-    /// In slots that hold a placeholder of another type.
-    Typed(Vec<usize>),
-    Many,
+/// By what rule slots open in which a shape disagrees with an element.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Rule {
+    /// They hold placeholders of other types: several open at once.
+    Typed,
+    /// It is one slot, or several that hold one word each time (a host named twice), which count as one.
+    Alike,
+    /// They hold values of keys or quoted ones, which vary together: each must show enough.
+    Each,
 }
 
 fn opened(element: &[Value], slots: &[usize]) -> Vec<Value> {

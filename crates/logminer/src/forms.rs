@@ -103,6 +103,33 @@ pub(crate) fn uuid(s: &[u8], a: usize) -> Option<usize> {
     boundary(s, i).then_some(i)
 }
 
+/// An IPv6 address that begins with `::`; that of any host only in brackets, as it is a mark of its own elsewhere.
+pub(crate) fn short_ipv6(s: &[u8], a: usize) -> Option<usize> {
+    if !s[a..].starts_with(b"::") || a > 0 && is_word(s[a - 1]) {
+        return None;
+    }
+    if byte(s, a + 2) == b']' && a > 0 && s[a - 1] == b'[' {
+        return Some(a + 2);
+    }
+    let n = hexes(s, a + 2);
+    if (1..=4).contains(&n) && boundary(s, a + 2 + n) && byte(s, a + 2 + n) != b':' && byte(s, a + 2 + n) != b'.' {
+        return s[a + 2..a + 2 + n].iter().any(u8::is_ascii_digit).then_some(a + 2 + n);
+    }
+    match hex_groups(s, a + 2) {
+        Some((Kind::Ip, e)) => Some(e),
+        _ => {
+            let mapped = a + 2 + n + 1;
+            (n == 4 && s[a + 2..mapped].eq_ignore_ascii_case(b"ffff:")).then(|| ipv4(s, mapped)).flatten()
+        }
+    }
+}
+
+/// The whole of an IPv6 address in brackets with a port behind it, whose text in them is `a..e`.
+pub(crate) fn bracketed_ipv6(s: &[u8], a: usize, e: usize) -> Option<(usize, usize)> {
+    let in_brackets = byte(s, e) == b']' && a > 0 && s[a - 1] == b'[';
+    in_brackets.then(|| port(s, e + 1)).flatten().map(|e| (a - 1, e))
+}
+
 /// Groups of hexadecimal digits joined by `:` (or six pairs by `-`): MAC, IPv6, PCI addresses.
 pub(crate) fn hex_groups(s: &[u8], a: usize) -> Option<(Kind, usize)> {
     let first = hexes(s, a);
@@ -319,7 +346,9 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
     {
         return Some((Kind::Ip, e));
     }
-    if date(s, a).is_some() || ipv4(s, a).is_some() {
+    // nor is a date, or what stands in front of `@` and a date
+    let day = s[a..first].iter().rposition(|&c| c == b'@').map_or(a, |at| a + at + 1);
+    if date(s, day).is_some() || ipv4(s, a).is_some() {
         return None;
     }
     let e = path_end(s, a, b);
@@ -354,7 +383,10 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize, dots: usize) -> Op
     let next = byte(s, run);
     if next == b'@' && run < b {
         let host = joined_run(s, run + 1, b);
-        if host > run + 1
+        let unit = s[run + 1..host].rsplit(|&c| c == b'.').next().is_some_and(is_unit);
+        if unit {
+            // `user@1000.service`
+        } else if host > run + 1
             && s[run + 1..host].contains(&b'.')
             && s[host - 1].is_ascii_alphabetic()
             && s[run + 1..host].iter().filter(|&&c| c == b'.').count() < 5
@@ -413,6 +445,14 @@ fn is_source(ending: &[u8]) -> bool {
     const ENDINGS: &[u8] =
         b" cc cpp cxx hpp hh go rs java kt scala groovy py rb php pl lua js ts tsx jsx cs fs vb swift mm sh sql erl ex conf cfg ini yml yaml json xml html txt log toml ";
     ENDINGS.split(|&b| b == b' ').any(|e| e == ending)
+}
+
+/// What the names of systemd's units end in.
+fn is_unit(ending: &[u8]) -> bool {
+    matches!(
+        ending,
+        b"service" | b"socket" | b"target" | b"mount" | b"timer" | b"slice" | b"scope" | b"device" | b"path" | b"swap"
+    )
 }
 
 fn email_like(s: &[u8], a: usize, run: usize, host: usize) -> bool {

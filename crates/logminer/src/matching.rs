@@ -5,7 +5,7 @@ use crate::forms::is_word;
 use crate::kind::Kind;
 use crate::secrets::keys::wanted;
 use crate::shape::Segment;
-use crate::slots::{skeleton, slots, value_expected};
+use crate::slots::{OCTAL_QUOTE, skeleton, slots, value_expected};
 
 /// One variable part of a pattern: its placeholder and where it stands in the pattern.
 pub(crate) fn placeholders(text: &str) -> Vec<(Kind, usize, usize)> {
@@ -112,7 +112,8 @@ fn expression(kind: Kind) -> String {
             let query = r#"(?:\?[^\x01-\x20\x7f"'<>(){},;]*(?:=[^\x01-\x20]*)?)?"#;
             format!(r"{piece}*[/\\]{piece}*(?: {piece}+)?{query}")
         }
-        Kind::Ip => format!(r"[-+]?(?:{W}|[.:/-])*"),
+        // a host or IPv4 address, with a port or not, or an IPv6 address in brackets with one
+        Kind::Ip => format!(r"(?:[-+]?(?:{W}|[.:/%-])*|\[(?:{W}|[.:%-])*\]:[0-9]+)"),
         Kind::Mac => r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5,}".into(),
         Kind::Uuid => r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}".into(),
         Kind::Url => r#"[A-Za-z][A-Za-z0-9+.:-]*://(?:[^\x01-\x20]*@)?[^\x01-\x20\x7f"'<>`|{}()\[\];,^]+"#.into(),
@@ -141,7 +142,8 @@ fn expression(kind: Kind) -> String {
 fn any_value() -> String {
     let word = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
     let mark = r"[-+./\\@#$%*~]";
-    let groups = "[0-9A-Fa-f]{1,4}(?:::?[0-9A-Fa-f]{1,4})+(?:::)?";
+    let groups =
+        format!(r"(?:::)?[0-9A-Fa-f]{{1,4}}(?:::?[0-9A-Fa-f]{{1,4}})*(?:::)?|\[[0-9A-Fa-f:.]+(?:%{W}+)?\]:[0-9]+");
     let placeholder = r"\{[*A-Z]+\}";
     let forms = [Kind::Time, Kind::Url, Kind::List].map(expression).join("|");
     // a slash by itself is no path
@@ -207,7 +209,8 @@ impl Part {
 /// constructs that PostgreSQL's and other engines read alike are used.
 pub fn pattern_regex(pattern: &str) -> String {
     let gap = format!(r"(?:{S}|{CODE})");
-    let mut out = format!("^{gap}*{}{gap}*", crate::prefix::PREFIX_EXPRESSION);
+    let before = format!("{gap}*{}{gap}*", crate::prefix::PREFIX_EXPRESSION);
+    let mut out = String::new();
     if pattern == crate::patterns::OTHER {
         return "^.*$".into();
     }
@@ -228,11 +231,11 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, b'=' | b':' | b' ' | b'"' | b'\'', _) if names_secret(&pattern[..i]) => {
                     out.push_str(&expression(Kind::Secret));
                 }
-                (Kind::Any, b'"', b'"') => out.push_str(r#"[^"]*"#),
+                (Kind::Any, b'"', b'"' | b'\\') => out.push_str(r#"[^"]*"#),
+                (Kind::Any, b'\'', b'\'' | b'\\') => out.push_str("[^']*"),
+                (Kind::Any, b'2', b'\\') if s[..i].ends_with(OCTAL_QUOTE) => out.push_str(r"(?:[^\\]|\\[^0])*"),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
-                // here a slash by itself is a path
-                (Kind::Any, b'\'', b'\'') => out.push_str(&format!("(?:{}|/)", expression(kind))),
                 (Kind::Any, ..) if s[i + len..].starts_with(b" HTTP/") => {
                     out.push_str(&format!("(?:{}|/)", expression(kind)));
                 }
@@ -251,6 +254,8 @@ pub fn pattern_regex(pattern: &str) -> String {
         } else {
             let c = pattern[i..].chars().next().unwrap_or(' ');
             match c {
+                // a line may be cut where no blank is
+                ' ' if pattern[i + 1..].starts_with(Kind::Rest.placeholder()) => {}
                 ' ' => {
                     out.push_str(&gap);
                     out.push('+');
@@ -265,9 +270,10 @@ pub fn pattern_regex(pattern: &str) -> String {
             i += c.len_utf8();
         }
     }
-    out.push_str(&gap);
-    out.push('*');
-    out.push_str(crate::prefix::SUFFIX_EXPRESSION);
-    out.push('$');
-    out
+    let behind = format!("{gap}*{}", crate::prefix::SUFFIX_EXPRESSION);
+    if pattern.contains(' ') {
+        return format!("^{before}{out}{behind}$");
+    }
+    // a message without blanks may stand in logfmt without quotes, and other keys behind it
+    format!(r"^(?:{before}{out}{behind}|(?:.*[\x01-\x20])?m(?:sg|essage)={out}[\x01-\x20]+[A-Za-z_.]+=.*)$")
 }

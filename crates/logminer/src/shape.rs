@@ -4,6 +4,7 @@ use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, SLASH, SPACE, byte_clas
 use crate::kind::Kind;
 use crate::scan::{Piece, Scan, Unit};
 use crate::secrets::{ADDRESS, HIDDEN, Hidden, hidden, hide, secrets};
+use crate::slots::OCTAL_QUOTE;
 use crate::words::{is_cue, is_identity_key, is_switch};
 use crate::{dates, quantities};
 use std::borrow::Cow;
@@ -522,10 +523,19 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             self.emit(Kind::Num, start, end);
             return end;
         }
+        // `[::]:80`
+        if seen & COLON != 0
+            && b == start
+            && let Some(e) = forms::short_ipv6(self.s, start)
+        {
+            return self.ipv6(start, e);
+        }
         let mut a = start;
         while a < b {
             let c = self.s[a];
-            if is_word(c)
+            if c == b'\\' && self.s[a..].starts_with(OCTAL_QUOTE) {
+                a += OCTAL_QUOTE.len();
+            } else if is_word(c)
                 || matches!(c, b'/' | b'\\')
                 || self.starts_signed(a, start)
                 || c < b'/' && forms::dotted_path(self.s, a)
@@ -536,6 +546,13 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                     return e;
                 }
                 a = e;
+            } else if c == b':'
+                && let Some(e) = forms::short_ipv6(self.s, a)
+            {
+                a = self.ipv6(a, e);
+                if a > b {
+                    return a;
+                }
             } else {
                 a += 1;
             }
@@ -587,6 +604,9 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
                 && self.may_be_hex_groups(a)
                 && let Some((kind, e)) = forms::hex_groups(s, a)
             {
+                if kind == Kind::Ip {
+                    return self.ipv6(a, e);
+                }
                 self.emit(kind, a, e);
                 return e;
             }
@@ -609,6 +629,14 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             return e;
         }
         if c.is_ascii_digit() { self.number(a, signed, run, b, seen) } else { self.letters(a, run, seen & DIGIT != 0) }
+    }
+
+    /// An IPv6 address, with its brackets where its port stands behind them. Answers where it ends.
+    fn ipv6(&mut self, a: usize, e: usize) -> usize {
+        let zone = if forms::byte(self.s, e) == b'%' { forms::word_end(self.s, e + 1) } else { e };
+        let (a, e) = forms::bracketed_ipv6(self.s, a, zone).filter(|&(a, _)| a >= self.pending).unwrap_or((a, zone));
+        self.emit(Kind::Ip, a, e);
+        e
     }
 
     /// Whether a colon and nothing else stands between a path and `a`: two numbers there are the line and column of a source file.

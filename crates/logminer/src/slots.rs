@@ -6,10 +6,13 @@ use crate::kind::Kind;
 /// Byte that stands for a slot in a skeleton; it cannot come from a shape that begins there, since it is no word byte.
 pub(crate) const SLOT: u8 = 0x01;
 
+/// A quote as syslog daemons write it.
+pub(crate) const OCTAL_QUOTE: &[u8] = b"\\042";
+
 /// Byte ranges of the slots of `text`, in order.
 ///
 /// A slot is a maximal run of bytes that are neither white space nor brackets, commas, quotes, `=`, `:` or `/`, and that holds at least
-/// one letter, digit or placeholder; text between double quotes is one slot whatever it holds. Prepositions are no slots: lines that
+/// one letter, digit or placeholder; text between quotes is one slot whatever it holds. Prepositions are no slots: lines that
 /// differ in one are different statements.
 pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let s = text.as_bytes();
@@ -17,18 +20,16 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let mut i = 0;
     let mut request_end = usize::MAX;
     while i < s.len() {
-        if s[i] == b'"'
-            && i + 1 < s.len()
-            && i != request_end
-            && let Some(close) = closing_quote(s, i)
+        if i != request_end
+            && let Some(quoted) = quoted(s, i)
         {
-            if is_request(&s[i + 1..close]) {
-                request_end = close;
-                i += 1;
+            if is_request(&s[quoted.from..quoted.to]) {
+                request_end = quoted.to;
+                i = quoted.from;
                 continue;
             }
-            found.push((i + 1, close));
-            i = close + 1;
+            found.push((quoted.from, quoted.to));
+            i = quoted.end;
             continue;
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
@@ -106,13 +107,40 @@ fn is_request(text: &[u8]) -> bool {
     (3..=7).contains(&method) && text.get(method) == Some(&b' ')
 }
 
-/// The quote that closes the one at `i`, when the quoted text is not empty and the quotes stand where quotes stand.
-fn closing_quote(s: &[u8], i: usize) -> Option<usize> {
-    if i > 0 && is_word(s[i - 1]) {
-        return None;
-    }
-    let close = i + 1 + s[i + 1..].iter().position(|&b| b == b'"')?;
-    (close > i + 1 && !s.get(close + 1).is_some_and(|&b| is_word(b))).then_some(close)
+/// Text between quotes, and where the closing one ends.
+struct Quoted {
+    from: usize,
+    to: usize,
+    end: usize,
+}
+
+/// The text that a quote at `i` opens, when it is not empty and the quotes stand where quotes stand. A quote behind a backslash is closed by another one, and
+/// a quote that has such ones inside is no value but a statement.
+fn quoted(s: &[u8], i: usize) -> Option<Quoted> {
+    let (mark, escaped) = match s[i] {
+        b'"' | b'\'' => (&s[i..=i], i > 0 && s[i - 1] == b'\\'),
+        b'\\' if s[i..].starts_with(OCTAL_QUOTE) => (OCTAL_QUOTE, false),
+        _ => return None,
+    };
+    let from = i + mark.len();
+    let close = from + s[from..].windows(mark.len()).position(|w| w == mark)?;
+    let end = close + mark.len();
+    let to = close - usize::from(escaped);
+    let joined = word_ends(s, i) || word_begins(s, end);
+    (!joined && to > from && (s[close - 1] == b'\\') == escaped).then_some(Quoted { from, to, end })
+}
+
+/// Whether a word ends at `i`: a placeholder counts as one, as it may stand for one.
+fn word_ends(s: &[u8], i: usize) -> bool {
+    let text = &s[i.saturating_sub(8)..i];
+    text.last().is_some_and(|&b| is_word(b))
+        || text.ends_with(b"}")
+            && (0..text.len()).any(|a| Kind::at_start(&text[a..]).is_some_and(|(_, len)| a + len == text.len()))
+}
+
+/// Whether a word begins at `i`, or a placeholder.
+fn word_begins(s: &[u8], i: usize) -> bool {
+    s.get(i).is_some_and(|&b| is_word(b)) || Kind::at_start(&s[i.min(s.len())..]).is_some()
 }
 
 pub(crate) fn is_delimiter(b: u8) -> bool {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::forms::is_word;
 use crate::quantities::is_size_unit;
-use crate::slots::{is_preposition, word_before};
+use crate::slots::{OCTAL_QUOTE, is_preposition, word_before};
 
 /// Weight at which a slot becomes a wildcard.
 pub(crate) const ENOUGH: u32 = 120;
@@ -152,9 +152,10 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool, next: bool) ->
     let s = shape.as_bytes();
     let before = if a > 0 { s[a - 1] } else { 0 };
     let after = s.get(b).copied().unwrap_or(0);
-    if before == b'=' || (before, after) == (b'"', b'"') {
+    let quoted = matches!((before, after), (b'"', b'"' | b'\\') | (b'\'', b'\'' | b'\\'));
+    if before == b'=' || quoted || s[..a].ends_with(OCTAL_QUOTE) && s[b..].starts_with(OCTAL_QUOTE) {
         Place::Value
-    } else if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>') | (b'\'', b'\'')) {
+    } else if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>')) {
         Place::Likely
     } else if first {
         Place::First

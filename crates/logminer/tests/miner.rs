@@ -317,6 +317,32 @@ fn lines_are_found_again() {
 }
 
 #[test]
+fn lines_with_marks_are_found_again() {
+    let names = ["Hall Motion", "TV light", "office_switch", "0x00158d0001a2b3c4", "Front Door", "a/b c/d"];
+    let mut lines: Vec<String> = names.iter().map(|n| format!("Device '{n}' joined on topic 'home/{n}/set'")).collect();
+    // two values that vary together
+    lines.extend(names.iter().map(|n| format!("column \"{n}\" of relation \"the {n}\" does not exist")));
+    lines.extend(names.iter().map(|n| format!("for volume \\\"{n}\\\" (UniqueName: \\\"{n}\\\") ok")));
+    lines.extend(names.iter().map(|n| format!("Component \\042{n}\\042 is in the unavailable state")));
+    lines.extend(
+        ["::1", "::ffff:10.0.0.1", "10.0.0.1", "[::1]:80", "[fe80::1%eth0]:22", "[::]:443", "10.0.0.1:80"]
+            .map(|a| format!("Accepted {a} now")),
+    );
+    lines.extend(["000000f2", "00000080"].map(|n| format!("{n}@2016/9/28:04:30:31.860 trace")));
+    lines.extend(
+        ["serving", "5", "a/b", ""]
+            .map(|m| format!("time=\"2024-01-01T00:00:00Z\" level=info msg={m} address=/run/c.sock a=b")),
+    );
+    lines.extend(
+        [("a-b; ", 400), ("[x] ", 600), ("payload {\"a\":\"b\"} ", 200)].map(|(part, times)| part.repeat(times)),
+    );
+    lines.push(format!("GET /x?{}", "a=1&".repeat(5000)));
+    lines.extend(["nginx", "user@1000", "getty@tty1"].map(|u| format!("Started {u}.service now")));
+    let (patterns, _) = check_round_trip(&lines.iter().map(String::as_str).collect::<Vec<_>>(), true);
+    assert!(patterns <= 6 + 2 + 4 + 4 + 3, "{patterns}");
+}
+
+#[test]
 fn lines_of_many_systems_are_found_again() {
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/labelled")).unwrap().flatten() {
         let text = std::fs::read_to_string(entry.path()).unwrap();

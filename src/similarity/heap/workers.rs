@@ -237,6 +237,14 @@ pub unsafe extern "C-unwind" fn pgedge_search_worker(segment: *mut pg_sys::dsm_s
             find(BUFFER_USAGE).cast::<pg_sys::BufferUsage>().add(worker),
             find(WAL_USAGE).cast::<pg_sys::WalUsage>().add(worker),
         );
+        // MaxAllocSize
+        if bytes.len() > 0x3fff_ffff {
+            fail(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("the rows that a worker found take {} bytes, more than it can send", bytes.len()),
+                "Lower k, give fewer queries at a time, or SET max_parallel_workers_per_gather = 0.",
+            );
+        }
         // A leader that has gone needs nothing.
         pg_sys::shm_mq_send(queue, bytes.len(), bytes.as_ptr().cast(), false, true);
         pg_sys::shm_mq_detach(queue);
