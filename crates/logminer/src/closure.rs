@@ -2,7 +2,8 @@
 //!
 //! Derived elements: every shape is one; and when the shapes that agree with an element in all slots but one show enough different
 //! values in that slot, the element with the slot opened is one as well. (Several slots count as one when they always hold the same word,
-//! and when they hold nothing but placeholders of different types. Several values of keys or in quotes open together when each of them shows enough.) How many values are enough depends on the element alone, and
+//! and when they hold nothing but placeholders of different types.) And where shapes agree in all but the values of keys and quoted ones, and
+//! two or more of these show enough different values among them, all that do are opened at once in each of these shapes. How many values are enough depends on the element alone, and
 //! a larger set of shapes only shows more of them, so the derived elements are the least fixpoint of a monotone operator: unique,
 //! whatever the order in which shapes arrive, and never fewer when shapes are added. The pattern of a shape is the join (slot by slot:
 //! equal or wildcard) of all elements that cover it, and of all that cover a shape which that join covers.
@@ -24,6 +25,16 @@ struct Class {
     members: Vec<u32>,
 }
 
+/// Shapes that agree in all slots but the values of keys and quoted ones.
+#[derive(Debug, Default)]
+struct Agreeing {
+    shapes: Vec<u32>,
+    /// Those of these slots that show enough different values.
+    open: Vec<usize>,
+    /// The values that the others have shown.
+    values: Vec<Vec<Value>>,
+}
+
 /// The shapes of one skeleton and their patterns.
 #[derive(Debug)]
 pub(crate) struct Bucket {
@@ -36,6 +47,13 @@ pub(crate) struct Bucket {
     prepositions: usize,
     derived: Vec<Vec<Value>>,
     is_derived: HashSet<Vec<Value>>,
+    /// The slots of keys' values and of quoted ones, if there are several.
+    valued: Vec<usize>,
+    /// The shapes that agree in all other slots.
+    agreeing: HashMap<Vec<Value>, Agreeing>,
+    /// The elements that opened several of those slots at once. Nothing follows from them: which of the slots are open depends on the shapes that came
+    /// so far, and those with more of them open cover those with fewer.
+    joint: HashSet<Vec<Value>>,
 }
 
 /// What [`Bucket::insert`] changed: for each class whose pattern became another one, the old pattern and the class.
@@ -47,7 +65,11 @@ pub(crate) struct Changes {
 impl Bucket {
     /// A bucket for shapes with slots in these places and so many prepositions around them.
     pub(crate) fn new(places: Vec<Place>, prepositions: usize) -> Self {
+        let valued: Vec<usize> = (0..places.len()).filter(|&i| places[i] == Place::Value).collect();
         let mut b = Self {
+            valued: if valued.len() > 1 { valued } else { Vec::new() },
+            agreeing: HashMap::new(),
+            joint: HashSet::new(),
             prepositions,
             values: Vec::new(),
             ids: HashMap::new(),
@@ -105,12 +127,16 @@ impl Bucket {
         let shape: Vec<Value> = slots.iter().map(|t| self.intern(t)).collect();
         let number = self.shapes.len() as u32;
         let mut changes = Changes::default();
-        let mut tried: HashSet<(Vec<Value>, Vec<usize>, Rule)> = HashSet::new();
+        let mut tried: HashSet<(Vec<Value>, Vec<usize>, bool)> = HashSet::new();
         for element in &self.derived {
-            let Some((slots, rule)) = self.mismatches(element, &shape) else { continue };
+            let (slots, typed) = match self.mismatches(element, &shape) {
+                Mismatch::Slots(slots) => (slots, false),
+                Mismatch::Typed(slots) => (slots, true),
+                Mismatch::None | Mismatch::Many => continue,
+            };
             let open = opened(element, &slots);
             if !self.is_derived.contains(&open) {
-                tried.insert((open, slots, rule));
+                tried.insert((open, slots, typed));
             }
         }
         let own = self.classes.len() as u32;
@@ -121,8 +147,8 @@ impl Bucket {
         self.class_of.push(own);
         self.absorb(own, &mut changes);
         let mut fresh: Vec<Vec<Value>> = Vec::new();
-        for (open, slots, rule) in tried {
-            if self.follows(&open, &slots, rule) {
+        for (open, slots, typed) in tried {
+            if self.follows(&open, &slots, typed) {
                 fresh.push(open);
             }
         }
@@ -136,7 +162,42 @@ impl Bucket {
                 fresh.extend(self.fire(&element));
             }
         }
+        for element in self.open_values(number) {
+            self.apply(&element, &mut changes);
+        }
         changes
+    }
+
+    /// The elements that open several values at once, as far as they are new with a shape.
+    fn open_values(&mut self, shape: u32) -> Vec<Vec<Value>> {
+        if self.valued.is_empty() {
+            return Vec::new();
+        }
+        let context = opened(&self.shapes[shape as usize], &self.valued);
+        let mut group = self.agreeing.remove(&context).unwrap_or_default();
+        let before = group.open.len();
+        group.values.resize_with(self.valued.len(), Vec::new);
+        for (&slot, values) in self.valued.iter().zip(&mut group.values) {
+            let value = self.shapes[shape as usize][slot];
+            if group.open.contains(&slot) || values.contains(&value) {
+                continue;
+            }
+            values.push(value);
+            if values.len() > 1 && self.weight(&context, slot, values) >= ENOUGH {
+                group.open.push(slot);
+            }
+        }
+        group.shapes.push(shape);
+        let mut found = Vec::new();
+        if group.open.len() > 1 {
+            // the shapes before have theirs, unless more is open now
+            let first = if group.open.len() > before { 0 } else { group.shapes.len() - 1 };
+            let elements = group.shapes[first..].iter().map(|&s| opened(&self.shapes[s as usize], &group.open));
+            found.extend(elements.filter(|e| !self.joint.contains(e)).collect::<HashSet<_>>());
+            self.joint.extend(found.iter().cloned());
+        }
+        self.agreeing.insert(context, group);
+        found
     }
 
     /// Different values that the shapes agreeing with `open` show in `slots`, the same one in each of them.
@@ -153,14 +214,13 @@ impl Bucket {
         values
     }
 
-    /// Whether an element that opens these slots follows from an element and a shape that differ in them.
-    fn follows(&self, open: &[Value], slots: &[usize], rule: Rule) -> bool {
-        let enough = |slots: &[usize]| self.weight(open, slots[0], &self.values_in(open, slots)) >= ENOUGH;
-        match rule {
-            Rule::Typed if slots.len() > 1 => self.same(open) > 0,
-            Rule::Typed | Rule::Alike => enough(slots),
-            Rule::Each => slots.iter().all(|&i| enough(&[i])),
+    /// Whether an element that opens these slots follows. `typed`: an element and a shape were found that differ in placeholders of
+    /// another type only; for several slots that is all the rule asks for.
+    fn follows(&self, open: &[Value], slots: &[usize], typed: bool) -> bool {
+        if typed && slots.len() > 1 {
+            return self.same(open) > 0;
         }
+        self.weight(open, slots[0], &self.values_in(open, slots)) >= ENOUGH
     }
 
     /// Words that stay the same when slots are opened: the evidence that it is one statement.
@@ -232,40 +292,48 @@ impl Bucket {
 
     /// The elements that follow from a new element: one for each slot that shows enough values.
     fn fire(&self, element: &[Value]) -> Vec<Vec<Value>> {
-        let tried: HashSet<_> = self.shapes.iter().filter_map(|shape| self.mismatches(element, shape)).collect();
+        let mut tried: HashSet<(Vec<usize>, bool)> = HashSet::new();
+        for shape in &self.shapes {
+            match self.mismatches(element, shape) {
+                Mismatch::Slots(slots) => tried.insert((slots, false)),
+                Mismatch::Typed(slots) => tried.insert((slots, true)),
+                Mismatch::None | Mismatch::Many => false,
+            };
+        }
         let mut found = Vec::new();
-        for (slots, rule) in tried {
+        for (slots, typed) in tried {
             let open = opened(element, &slots);
-            if !self.is_derived.contains(&open) && self.follows(&open, &slots, rule) {
+            if !self.is_derived.contains(&open) && self.follows(&open, &slots, typed) {
                 found.push(open);
             }
         }
         found
     }
 
-    /// In which slots a shape disagrees with an element, and by what rule these may open; `None` when there are none, or no rule.
-    fn mismatches(&self, element: &[Value], shape: &[Value]) -> Option<(Vec<usize>, Rule)> {
+    /// In which slots a shape disagrees with an element.
+    fn mismatches(&self, element: &[Value], shape: &[Value]) -> Mismatch {
         let mut slots: Vec<usize> = Vec::new();
-        let (mut typed, mut alike, mut each) = (true, true, true);
+        let mut typed = 0;
         for (i, (&e, &s)) in element.iter().zip(shape).enumerate() {
             if e == WILD || e == s {
                 continue;
             }
             let both = self.is_typed(e) && self.is_typed(s);
-            alike &= slots.first().is_none_or(|&first| !typed && e == element[first] && s == shape[first]);
-            typed &= both;
-            each &= self.places[i] == Place::Value;
-            if !(typed || alike || each) {
-                return None;
+            typed += usize::from(both);
+            // beyond the first slot: types everywhere, or the same word in all of them on either side
+            if let Some(&first) = slots.first()
+                && !(both && typed > slots.len())
+                && (typed > 0 || e != element[first] || s != shape[first])
+            {
+                return Mismatch::Many;
             }
             slots.push(i);
         }
-        let rule = match (typed, alike) {
-            (true, _) => Rule::Typed,
-            (_, true) => Rule::Alike,
-            _ => Rule::Each,
-        };
-        (!slots.is_empty()).then_some((slots, rule))
+        match slots.len() {
+            0 => Mismatch::None,
+            n if n == typed => Mismatch::Typed(slots),
+            _ => Mismatch::Slots(slots),
+        }
     }
 
     /// What the values in a slot that `open` opens weigh; never less for more values.
@@ -291,15 +359,14 @@ fn join(a: &[Value], b: &[Value]) -> Vec<Value> {
     a.iter().zip(b).map(|(&x, &y)| if x == y { x } else { WILD }).collect()
 }
 
-/// By what rule slots open in which a shape disagrees with an element.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Rule {
-    /// They hold placeholders of other types: several open at once.
-    Typed,
-    /// It is one slot, or several that hold one word each time (a host named twice), which count as one.
-    Alike,
-    /// They hold values of keys or quoted ones, which vary together: each must show enough.
-    Each,
+/// How a shape disagrees with an element.
+enum Mismatch {
+    None,
+    /// In one slot, or in several that hold one word each time (a host named twice).
+    Slots(Vec<usize>),
+    /// In slots that hold a placeholder of another type.
+    Typed(Vec<usize>),
+    Many,
 }
 
 fn opened(element: &[Value], slots: &[usize]) -> Vec<Value> {

@@ -340,6 +340,30 @@ fn lines_with_marks_are_found_again() {
     lines.extend(["nginx", "user@1000", "getty@tty1"].map(|u| format!("Started {u}.service now")));
     let (patterns, _) = check_round_trip(&lines.iter().map(String::as_str).collect::<Vec<_>>(), true);
     assert!(patterns <= 6 + 2 + 4 + 4 + 3, "{patterns}");
+    check_any_order(&lines, 4096);
+}
+
+#[test]
+fn values_that_vary_together_open_together() {
+    let mut r = Random(23);
+    let lines: Vec<String> = (0..400)
+        .map(|_| {
+            let [a, b, c] = [r.below(90), r.below(4), r.below(30)];
+            let kind = ["GET", "PUT"][r.below(2)];
+            format!("op {} path=p{a:x}q mode=m{b:x}z verb={kind} by 'user {c}' done", ["read", "write"][r.below(2)])
+        })
+        .collect();
+    check_any_order(&lines, 4096);
+    let mut set = PatternSet::default();
+    lines.iter().for_each(|l| drop(set.insert(&log_pattern(l))));
+    let mut patterns: Vec<String> = lines.iter().map(|l| set.pattern(&log_pattern(l)).unwrap()).collect();
+    patterns.sort();
+    patterns.dedup();
+    assert!(patterns.len() <= 4, "{patterns:?}");
+    assert!(
+        patterns.iter().all(|p| p.contains("path={*} mode={*} verb=") && p.ends_with("by 'user {ID}' done")),
+        "{patterns:?}"
+    );
 }
 
 #[test]
