@@ -3,7 +3,8 @@
 //! Derived elements: every shape is one; and when the shapes that agree with an element in all slots but one show enough different
 //! values in that slot, the element with the slot opened is one as well. (Several slots count as one when they always hold the same word,
 //! and when they hold nothing but placeholders of different types.) And where shapes agree in all but the values of keys and quoted ones, and
-//! two or more of these show enough different values among them, all that do are opened at once in each of these shapes. How many values are enough depends on the element alone, and
+//! two or more of these show enough different values among them, all that do are opened at once in each of these shapes.
+//! How many values are enough depends on the element alone, and
 //! a larger set of shapes only shows more of them, so the derived elements are the least fixpoint of a monotone operator: unique,
 //! whatever the order in which shapes arrive, and never fewer when shapes are added. The pattern of a shape is the join (slot by slot:
 //! equal or wildcard) of all elements that cover it, and of all that cover a shape which that join covers.

@@ -383,16 +383,15 @@ pub(crate) fn named(s: &[u8], a: usize, run: usize, b: usize, dots: usize) -> Op
     let next = byte(s, run);
     if next == b'@' && run < b {
         let host = joined_run(s, run + 1, b);
-        let unit = s[run + 1..host].rsplit(|&c| c == b'.').next().is_some_and(is_unit);
-        if unit {
-            // `user@1000.service`
-        } else if host > run + 1
-            && s[run + 1..host].contains(&b'.')
-            && s[host - 1].is_ascii_alphabetic()
-            && s[run + 1..host].iter().filter(|&&c| c == b'.').count() < 5
-            && !text.contains(&b'.')
-            || email_like(s, a, run, host)
-        {
+        // `user@1000.service` is a unit of systemd
+        let is_address = !s[run + 1..host].rsplit(|&c| c == b'.').next().is_some_and(is_unit)
+            && (host > run + 1
+                && s[run + 1..host].contains(&b'.')
+                && s[host - 1].is_ascii_alphabetic()
+                && s[run + 1..host].iter().filter(|&&c| c == b'.').count() < 5
+                && !text.contains(&b'.')
+                || email_like(s, a, run, host));
+        if is_address {
             return Some((Kind::Email, host));
         }
     }
