@@ -54,7 +54,13 @@ fn octet(s: &[u8], i: usize) -> Option<usize> {
 }
 
 /// `a.b.c.d`, each 0–255, with an optional `/bits` or `:port`.
+#[inline]
 pub(crate) fn ipv4(s: &[u8], a: usize) -> Option<usize> {
+    if byte(s, a).is_ascii_digit() { dotted_quad(s, a) } else { None }
+}
+
+#[inline(never)]
+fn dotted_quad(s: &[u8], a: usize) -> Option<usize> {
     let mut i = octet(s, a)?;
     for _ in 0..3 {
         if byte(s, i) != b'.' {
@@ -289,19 +295,35 @@ fn path_byte(c: u8) -> bool {
     is_word(c) || matches!(c, b'/' | b'.' | b'-' | b'+' | b'~' | b'%' | b'@' | b'$' | b'#' | b'*' | b'!')
 }
 
-fn path_end(s: &[u8], a: usize, b: usize) -> usize {
-    let mut e = a;
-    while e < b && (path_byte(s[e]) || s[e] == b':' && e + 1 < b && matches!(s[e + 1], b'/' | b'\\')) {
-        e += 1;
+/// What [`path`] asks of a chunk from some byte on.
+pub(crate) struct PathRun {
+    /// The first slash or other byte that is none of a path's.
+    pub first: Option<usize>,
+    /// Where the bytes end that a path may have, a colon in front of a slash among them.
+    pub end: usize,
+}
+
+impl PathRun {
+    pub(crate) fn find(s: &[u8], a: usize, b: usize) -> Self {
+        let colon = |e: usize| s[e] == b':' && e + 1 < b && matches!(s[e + 1], b'/' | b'\\');
+        Self {
+            first: s[a..b].iter().position(|&c| c == b'/' || !path_byte(c)).map(|p| a + p),
+            end: (a..b).find(|&e| !path_byte(s[e]) && !colon(e)).unwrap_or(b),
+        }
     }
+}
+
+/// The end of the path in `a..e`, without what closes a sentence.
+fn path_end(s: &[u8], a: usize, mut e: usize) -> usize {
     while e > a && matches!(s[e - 1], b'.' | b':' | b'!' | b'*' | b'%') && !(s[e - 1] == b'*' && s[e - 2] == b'/') {
         e -= 1;
     }
     e
 }
 
-/// Paths, and Java's `host/address:port`.
-pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
+/// Paths, and Java's `host/address:port`. `run` is of `a..b`.
+#[inline(never)]
+pub(crate) fn path(s: &[u8], a: usize, b: usize, run: &PathRun) -> Option<(Kind, usize)> {
     let c = s[a];
     if c == b'/' {
         if a > 0 && is_word(s[a - 1]) {
@@ -316,7 +338,7 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
         {
             return Some((Kind::Ip, e));
         }
-        let e = path_end(s, a, b);
+        let e = path_end(s, a, run.end);
         let quoted = a > 0 && matches!(s[a - 1], b'"' | b'\'') && byte(s, e) == s[a - 1];
         if e == a + 1 && (quoted || s[e..].starts_with(b" HTTP/")) {
             return Some((Kind::Path, e));
@@ -332,7 +354,7 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
         let e = a + 2 + s[a + 2..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
         return Some((Kind::Path, e));
     }
-    let first = s[a..b].iter().position(|&c| c == b'/' || !path_byte(c)).map(|p| a + p)?;
+    let first = run.first?;
     if s[first] == b'\\' {
         let e = a + s[a..b].iter().take_while(|&&c| path_byte(c) || c == b'\\').count();
         return (s[a..e].iter().filter(|&&c| c == b'\\').count() >= 2).then_some((Kind::Path, e));
@@ -351,7 +373,7 @@ pub(crate) fn path(s: &[u8], a: usize, b: usize) -> Option<(Kind, usize)> {
     if date(s, day).is_some() || ipv4(s, a).is_some() {
         return None;
     }
-    let e = path_end(s, a, b);
+    let e = path_end(s, a, run.end);
     let text = &s[a..e];
     let slashes = text.iter().filter(|&&c| c == b'/').count();
     let right = &s[first + 1..e.max(first + 1)];

@@ -23,6 +23,7 @@ pub(crate) struct Masks<T> {
     pub dots: T,
     /// `/` and `\\`
     pub slashes: T,
+    pub backslashes: T,
     pub colons: T,
     pub dashes: T,
     pub underscores: T,
@@ -96,6 +97,7 @@ impl<T> Masks<T> {
             digits: of(self.digits),
             dots: of(self.dots),
             slashes: of(self.slashes),
+            backslashes: of(self.backslashes),
             colons: of(self.colons),
             dashes: of(self.dashes),
             underscores: of(self.underscores),
@@ -133,6 +135,7 @@ impl Masks<u64> {
         self.digits |= u64::from(piece.digits) << at;
         self.dots |= u64::from(piece.dots) << at;
         self.slashes |= u64::from(piece.slashes) << at;
+        self.backslashes |= u64::from(piece.backslashes) << at;
         self.colons |= u64::from(piece.colons) << at;
         self.dashes |= u64::from(piece.dashes) << at;
         self.underscores |= u64::from(piece.underscores) << at;
@@ -293,7 +296,11 @@ impl Scan {
         // a chunk that is not all there, or the last byte, as what is behind it is not known
         let end = (u64::BITS - stops.leading_zeros()).min(u64::BITS - 1);
         let events = ends_of(odd) >> 1 | odd & stops | spaces | 1 << end;
-        *self = Self { at, stops, masks: m, events, words: !ends, unit: self.unit };
+        let Masks { forms, digits, dots, slashes, backslashes, colons, dashes, underscores, hexes, .. } = m;
+        let kept = &mut self.masks;
+        (kept.forms, kept.digits, kept.dots, kept.slashes, kept.backslashes) = (forms, digits, dots, slashes, backslashes);
+        (kept.colons, kept.dashes, kept.underscores, kept.hexes) = (colons, dashes, underscores, hexes);
+        (self.at, self.stops, self.events, self.words) = (at, stops, events, !ends);
     }
 
     /// The end of the chunk that begins at `i`, `i` itself when none does, and whether it holds a digit, dot or mark.
@@ -333,6 +340,12 @@ impl Scan {
             return None;
         }
         Some(u64::MAX >> (WINDOW - (b - a)) << from)
+    }
+
+    /// Where the lowest of some bits of the window is in the line; `None` when there is none.
+    #[inline(always)]
+    pub(crate) fn lowest(&self, bits: u64) -> Option<usize> {
+        (bits != 0).then(|| self.at + bits.trailing_zeros() as usize)
     }
 
     /// The masks of the window.
@@ -466,7 +479,8 @@ mod avx512 {
                 | if class & SHORT != 0 { OTHER_SHORT } else { 0 }
                 | if b.is_ascii_hexdigit() && !b.is_ascii_digit() { OTHER_HEX } else { 0 }
                 | if b == b' ' { OTHER_BLANK } else { 0 }
-                | if b == b'=' { OTHER_EQUALS } else { 0 };
+                | if b == b'=' { OTHER_EQUALS } else { 0 }
+                | if b == b'\\' { OTHER_BACKSLASH } else { 0 };
             i += 1;
         }
         t
@@ -476,6 +490,7 @@ mod avx512 {
     const OTHER_HEX: u8 = 4;
     const OTHER_BLANK: u8 = 8;
     const OTHER_EQUALS: u8 = 16;
+    const OTHER_BACKSLASH: u8 = 32;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2,lzcnt")]
     pub(super) fn load(scan: &mut Scan, s: &[u8], at: usize) {
@@ -506,6 +521,7 @@ mod avx512 {
             digits: mask(DIGIT),
             dots: mask(DOT),
             slashes: mask(SLASH),
+            backslashes: other(OTHER_BACKSLASH),
             colons: mask(COLON),
             dashes: mask(DASH),
             underscores: mask(UNDERSCORE),
@@ -538,6 +554,7 @@ mod avx2 {
         (&[3], b"0123456789"),
     ]);
     const SLASHES: u8 = 0b0000_0011;
+    const BACKSLASHES: u8 = 0b0000_0010;
     const FIRST_HIDDEN: u8 = 0b0010_0000;
     /// Without digits, dots and colons.
     const MARKS: u8 = 0b0001_1111;
@@ -663,6 +680,7 @@ mod avx2 {
             digits,
             dots,
             slashes: some(forms, SLASHES),
+            backslashes: some(forms, BACKSLASHES),
             colons,
             dashes: is(b'-'),
             underscores: is(b'_'),
@@ -709,6 +727,7 @@ fn masks_of(bytes: &[u8; 16]) -> (u16, Masks<u16>) {
         digits: mask(digits),
         dots: mask(is(b'.')),
         slashes: mask(or(is(b'/'), backslashes)),
+        backslashes: mask(backslashes),
         colons: mask(is(b':')),
         dashes: mask(dashes),
         underscores: mask(underscores),
@@ -755,6 +774,7 @@ fn masks_of(bytes: &[u8; 16]) -> (u16, Masks<u16>) {
         digits: mask(digits),
         dots: mask(is(b'.')),
         slashes: mask(or(is(b'/'), backslashes)),
+        backslashes: mask(backslashes),
         colons: mask(is(b':')),
         dashes: mask(dashes),
         underscores: mask(underscores),
@@ -780,6 +800,7 @@ fn masks_of(bytes: &[u8; 16]) -> (u16, Masks<u16>) {
         masks.digits |= bit(class & DIGIT != 0);
         masks.dots |= bit(class & DOT != 0);
         masks.slashes |= bit(class & SLASH != 0);
+        masks.backslashes |= bit(b == b'\\');
         masks.colons |= bit(class & COLON != 0);
         masks.dashes |= bit(b == b'-');
         masks.underscores |= bit(b == b'_');
@@ -837,6 +858,7 @@ mod tests {
                             assert_eq!((m.dashes, m.underscores), (mask(|b| b == b'-'), mask(|b| b == b'_')));
                             assert_eq!(m.dots, mask(|b| byte_class(b) & DOT != 0));
                             assert_eq!(m.slashes, mask(|b| byte_class(b) & SLASH != 0));
+                            assert_eq!(m.backslashes, mask(|b| b == b'\\'));
                             assert_eq!(m.colons, mask(|b| byte_class(b) & COLON != 0));
                             assert_eq!(
                                 scan.masks().classes(bits),

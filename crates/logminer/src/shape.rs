@@ -1,6 +1,6 @@
 //! The shape pass: one walk over a line, tokens recognised by form and replaced by typed placeholders.
 
-use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, SLASH, SPACE, byte_class, digits, is_word};
+use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, PathRun, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
 use crate::scan::{Piece, Scan, Unit};
 use crate::secrets::{ADDRESS, HIDDEN, Hidden, hidden, hide, secrets};
@@ -181,6 +181,24 @@ unsafe fn walk_with<const SPANS: bool>(unit: Unit, text: &str, more: bool, out: 
     w.segments
 }
 
+/// Appends the first `len` bytes of `text`. All are written: cheaper than a copy of so many as there are.
+#[inline(always)]
+fn append<const N: usize>(out: &mut Vec<u8>, text: &[u8; N], len: usize) {
+    out.reserve(N);
+    // SAFETY: there is room for all, and as many bytes as the length grows by were written.
+    unsafe {
+        out.as_mut_ptr().add(out.len()).cast::<[u8; N]>().write_unaligned(*text);
+        out.set_len(out.len() + len.min(N));
+    }
+}
+
+/// Asks bytes what the masks do not show. That is rare, so it shall not stand in the way of the rest.
+#[cold]
+#[inline(never)]
+fn by_bytes<T>(s: &[u8], ask: impl FnOnce(&[u8]) -> T) -> T {
+    ask(s)
+}
+
 /// Whether so many bits are set.
 #[inline(always)]
 fn at_least<const N: usize>(bits: u64) -> bool {
@@ -292,11 +310,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             let from = self.out.len();
             let len = to - self.pending;
             match self.s[self.pending..].first_chunk::<32>() {
-                // as for placeholders: so many at once and some taken back
-                Some(text) if len <= 32 => {
-                    self.out.extend_from_slice(text);
-                    self.out.truncate(from + len);
-                }
+                Some(text) if len <= 32 => append(self.out, text, len),
                 _ => self.out.extend_from_slice(&self.s[self.pending..to]),
             }
             if SPANS {
@@ -309,10 +323,8 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     #[inline(always)]
     pub(crate) fn emit_text(&mut self, kind: Kind, a: usize, b: usize) {
         let from = self.out.len();
-        // eight bytes at once and some taken back: cheaper than a copy of so many as there are
         let (text, len) = kind.padded();
-        self.out.extend_from_slice(&text);
-        self.out.truncate(from + len);
+        append(self.out, &text, len);
         if SPANS {
             self.segments.push(Segment { out: (from, self.out.len()), raw: (a, b) });
         }
@@ -507,10 +519,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
             // most have no mark: that is seen at once
             (b, if m.forms & bits == m.digits & bits { CHUNK | DIGIT } else { m.classes(bits) })
         } else {
-            let closing = |b: &u8| matches!(b, b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$');
-            let chunk = &self.s[start..end];
-            let closed = chunk.iter().rev().take_while(|b| closing(b)).count();
-            (end - closed, chunk.iter().fold(0, |seen, &b| seen | byte_class(b)))
+            self.long_chunk(start, end)
         };
         if seen & SLASH != 0
             && seen & COLON != 0
@@ -560,6 +569,16 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         end
     }
 
+    /// Where a chunk that fills a window or more ends, without the marks that close it, and its classes.
+    #[cold]
+    #[inline(never)]
+    fn long_chunk(&self, start: usize, end: usize) -> (usize, u8) {
+        let closing = |b: &u8| matches!(b, b'.' | b':' | b'%' | b'*' | b'~' | b'-' | b'+' | b'#' | b'@' | b'$');
+        let chunk = &self.s[start..end];
+        let closed = chunk.iter().rev().take_while(|b| closing(b)).count();
+        (end - closed, chunk.iter().fold(0, |seen, &b| seen | byte_class(b)))
+    }
+
     /// Stars in a row of numbers: a value that did not fit its field.
     fn stands_for_number(&self, a: usize, b: usize) -> bool {
         let s = self.s;
@@ -578,7 +597,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn one(&mut self, a: usize, b: usize, seen: u8) -> usize {
         let s = self.s;
         if seen & SLASH != 0
-            && let Some((kind, e)) = forms::path(s, a, b)
+            && let Some((kind, e)) = forms::path(s, a, b, &self.path_run(a, b))
         {
             self.emit(kind, a, e);
             return e;
@@ -774,7 +793,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn dots(&self, a: usize, run: usize) -> usize {
         match self.scan.bits(a, run) {
             Some(bits) => (self.scan.masks().dots & bits).count_ones() as usize,
-            None => self.s[a..run].iter().filter(|&&c| c == b'.').count(),
+            None => by_bytes(&self.s[a..run], |w| w.iter().filter(|&&c| c == b'.').count()),
         }
     }
 
@@ -792,10 +811,23 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         !numeric && (port || seen & DOT != 0 && at_least::<2>(m.dots & bits))
     }
 
+    /// [`PathRun::find`] from the masks.
+    #[inline(always)]
+    fn path_run(&self, a: usize, b: usize) -> PathRun {
+        let Some(bits) = self.scan.bits(a, b) else { return by_bytes(self.s, |s| PathRun::find(s, a, b)) };
+        let m = self.scan.masks();
+        let (slashes, colons) = (m.slashes & bits, m.colons & bits);
+        // a chunk has no other bytes that no path has
+        let ends = m.backslashes & bits | colons & !(slashes >> 1);
+        PathRun { first: self.scan.lowest(slashes | colons), end: self.scan.lowest(ends).unwrap_or(b) }
+    }
+
     /// [`forms::joined_run`] from the masks.
     #[inline(always)]
     fn joined_run(&self, a: usize, b: usize) -> usize {
-        let Some(mut e) = self.scan.joined_end(a) else { return forms::joined_run(self.s, a, b) };
+        let Some(mut e) = self.scan.joined_end(a) else {
+            return by_bytes(self.s, |s| forms::joined_run(s, a, b));
+        };
         // the chunk ends in neither
         if e >= b {
             return b;
@@ -811,7 +843,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn is_identifier(&self, a: usize, b: usize) -> bool {
         match self.scan.bits(a, b) {
             Some(bits) => quantities::is_identifier_of(&self.s[a..b], self.scan.masks(), bits),
-            None => quantities::is_identifier(&self.s[a..b]),
+            None => by_bytes(&self.s[a..b], quantities::is_identifier),
         }
     }
 
@@ -820,14 +852,14 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
     fn has_digits(&self, a: usize, b: usize) -> bool {
         match self.scan.bits(a, b) {
             Some(bits) => self.scan.masks().digits & bits != 0,
-            None => self.s[a..b].iter().any(u8::is_ascii_digit),
+            None => by_bytes(&self.s[a..b], |w| w.iter().any(u8::is_ascii_digit)),
         }
     }
 
     /// [`quantities::is_hex`] of the word `a..b`.
     #[inline]
     fn is_hex(&self, a: usize, b: usize) -> bool {
-        let Some(bits) = self.scan.bits(a, b) else { return quantities::is_hex(&self.s[a..b]) };
+        let Some(bits) = self.scan.bits(a, b) else { return by_bytes(&self.s[a..b], quantities::is_hex) };
         let m = self.scan.masks();
         let (digits, letters) = (m.digits & bits, m.hexes & bits);
         b - a >= 6 && digits | letters == bits && letters != 0 && (digits != 0 || b - a >= 8)

@@ -185,31 +185,59 @@ pub(super) fn key_byte(b: u8) -> bool {
 }
 
 /// Whether a stem is one of a name and of nothing else.
+#[inline(always)]
 pub(super) fn is_name(s: &[u8]) -> bool {
-    const STEMS: [u32; 7] = [
-        u32::from_le_bytes(*b"PASS"),
-        u32::from_le_bytes(*b"TOKE"),
-        u32::from_le_bytes(*b"AUTH"),
-        u32::from_le_bytes(*b"SIGN"),
-        u32::from_le_bytes(*b"SECR"),
-        u32::from_le_bytes(*b"CRED"),
-        u32::from_le_bytes(*b"SESS"),
+    const fn three(name: &[u8; 3]) -> u32 {
+        u32::from_le_bytes([name[0], name[1], name[2], 0])
+    }
+    // no other stem has one of these heads
+    const HEADS: [u32; 9] = [
+        three(b"PAS"),
+        three(b"TOK"),
+        three(b"UTH"),
+        three(b"THO"),
+        three(b"HCO"),
+        three(b"SIG"),
+        three(b"SEC"),
+        three(b"CRE"),
+        three(b"SES"),
     ];
-    s.first_chunk().is_some_and(|four| STEMS.contains(&(u32::from_le_bytes(*four) & 0xdfdf_dfdf)))
+    s.first_chunk().is_some_and(|four| HEADS.contains(&(u32::from_le_bytes(*four) & 0x00df_dfdf)))
 }
 
 /// What prose has between a password and its value. See [`may_be_key`].
 const VERBS: [&[u8]; 7] = [b"is: ", b"is ", b"was ", b"set to ", b"to ", b"by ", b"as "];
 
+/// Bytes behind a key and blanks: [`SEPARATES`], or the first letter of one of [`VERBS`].
+static BEHIND: [u8; 256] = {
+    let mut t = [0; 256];
+    let separators = b"=:%>(\"'`\\]*";
+    let mut i = 0;
+    while i < separators.len() {
+        t[separators[i] as usize] = SEPARATES;
+        i += 1;
+    }
+    i = 0;
+    while i < VERBS.len() {
+        t[VERBS[i][0] as usize] = BEGINS_VERB;
+        t[VERBS[i][0].to_ascii_uppercase() as usize] = BEGINS_VERB;
+        i += 1;
+    }
+    t
+};
+const SEPARATES: u8 = 1;
+const BEGINS_VERB: u8 = 2;
+
 /// Whether what is behind the word that ends at `end` may make it a key: most words of prose have a blank and a letter there.
+#[inline(always)]
 fn may_be_key(s: &[u8], start: usize, end: usize, i: usize) -> bool {
-    let next = s.get(behind_blanks(s, end)).copied().unwrap_or(0);
-    matches!(next, b'=' | b':' | b'%' | b'>' | b'(' | b'"' | b'\'' | b'`' | b'\\' | b']' | b'*')
+    let next = s.get(behind_blanks(s, end)).map_or(0, |&b| BEHIND[usize::from(b)]);
+    next == SEPARATES
         || s[start] == b'-'
-        || is_directive(&s[start..end])
+        || end - start == 6 && is_directive(&s[start..end])
         || is_tag(s, start)
         // `password is x7`: the first letter of what may stand between
-        || s[i].eq_ignore_ascii_case(&b'p') && VERBS.iter().any(|verb| next.eq_ignore_ascii_case(&verb[0]))
+        || next == BEGINS_VERB && s[i] | 0x20 == b'p'
 }
 
 /// Whether a word of the configuration of LDAP has a password behind a blank.

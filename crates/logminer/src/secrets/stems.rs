@@ -3,19 +3,20 @@
 
 /// The stems by bucket, together such as have few parts that make other text of logs, in lower case for either case. `?` is any byte, `!` one
 /// that goes on no word in lower case, `^` a capital, `#` a digit. The first three bytes are ASCII. `@` is one as well: see [`at`].
+/// A stem may be anywhere in its key: `auth`, which most logs have in `authentication`, is looked for by the other words that it begins.
 const STEMS: [&[&[u8; 4]]; 16] = [
     &[b"^^##"],
     &[b"hvb.", b"otp!", b"cvv!", b"gsk_"],
-    &[b"-beg", b"ya29", b"secr", b"toke"],
-    &[b"basi", b"hmac", b"dapi", b"age-"],
+    &[b"-beg", b"ya29", b"secr", b"toke", b"thor"],
+    &[b"basi", b"hmac", b"dapi", b"age-", b"hcod"],
     &[b"ghs_", b"gho_", b"ghu_", b"ghp_", b"glsa", b"ghr_", b"iden"],
     &[b"shpa", b"whse", b"pass", b" -u ", b" --u", b"sess", b"shps", b"shpc"],
     &[b"bear", b"keys", b":aa?", b"aiza", b"akia", b"key!"],
-    &[b"eyj?", b"pypi", b"pinc", b"pin!"],
+    &[b"eyj?", b"pypi", b"pinc", b"pin!", b"uth!", b"uths"],
     &[b"://?", b"jwt!", b"k_te", b"k_li", b"pw\"!", b"pw'!"],
     &[b"ssn!", b"cvc!", b"sg.?", b"hvs."],
     &[b"cred", b"hook", b"cook", b"dpw ", b"tpw ", b"pw =", b"pw :"],
-    &[b"_pat", b"lpat", b"atat", b"auth", b"asia"],
+    &[b"_pat", b"lpat", b"atat", b"asia"],
     &[b"xapp", b" -p?", b"hf_?", b"pw=?", b"pw:?", b"pw>?", br"pw\?"],
     &[b"gldt", b"dop_", b"glrt", b"nvap", b"npm_", b"gocs", b"glpt"],
     &[b"xox?", b"%40?", b"sk-?"],
@@ -159,9 +160,12 @@ fn account(four: [u8; 4]) -> bool {
 #[inline]
 pub(crate) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
     #[cfg(target_arch = "x86_64")]
-    if crate::scan::Unit::detect() != crate::scan::Unit::Base {
-        // SAFETY: all units but the base have AVX2 and BMI1.
-        return unsafe { avx2::each(s, visit) };
+    match crate::scan::Unit::detect() {
+        // SAFETY: the processor has what the unit says.
+        crate::scan::Unit::Avx512 => return unsafe { avx512::each(s, visit) },
+        // SAFETY: the same.
+        crate::scan::Unit::Avx2 => return unsafe { avx2::each(s, visit) },
+        crate::scan::Unit::Base => {}
     }
     #[cfg(target_arch = "aarch64")]
     {
@@ -194,6 +198,96 @@ fn looking(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) -> impl FnMut(usize,
                 next = visit(i).max(i + 1);
             }
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::{STEMS, looking, stands_for};
+    use core::arch::x86_64::*;
+
+    /// Positions that a window tells of.
+    const POSITIONS: usize = 64;
+
+    /// Buckets of each ASCII byte, by eight of them and by its place within a stem.
+    static BUCKETS: [[[u8; 128]; 4]; 2] = {
+        let mut t = [[[0; 128]; 4]; 2];
+        let mut bucket = 0;
+        while bucket < 16 {
+            let mut k = 0;
+            while k < STEMS[bucket].len() {
+                let mut place = 0;
+                while place < 4 {
+                    let mut b = 0;
+                    while b < 128 {
+                        if stands_for(STEMS[bucket][k][place], b as u8) {
+                            t[bucket / 8][place][b] |= 1 << (bucket % 8);
+                        }
+                        b += 1;
+                    }
+                    place += 1;
+                }
+                k += 1;
+            }
+            bucket += 1;
+        }
+        t
+    };
+
+    /// Buckets of a fourth byte beyond ASCII: those of `?`.
+    static BEYOND: [u8; 2] = {
+        let mut t = [0; 2];
+        let mut bucket = 0;
+        while bucket < 16 {
+            let mut k = 0;
+            while k < STEMS[bucket].len() {
+                t[bucket / 8] |= if STEMS[bucket][k][3] == b'?' { 1 << (bucket % 8) } else { 0 };
+                k += 1;
+            }
+            bucket += 1;
+        }
+        t
+    };
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2")]
+    pub(super) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
+        let Some(positions) = s.len().checked_sub(3) else { return };
+        let mut look = looking(s, visit);
+        for from in (0..positions).step_by(POSITIONS) {
+            let mask = may_begin(&s[from..]);
+            // most lines have none, which shall cost no call
+            if mask != 0 {
+                look(from, mask);
+            }
+        }
+    }
+
+    /// The positions in `s`, which has four bytes at least, of which the tables tell no other.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2")]
+    fn may_begin(s: &[u8]) -> u64 {
+        let there = u64::MAX >> (POSITIONS - (s.len() - 3).min(POSITIONS));
+        // SAFETY: behind each position there are three bytes more, and a masked load touches no others.
+        let bytes = |place: usize| unsafe { _mm512_maskz_loadu_epi8(there, s.as_ptr().add(place).cast()) };
+        let first = bytes(0);
+        let mut found = [_mm512_set1_epi8(-1); 2];
+        for place in 0..4 {
+            let b = if place == 0 { first } else { bytes(place) };
+            let ascii = !_mm512_movepi8_mask(b);
+            for (k, found) in found.iter_mut().enumerate() {
+                let table = &BUCKETS[k][place];
+                // SAFETY: the table has 128 bytes.
+                let (low, high) = unsafe {
+                    (_mm512_loadu_epi8(table.as_ptr().cast()), _mm512_loadu_epi8(table.as_ptr().add(64).cast()))
+                };
+                let buckets = _mm512_permutex2var_epi8(low, b, high);
+                // only the fourth may be beyond ASCII
+                let beyond = _mm512_set1_epi8(if place == 3 { BEYOND[k] as i8 } else { 0 });
+                *found = _mm512_and_si512(*found, _mm512_mask_blend_epi8(ascii, beyond, buckets));
+            }
+        }
+        let any = _mm512_or_si512(found[0], found[1]);
+        (_mm512_test_epi8_mask(any, any) | _mm512_cmpeq_epi8_mask(first, _mm512_set1_epi8(b'@' as i8))) & there
     }
 }
 
