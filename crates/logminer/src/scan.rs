@@ -296,11 +296,7 @@ impl Scan {
         // a chunk that is not all there, or the last byte, as what is behind it is not known
         let end = (u64::BITS - stops.leading_zeros()).min(u64::BITS - 1);
         let events = ends_of(odd) >> 1 | odd & stops | spaces | 1 << end;
-        let Masks { forms, digits, dots, slashes, backslashes, colons, dashes, underscores, hexes, .. } = m;
-        let kept = &mut self.masks;
-        (kept.forms, kept.digits, kept.dots, kept.slashes, kept.backslashes) = (forms, digits, dots, slashes, backslashes);
-        (kept.colons, kept.dashes, kept.underscores, kept.hexes) = (colons, dashes, underscores, hexes);
-        (self.at, self.stops, self.events, self.words) = (at, stops, events, !ends);
+        *self = Self { at, stops, masks: m, events, words: !ends, unit: self.unit };
     }
 
     /// The end of the chunk that begins at `i`, `i` itself when none does, and whether it holds a digit, dot or mark.

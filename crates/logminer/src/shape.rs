@@ -133,9 +133,15 @@ fn walk_by<const SPANS: bool>(unit: Unit, text: &str, more: bool, out: &mut Vec<
         // SAFETY: the same.
         #[cfg(target_arch = "x86_64")]
         Unit::Avx2 => unsafe { walk_avx2::<SPANS>(text, more, out) },
-        // SAFETY: every processor has the base.
-        Unit::Base => unsafe { walk_with::<SPANS>(unit, text, more, out) },
+        Unit::Base => walk_base::<SPANS>(text, more, out),
     }
+}
+
+/// [`walk_with`] for what every processor of the architecture has.
+#[inline(never)]
+fn walk_base<const SPANS: bool>(text: &str, more: bool, out: &mut Vec<u8>) -> Vec<Segment> {
+    // SAFETY: every processor has the base.
+    unsafe { walk_with::<SPANS>(Unit::Base, text, more, out) }
 }
 
 /// [`walk_with`] compiled for AVX-512: what it inlines then needs no call for a window, and shifts bits in one instruction.

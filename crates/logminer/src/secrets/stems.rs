@@ -209,9 +209,9 @@ mod avx512 {
     /// Positions that a window tells of.
     const POSITIONS: usize = 64;
 
-    /// Buckets of each ASCII byte, by eight of them and by its place within a stem.
-    static BUCKETS: [[[u8; 128]; 4]; 2] = {
-        let mut t = [[[0; 128]; 4]; 2];
+    /// Buckets of each ASCII byte, by its place within a stem and by eight of them.
+    static BUCKETS: [[[u8; 128]; 2]; 4] = {
+        let mut t = [[[0; 128]; 2]; 4];
         let mut bucket = 0;
         while bucket < 16 {
             let mut k = 0;
@@ -221,7 +221,7 @@ mod avx512 {
                     let mut b = 0;
                     while b < 128 {
                         if stands_for(STEMS[bucket][k][place], b as u8) {
-                            t[bucket / 8][place][b] |= 1 << (bucket % 8);
+                            t[place][bucket / 8][b] |= 1 << (bucket % 8);
                         }
                         b += 1;
                     }
@@ -271,18 +271,17 @@ mod avx512 {
         let bytes = |place: usize| unsafe { _mm512_maskz_loadu_epi8(there, s.as_ptr().add(place).cast()) };
         let first = bytes(0);
         let mut found = [_mm512_set1_epi8(-1); 2];
-        for place in 0..4 {
+        for (place, tables) in BUCKETS.iter().enumerate() {
             let b = if place == 0 { first } else { bytes(place) };
             let ascii = !_mm512_movepi8_mask(b);
-            for (k, found) in found.iter_mut().enumerate() {
-                let table = &BUCKETS[k][place];
+            for ((found, table), buckets_beyond) in found.iter_mut().zip(tables).zip(BEYOND) {
                 // SAFETY: the table has 128 bytes.
                 let (low, high) = unsafe {
                     (_mm512_loadu_epi8(table.as_ptr().cast()), _mm512_loadu_epi8(table.as_ptr().add(64).cast()))
                 };
                 let buckets = _mm512_permutex2var_epi8(low, b, high);
                 // only the fourth may be beyond ASCII
-                let beyond = _mm512_set1_epi8(if place == 3 { BEYOND[k] as i8 } else { 0 });
+                let beyond = _mm512_set1_epi8(if place == 3 { buckets_beyond as i8 } else { 0 });
                 *found = _mm512_and_si512(*found, _mm512_mask_blend_epi8(ascii, beyond, buckets));
             }
         }
@@ -435,6 +434,20 @@ mod tests {
 
     const NONE: [usize; 0] = [];
 
+    type Each = fn(&[u8], &mut dyn FnMut(usize) -> usize);
+
+    /// What this processor can look with, but for [`by_byte`].
+    fn ways() -> Vec<Each> {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
+        let mut ways: Vec<Each> = vec![each];
+        #[cfg(target_arch = "x86_64")]
+        if crate::scan::Unit::detect() == crate::scan::Unit::Avx512 {
+            // SAFETY: what has AVX-512 has AVX2.
+            ways.push(|s, visit| unsafe { avx2::each(s, visit) });
+        }
+        ways
+    }
+
     fn found(s: &[u8], each: impl Fn(&[u8], &mut dyn FnMut(usize) -> usize)) -> Vec<usize> {
         let mut found = Vec::new();
         each(s, &mut |i| {
@@ -462,8 +475,11 @@ mod tests {
                     let mut s = vec![b'.'; before];
                     s.extend_from_slice(&text);
                     s.extend(vec![b'.'; behind]);
-                    assert_eq!(found(&s, each), [before], "{} behind {before} bytes", String::from_utf8_lossy(&text));
-                    assert_eq!(found(&s[..before + 3], each), NONE);
+                    for each in ways() {
+                        let stem = String::from_utf8_lossy(&text);
+                        assert_eq!(found(&s, each), [before], "{stem} behind {before} bytes");
+                        assert_eq!(found(&s[..before + 3], each), NONE);
+                    }
                 }
             }
         }
@@ -491,7 +507,9 @@ mod tests {
                     four[place] = b;
                     let expected: &[usize] = if is_stem(&four) { &[0] } else { &[] };
                     assert_eq!(found(&four, by_byte), expected, "{four:?}");
-                    assert_eq!(found(&four, each), expected, "{four:?}");
+                    for each in ways() {
+                        assert_eq!(found(&four, each), expected, "{four:?}");
+                    }
                 }
             }
         }
@@ -508,10 +526,12 @@ mod tests {
                     alphabet[(seed >> 40) as usize % alphabet.len()]
                 })
                 .collect();
-            assert_eq!(found(&s, each), found(&s, by_byte));
+            for each in ways() {
+                assert_eq!(found(&s, each), found(&s, by_byte));
+            }
             // where one goes on decides what is found next
             for step in [2, 5, 33, 70] {
-                let skipping = |each: fn(&[u8], &mut dyn FnMut(usize) -> usize)| {
+                let skipping = |each: Each| {
                     let mut found = Vec::new();
                     each(&s, &mut |i| {
                         found.push(i);
@@ -519,7 +539,9 @@ mod tests {
                     });
                     found
                 };
-                assert_eq!(skipping(each), skipping(by_byte));
+                for each in ways() {
+                    assert_eq!(skipping(each), skipping(by_byte));
+                }
             }
         }
     }
