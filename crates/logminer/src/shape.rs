@@ -488,17 +488,21 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         let key = &self.s[self.word.0..self.word.1];
         match self.s[a - 1] {
             b'=' => is_identity_key(key),
-            b' ' if key == b"user" => {
-                let before = &self.s[self.word_before.0..self.word_before.1];
-                let ends = b == self.s.len() || {
-                    let tail = &self.s[b..];
-                    [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("].iter().any(|t| tail.starts_with(t))
-                        || tail.iter().all(|c| byte_class(*c) & SPACE != 0)
-                };
-                ends && matches!(before, b"for" | b"of" | b"by" | b"to" | b"as" | b"invalid")
-            }
+            b' ' if key == b"user" => self.names_user(b),
             _ => false,
         }
+    }
+
+    /// Whether the word behind `user`, which ends at `b`, is a name.
+    #[inline(never)]
+    fn names_user(&self, b: usize) -> bool {
+        let before = &self.s[self.word_before.0..self.word_before.1];
+        let ends = b == self.s.len() || {
+            let tail = &self.s[b..];
+            [&b" by "[..], b" from ", b" on ", b" port ", b" [", b" ("].iter().any(|t| tail.starts_with(t))
+                || tail.iter().all(|c| byte_class(*c) & SPACE != 0)
+        };
+        ends && matches!(before, b"for" | b"of" | b"by" | b"to" | b"as" | b"invalid")
     }
 
     /// A chunk with digits, dots or marks, and its bits in the masks. Answers where reading goes on (a date may run past the chunk).
