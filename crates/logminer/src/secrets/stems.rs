@@ -234,21 +234,6 @@ mod avx512 {
         t
     };
 
-    /// Buckets of a fourth byte beyond ASCII: those of `?`.
-    static BEYOND: [u8; 2] = {
-        let mut t = [0; 2];
-        let mut bucket = 0;
-        while bucket < 16 {
-            let mut k = 0;
-            while k < STEMS[bucket].len() {
-                t[bucket / 8] |= if STEMS[bucket][k][3] == b'?' { 1 << (bucket % 8) } else { 0 };
-                k += 1;
-            }
-            bucket += 1;
-        }
-        t
-    };
-
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2")]
     pub(super) fn each(s: &[u8], visit: &mut dyn FnMut(usize) -> usize) {
         let Some(positions) = s.len().checked_sub(3) else { return };
@@ -273,16 +258,13 @@ mod avx512 {
         let mut found = [_mm512_set1_epi8(-1); 2];
         for (place, tables) in BUCKETS.iter().enumerate() {
             let b = if place == 0 { first } else { bytes(place) };
-            let ascii = !_mm512_movepi8_mask(b);
-            for ((found, table), buckets_beyond) in found.iter_mut().zip(tables).zip(BEYOND) {
+            for (found, table) in found.iter_mut().zip(tables) {
                 // SAFETY: the table has 128 bytes.
                 let (low, high) = unsafe {
                     (_mm512_loadu_epi8(table.as_ptr().cast()), _mm512_loadu_epi8(table.as_ptr().add(64).cast()))
                 };
-                let buckets = _mm512_permutex2var_epi8(low, b, high);
-                // only the fourth may be beyond ASCII
-                let beyond = _mm512_set1_epi8(if place == 3 { buckets_beyond as i8 } else { 0 });
-                *found = _mm512_and_si512(*found, _mm512_mask_blend_epi8(ascii, beyond, buckets));
+                // a byte beyond ASCII is looked up by its lower bits: at worst a place is looked at in vain
+                *found = _mm512_and_si512(*found, _mm512_permutex2var_epi8(low, b, high));
             }
         }
         let any = _mm512_or_si512(found[0], found[1]);
