@@ -244,8 +244,14 @@ pub fn pattern_regex(pattern: &str) -> String {
                     out.push_str(&format!("(?:{})?{W}", expression(kind)));
                 }
                 (Kind::Any, ..) if value_expected(s, i) => {
+                    out.push_str("(?:");
                     out.push_str(&expression(kind));
                     out.push_str(r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?");
+                    out.push_str(if before == b'=' { ")?" } else { ")" });
+                }
+                // the value may be missing
+                (Kind::Any, b' ', b',' | b';') if s[..i].ends_with(b": ") => {
+                    out.push_str(&format!("(?:{})?", expression(kind)));
                 }
                 _ if out.len() > MAX_EXACT => out.push_str(small_expression(kind)),
                 _ => out.push_str(&expression(kind)),

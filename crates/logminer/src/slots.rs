@@ -23,7 +23,7 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
         if i != request_end
             && let Some(quoted) = quoted(s, i)
         {
-            if is_request(&s[quoted.from..quoted.to]) {
+            if is_statement(s, i, &quoted) {
                 request_end = quoted.to;
                 i = quoted.from;
                 continue;
@@ -33,11 +33,10 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             continue;
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
-            // Empty brackets that stand alone hold a value that is missing.
-            let alone = i > 0 && matches!(s[i - 1], b' ' | b'=') && matches!(s.get(i..i + 2), Some(b"()" | b"[]"));
-            i += 1;
-            if alone {
-                found.push((i, i));
+            if let Some(at) = missing(s, i) {
+                found.push((at, at));
+                i = at.max(i + 1);
+            } else {
                 i += 1;
             }
             continue;
@@ -59,10 +58,39 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             if let Some(end) = attached(s, start, i) {
                 i = end;
             }
-            found.push((start, i));
+            found.push((start, sentence_end(s, start, i)));
         }
     }
     found
+}
+
+/// Where a value is missing at the delimiter `i`: in brackets that stand alone, right behind the `=` of a key, between its quotes, or between the colon of a key
+/// and what separates it from the next one.
+fn missing(s: &[u8], i: usize) -> Option<usize> {
+    let before = |n: usize| i.checked_sub(n).map_or(0, |k| s[k]);
+    match s[i] {
+        b'(' | b'[' if matches!(before(1), b' ' | b'=') && matches!(&s[i..], [b'(', b')', ..] | [b'[', b']', ..]) => {
+            Some(i + 1)
+        }
+        b'=' if is_key_byte(before(1)) => match s.get(i + 1) {
+            None | Some(b' ' | b',' | b';' | b')' | b']' | b'}') => Some(i + 1),
+            Some(b'"') if s.get(i + 2) == Some(&b'"') => Some(i + 2),
+            _ => None,
+        },
+        b',' | b';' if before(1) == b' ' && before(2) == b':' && is_key_byte(before(3)) => Some(i),
+        _ => None,
+    }
+}
+
+/// What a key ends in.
+fn is_key_byte(b: u8) -> bool {
+    is_word(b) || b == b'-'
+}
+
+/// The end of the slot `a..b` without the full stops of its sentence.
+fn sentence_end(s: &[u8], a: usize, b: usize) -> usize {
+    let stops = s[a..b].iter().rev().take_while(|&&c| c == b'.').count();
+    if stops > 0 && s.get(b).is_none_or(|&c| c == b' ') { b - stops } else { b }
 }
 
 /// Where a value is expected (behind `=` or a preposition), a word with one placeholder in brackets right behind it is one value:
@@ -99,6 +127,25 @@ pub(crate) fn word_before(s: &[u8], start: usize) -> &[u8] {
 /// Prepositions that are followed by the name of a thing.
 pub(crate) fn is_preposition(w: &[u8]) -> bool {
     matches!(w, b"for" | b"from" | b"to" | b"at" | b"by" | b"on" | b"in" | b"of" | b"via" | b"with")
+}
+
+/// Whether the text that the quote at `i` opens is no value but what is stated: the request of a web server, unless it is the value of a key; or the words that
+/// a line begins with, when nothing but keys with their values stands behind them.
+fn is_statement(s: &[u8], i: usize, quoted: &Quoted) -> bool {
+    if is_request(&s[quoted.from..quoted.to]) {
+        return !matches!(s[..i], [.., b'='] | [.., b':', b' ']);
+    }
+    let keyed = |rest: &[u8]| {
+        let key = rest.iter().take_while(|&&b| is_key_byte(b) || b == b'.').count();
+        key > 0 && rest.get(key) == Some(&b'=')
+    };
+    i == 0
+        && s[quoted.from..quoted.to].contains(&b' ')
+        && match &s[quoted.end..] {
+            [] => true,
+            [b' ', rest @ ..] => keyed(rest),
+            _ => false,
+        }
 }
 
 /// Whether quoted text is the request of a web server (`GET / HTTP/1.1`): a statement of its own, whose method is no value.
