@@ -102,7 +102,11 @@ pub(crate) fn weight(values: &[(&str, Form)], place: Place, context: &Context) -
     let (mut sum, mut constants) = (0, 0);
     for v in values {
         let kin = stem(v.0, v.1).is_some_and(|s| stems[&s] > 1);
-        let part = if kin { KIN } else { value_weight(v.1, place) };
+        let part = match v.1 {
+            _ if kin => KIN,
+            Form::Upper if context.same >= 4 => CONSTANT.max(value_weight(v.1, place)),
+            form => value_weight(form, place),
+        };
         *if v.1 == Form::Upper || place == Place::To { &mut constants } else { &mut sum } += part;
     }
     // The more text stays the same, the less it is chance that two statements differ in one word alone.
@@ -121,6 +125,9 @@ fn stem(value: &str, form: Form) -> Option<String> {
         _ => None,
     }
 }
+
+/// Weight of a constant among much text that stays the same: the states of a machine are few, and each may be a statement.
+const CONSTANT: u32 = 30;
 
 /// Weight of a value that shares its stem with another one.
 const KIN: u32 = 60;
