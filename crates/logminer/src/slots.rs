@@ -19,7 +19,13 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::with_capacity(16);
     let mut i = 0;
     let mut request_end = usize::MAX;
+    let tail = tail(s);
+    let mut words = 0;
     while i < s.len() {
+        if i == tail && words >= TAIL_BEHIND {
+            found.push((i, sentence_end(s, i, s.len())));
+            break;
+        }
         if i != request_end
             && let Some(quoted) = quoted(s, i)
         {
@@ -54,7 +60,10 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
                 i += 1;
             }
         }
-        if holds && !is_preposition(&s[start..i]) {
+        let preposition = is_preposition(&s[start..i]);
+        // what stands in brackets is said of the line
+        words += usize::from(holds && !matches!(start.checked_sub(1).map(|k| s[k]), Some(b'[' | b'(' | b'<')));
+        if holds && !preposition {
             if let Some(end) = attached(s, start, i) {
                 i = end;
             }
@@ -80,6 +89,24 @@ fn missing(s: &[u8], i: usize) -> Option<usize> {
         b',' | b';' if before(1) == b' ' && before(2) == b':' && is_key_byte(before(3)) => Some(i),
         _ => None,
     }
+}
+
+/// Words, in slots or not, behind which the words behind a colon may be the text of an error.
+const TAIL_BEHIND: usize = 3;
+
+/// Where the words begin that stand behind the last colon of a text, if there are several and nothing else: what went wrong in a program is told so, in words
+/// that are not its own. Their number varies, so they are one slot; [`usize::MAX`] when there are none.
+fn tail(s: &[u8]) -> usize {
+    let begins = s.windows(2).rposition(|w| w == b": ").map(|at| at + 2);
+    let word = |b: u8| b.is_ascii_alphabetic() || b >= 0x80;
+    begins
+        .filter(|&i| {
+            let words = &s[i..sentence_end(s, i, s.len())];
+            words.first().is_some_and(|&b| word(b))
+                && words.contains(&b' ')
+                && words.iter().all(|&b| word(b) || matches!(b, b' ' | b'-' | b'\'' | b'/'))
+        })
+        .unwrap_or(usize::MAX)
 }
 
 /// What a key ends in.

@@ -107,7 +107,7 @@ pub(crate) fn weight(values: &[(&str, Form)], place: Place, context: &Context) -
             Form::Upper if context.same >= 4 => CONSTANT.max(value_weight(v.1, place)),
             form => value_weight(form, place),
         };
-        *if v.1 == Form::Upper || place == Place::To { &mut constants } else { &mut sum } += part;
+        *if v.1 == Form::Upper || place == Place::To || v.1 == Form::Phrase && place != Place::Value { &mut constants } else { &mut sum } += part;
     }
     // The more text stays the same, the less it is chance that two statements differ in one word alone.
     match context.same {
@@ -136,7 +136,8 @@ fn value_weight(form: Form, place: Place) -> u32 {
     let base = match form {
         Form::Typed => return 80,
         Form::Mixed | Form::Digits => return 60,
-        Form::Phrase => return 20,
+        Form::Phrase if place == Place::Value => return 20,
+        Form::Phrase => return 30,
         Form::Parts | Form::Letter => 30,
         Form::Verb if matches!(place, Place::Likely | Place::Value) => 20,
         Form::Plain => 20,
