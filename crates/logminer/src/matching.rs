@@ -236,6 +236,7 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, b'2', b'\\') if s[..i].ends_with(OCTAL_QUOTE) => out.push_str(r"(?:[^\\]|\\[^0])*"),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
+                (Kind::Any, b'{', b'}') => out.push_str(r"[^{}]*"),
                 (Kind::Any, ..) if s[i + len..].starts_with(b" HTTP/") => {
                     out.push_str(&format!("(?:{}|/)", expression(kind)));
                 }

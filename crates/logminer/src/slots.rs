@@ -39,7 +39,10 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             continue;
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
-            if let Some(at) = missing(s, i) {
+            if let Some(end) = collection(s, i) {
+                found.push((i + 1, end));
+                i = end;
+            } else if let Some(at) = missing(s, i) {
                 found.push((at, at));
                 i = at.max(i + 1);
             } else {
@@ -107,6 +110,56 @@ fn tail(s: &[u8]) -> usize {
                 && words.iter().all(|&b| word(b) || matches!(b, b' ' | b'-' | b'\'' | b'/'))
         })
         .unwrap_or(usize::MAX)
+}
+
+/// Where the bracket at `i` closes when it holds a collection: several elements behind commas, or one that is a pair or a call, none of which has a blank outside
+/// of quotes or of brackets of its own. How many there are varies, so they are one slot. Parentheses hold a collection behind the name of a type alone: others hold
+/// arguments, of which each has a meaning of its own.
+fn collection(s: &[u8], i: usize) -> Option<usize> {
+    let before = &s[..i];
+    let name = before.iter().rev().take_while(|&&b| b.is_ascii_alphanumeric()).count();
+    let close = match s[i] {
+        b'[' => b']',
+        b'{' => b'}',
+        b'(' if name > 1 && before[i - name].is_ascii_uppercase() && before[i - name + 1].is_ascii_lowercase() => b')',
+        _ => return None,
+    };
+    let (mut elements, mut at, mut pair) = (1, i + 1, false);
+    let mut nested: Vec<u8> = Vec::new();
+    loop {
+        let b = *s.get(at)?;
+        if let Some((_, len)) = Kind::at_start(&s[at..]) {
+            at += len;
+            continue;
+        }
+        if b == s[i] {
+            return None;
+        }
+        if b == close {
+            break;
+        }
+        match b {
+            b'"' | b'\'' => at += 1 + s[at + 1..].iter().position(|&c| c == b)?,
+            b'(' => nested.push(b')'),
+            b'[' => nested.push(b']'),
+            b'{' => nested.push(b'}'),
+            b')' | b']' | b'}' => {
+                if nested.pop() != Some(b) {
+                    return None;
+                }
+                pair = true;
+            }
+            b',' if nested.is_empty() => {
+                elements += usize::from(s.get(at + 1) != Some(&close));
+                at += usize::from(s.get(at + 1) == Some(&b' '));
+            }
+            b' ' | b'=' | b';' | b'|' if nested.is_empty() => return None,
+            b':' => pair |= s[i] == b'{',
+            _ => {}
+        }
+        at += 1;
+    }
+    (nested.is_empty() && at > i + 1 && (elements > 1 || pair)).then_some(at)
 }
 
 /// What a key ends in.

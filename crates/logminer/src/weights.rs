@@ -36,9 +36,11 @@ pub(crate) enum Form {
 pub(crate) fn form(value: &str) -> Form {
     let value = value.trim_end_matches('.');
     let b = value.as_bytes();
-    if value.contains(' ') {
+    if b.is_empty() || is_row(value) {
+        Form::Typed
+    } else if value.contains(' ') {
         Form::Phrase
-    } else if b.is_empty() || b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
+    } else if b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
         Form::Typed
     } else if b.contains(&b'{') {
         Form::Mixed
@@ -57,6 +59,17 @@ pub(crate) fn form(value: &str) -> Form {
     } else {
         Form::Plain
     }
+}
+
+/// Whether a collection has nothing but the same element again and again, with a placeholder in it, or placeholders of any types.
+fn is_row(value: &str) -> bool {
+    let mut elements = value.trim_end_matches(',').split(',').map(str::trim_start);
+    let Some(first) = elements.next() else { return false };
+    let placeholder =
+        |text: &str| text.starts_with('{') && text.ends_with('}') && !text.contains(|c: char| c.is_ascii_lowercase());
+    value.contains(',')
+        && (first.contains('{') && elements.clone().all(|e| e == first)
+            || placeholder(first) && elements.all(placeholder))
 }
 
 /// How strongly the place of a slot suggests a parameter.
@@ -107,7 +120,11 @@ pub(crate) fn weight(values: &[(&str, Form)], place: Place, context: &Context) -
             Form::Upper if context.same >= 4 => CONSTANT.max(value_weight(v.1, place)),
             form => value_weight(form, place),
         };
-        *if v.1 == Form::Upper || place == Place::To || v.1 == Form::Phrase && place != Place::Value { &mut constants } else { &mut sum } += part;
+        *if v.1 == Form::Upper || place == Place::To || v.1 == Form::Phrase && place != Place::Value {
+            &mut constants
+        } else {
+            &mut sum
+        } += part;
     }
     // The more text stays the same, the less it is chance that two statements differ in one word alone.
     match context.same {
