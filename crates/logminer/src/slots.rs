@@ -39,7 +39,7 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             continue;
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
-            if let Some(end) = collection(s, i) {
+            if let Some(end) = collection(s, i).or_else(|| remark(s, i)) {
                 found.push((i + 1, end));
                 i = end;
             } else if let Some(at) = missing(s, i) {
@@ -97,19 +97,41 @@ fn missing(s: &[u8], i: usize) -> Option<usize> {
 /// Words, in slots or not, behind which the words behind a colon may be the text of an error.
 const TAIL_BEHIND: usize = 3;
 
-/// Where the words begin that stand behind the last colon of a text, if there are several and nothing else: what went wrong in a program is told so, in words
-/// that are not its own. Their number varies, so they are one slot; [`usize::MAX`] when there are none.
+/// Where the words begin that stand behind the last colon of a text, perhaps behind a number in brackets, or behind its last comma with a capital, if there are
+/// several and nothing else: what went wrong in a program is told so, in words that are not its own. Their number varies, so they are one slot; [`usize::MAX`]
+/// when there are none.
 fn tail(s: &[u8]) -> usize {
-    let begins = s.windows(2).rposition(|w| w == b": ").map(|at| at + 2);
-    let word = |b: u8| b.is_ascii_alphabetic() || b >= 0x80;
-    begins
-        .filter(|&i| {
-            let words = &s[i..sentence_end(s, i, s.len())];
-            words.first().is_some_and(|&b| word(b))
-                && words.contains(&b' ')
-                && words.iter().all(|&b| word(b) || matches!(b, b' ' | b'-' | b'\'' | b'/'))
-        })
-        .unwrap_or(usize::MAX)
+    let mark = s.windows(2).rposition(|w| matches!(w, b": " | b", "));
+    let begins = mark.map(|at| {
+        let i = at + 2;
+        let bracket = s[i..].iter().position(|&b| b == b']').filter(|_| s[i] == b'[' && s[at] == b':');
+        bracket.filter(|&n| s.get(i + n + 1) == Some(&b' ')).map_or((at, i), |n| (at, i + n + 2))
+    });
+    let told = |&(at, i): &(usize, usize)| {
+        let words = &s[i..sentence_end(s, i, s.len())];
+        is_phrase(words) && (s[at] == b':' || words[0].is_ascii_uppercase())
+    };
+    begins.filter(told).map_or(usize::MAX, |(_, i)| i)
+}
+
+/// Whether a text is several words and nothing else.
+fn is_phrase(words: &[u8]) -> bool {
+    let letter = |b: u8| b.is_ascii_alphabetic() || b >= 0x80;
+    words.first().is_some_and(|&b| letter(b))
+        && words.last().is_some_and(|&b| letter(b))
+        && words.contains(&b' ')
+        && words.iter().all(|&b| letter(b) || matches!(b, b' ' | b'-' | b'\'' | b'/'))
+}
+
+/// Where the parenthesis at `i` closes when it holds several words and nothing else: a remark.
+fn remark(s: &[u8], i: usize) -> Option<usize> {
+    let close = match s[i] {
+        b'(' => b')',
+        b'[' => b']',
+        _ => return None,
+    };
+    let end = i + s[i..].iter().position(|&b| b == close)?;
+    is_phrase(&s[i + 1..end]).then_some(end)
 }
 
 /// Where the bracket at `i` closes when it holds a collection: several elements behind commas, or one that is a pair or a call, none of which has a blank outside
@@ -139,7 +161,11 @@ fn collection(s: &[u8], i: usize) -> Option<usize> {
             break;
         }
         match b {
-            b'"' | b'\'' => at += 1 + s[at + 1..].iter().position(|&c| c == b)?,
+            b'"' | b'\'' => {
+                let end = at + 1 + s[at + 1..].iter().position(|&c| c == b)?;
+                pair |= at == i + 1 && s.get(end + 1) == Some(&close);
+                at = end;
+            }
             b'(' => nested.push(b')'),
             b'[' => nested.push(b']'),
             b'{' => nested.push(b'}'),
