@@ -121,6 +121,10 @@ pub(crate) fn short_ipv6(s: &[u8], a: usize) -> Option<usize> {
     if (1..=4).contains(&n) && boundary(s, a + 2 + n) && byte(s, a + 2 + n) != b':' && byte(s, a + 2 + n) != b'.' {
         return s[a + 2..a + 2 + n].iter().any(u8::is_ascii_digit).then_some(a + 2 + n);
     }
+    // `::1:54321`: no group has five digits
+    if (1..=4).contains(&n) && digits(s, a + n + 3) == 5 && hexes(s, a + n + 3) == 5 {
+        return port(s, a + 2 + n);
+    }
     match hex_groups(s, a + 2) {
         Some((Kind::Ip, e)) => Some(e),
         _ => {
@@ -150,7 +154,12 @@ pub(crate) fn hex_groups(s: &[u8], a: usize) -> Option<(Kind, usize)> {
     loop {
         let n = hexes(s, i);
         if n > 4 {
-            return None;
+            // no group has five digits, but a port may
+            if !double || n != 5 || digits(s, i) != 5 {
+                return None;
+            }
+            i -= 1;
+            break;
         }
         has_digit |= s[i..i + n].iter().any(u8::is_ascii_digit);
         pairs &= n == 2;
