@@ -127,11 +127,23 @@ pub(crate) fn short_ipv6(s: &[u8], a: usize) -> Option<usize> {
     }
     match hex_groups(s, a + 2) {
         Some((Kind::Ip, e)) => Some(e),
+        // `::1:5432`
+        _ if two_groups(s, a + 2).is_some() => two_groups(s, a + 2),
         _ => {
             let mapped = a + 2 + n + 1;
             (n == 4 && s[a + 2..mapped].eq_ignore_ascii_case(b"ffff:")).then(|| ipv4(s, mapped)).flatten()
         }
     }
+}
+
+/// The end of two groups of hexadecimal digits, the first of them with a decimal one, joined by a colon and with none behind them.
+fn two_groups(s: &[u8], a: usize) -> Option<usize> {
+    let colon = a + hexes(s, a);
+    let e = colon + 1 + hexes(s, colon + 1);
+    let group = |n: usize| (1..=4).contains(&n);
+    let ends = boundary(s, e) && byte(s, e) != b':' && !(byte(s, e) == b'.' && is_word(byte(s, e + 1)));
+    (byte(s, a).is_ascii_digit() && byte(s, colon) == b':' && group(colon - a) && group(e - colon - 1) && ends)
+        .then_some(e)
 }
 
 /// The whole of an IPv6 address in brackets with a port behind it, whose text in them is `a..e`.

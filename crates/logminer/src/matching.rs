@@ -5,7 +5,7 @@ use crate::forms::is_word;
 use crate::kind::Kind;
 use crate::secrets::keys::wanted;
 use crate::shape::Segment;
-use crate::slots::{OCTAL_QUOTE, skeleton, slots, value_expected};
+use crate::slots::{OCTAL_QUOTE, open_tail, skeleton, slots, value_expected, value_place};
 
 /// One variable part of a pattern: its placeholder and where it stands in the pattern.
 pub(crate) fn placeholders(text: &str) -> Vec<(Kind, usize, usize)> {
@@ -89,6 +89,11 @@ const S: &str = r"[\x01-\x20\x7f]";
 const NAME: &str = "[A-Z][a-z][a-z]";
 const DECIMAL: &str = r"[-+]?[0-9]+(?:\.[0-9]+)?";
 
+/// The words of an error, in place of a value.
+const PHRASE: &str = r"|[^\x01-@\[-\x60{-\x7f](?:[^\x01-@\[-\x60{-\x7f]|[-'/\x01-\x20\x7f])*";
+/// Marks that say that there is no value.
+const MARKS: &str = r"[-+./\\@#$%*~]+";
+
 /// The expression for what a placeholder stands for.
 fn expression(kind: Kind) -> String {
     match kind {
@@ -131,7 +136,7 @@ fn expression(kind: Kind) -> String {
         Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),
         Kind::Stack | Kind::Rest => ".*".into(),
         Kind::Secret => ".+".into(),
-        Kind::Any => any_value(),
+        Kind::Any => any_value(false),
     }
 }
 
@@ -139,8 +144,16 @@ fn expression(kind: Kind) -> String {
 /// anew for every match, so each state costs on every line.
 ///
 /// A colon ends a slot, so a value holds one only as part of a form: a port, which no word byte follows, or hexadecimal groups.
-fn any_value() -> String {
-    let word = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
+///
+/// `closes`: a sentence may end behind it, so a full stop is none of its own.
+fn any_value(closes: bool) -> String {
+    const WORD: &str = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
+    const NO_STOP: &str = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:.]"#;
+    let (rest, marks, behind) = if closes {
+        (format!("(?:{WORD}*{NO_STOP})?"), r"(?:[-+./\\@#$%*~]*[-+/\\@#$%*~])?", format!("{WORD}*{NO_STOP}"))
+    } else {
+        (format!("{WORD}*"), r"[-+./\\@#$%*~]*", format!("{WORD}*"))
+    };
     let mark = r"[-+./\\@#$%*~]";
     let groups =
         format!(r"(?:::)?[0-9A-Fa-f]{{1,4}}(?:::?[0-9A-Fa-f]{{1,4}})*(?:::)?|\[[0-9A-Fa-f:.]+(?:%{W}+)?\]:[0-9]+");
@@ -151,10 +164,10 @@ fn any_value() -> String {
     let path = format!(
         r#"(?:[A-Za-z]:|{piece}*)[/\\]{piece}*{W}{piece}*(?: {piece}+)?(?:\?[^\x01-\x20\x7f"'<>(){{}},;]*)?|[A-Za-z]:[/\\]{piece}*"#
     );
-    let plain = format!("{mark}*{W}{word}*|{placeholder}");
+    let plain = format!("{mark}*{W}{rest}|{placeholder}");
     let formed = format!("{groups}|{forms}|{path}");
     // what has a form begins the value or stands behind a mark: the `7:9b` of `popup7:9b` is none
-    format!(r"(?:{plain}|{formed})(?:{plain}|{mark}(?:{formed}))*{mark}*(?::[0-9]+(?:{mark}{word}*)?)*")
+    format!(r"(?:{plain}|{formed})(?:{plain}|{mark}(?:{formed}))*{marks}(?::[0-9]+(?:{mark}{behind})?)*")
 }
 
 /// Length from which on placeholders get an expression that is small rather than exact, in bytes. PostgreSQL takes seconds for, and at last
@@ -217,6 +230,7 @@ pub fn pattern_regex(pattern: &str) -> String {
     let s = pattern.as_bytes();
     let mut i = 0;
     let mut last = Part::Gap;
+    let tail = open_tail(pattern);
     while i < s.len() {
         let placeholder = Kind::at_start(&s[i..]);
         let part = Part::of(s[i], placeholder.is_some());
@@ -226,7 +240,12 @@ pub fn pattern_regex(pattern: &str) -> String {
         last = part;
         if let Some((kind, len)) = placeholder {
             let (before, after) = (i.checked_sub(1).map_or(0, |k| s[k]), s.get(i + len).copied().unwrap_or(0));
+            let expression = |kind| match kind {
+                Kind::Any => any_value(matches!(after, 0 | b' ' | b'.')),
+                kind => expression(kind),
+            };
             match (kind, before, after) {
+                _ if out.len() > MAX_EXACT => out.push_str(small_expression(kind)),
                 // an open place that took secrets in as well
                 (Kind::Any, b'=' | b':' | b' ' | b'"' | b'\'', _) if names_secret(&pattern[..i]) => {
                     out.push_str(&expression(Kind::Secret));
@@ -244,17 +263,23 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, _, b'/') if s.get(i + len + 1).is_some_and(|&b| is_word(b) || b == b'{') => {
                     out.push_str(&format!("(?:{})?{W}", expression(kind)));
                 }
-                (Kind::Any, ..) if value_expected(s, i) => {
+                (Kind::Any, ..) if value_expected(s, i) || value_place(&s[..i]) || tail == Some(i) => {
                     out.push_str("(?:");
                     out.push_str(&expression(kind));
-                    out.push_str(r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?");
-                    out.push_str(if before == b'=' { ")?" } else { ")" });
+                    if value_expected(s, i) {
+                        out.push_str(r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?");
+                    }
+                    if tail == Some(i) {
+                        out.push_str(PHRASE);
+                    }
+                    if value_place(&s[..i]) {
+                        out.push('|');
+                        out.push_str(MARKS);
+                    }
+                    // the value may be missing
+                    let missing = before == b'=' || matches!(after, b',' | b';');
+                    out.push_str(if missing { ")?" } else { ")" });
                 }
-                // the value may be missing
-                (Kind::Any, b' ', b',' | b';') if s[..i].ends_with(b": ") => {
-                    out.push_str(&format!("(?:{})?", expression(kind)));
-                }
-                _ if out.len() > MAX_EXACT => out.push_str(small_expression(kind)),
                 _ => out.push_str(&expression(kind)),
             }
             i += len;

@@ -6,6 +6,8 @@ use crate::kind::Kind;
 /// Byte that stands for a slot in a skeleton; it cannot come from a shape that begins there, since it is no word byte.
 pub(crate) const SLOT: u8 = 0x01;
 
+const QUOTES: [u8; 2] = *b"'\"";
+
 /// A quote as syslog daemons write it.
 pub(crate) const OCTAL_QUOTE: &[u8] = b"\\042";
 
@@ -21,6 +23,8 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
     let mut request_end = usize::MAX;
     let tail = tail(s);
     let mut words = 0;
+    // single and double quotes that opened nothing so far
+    let mut unclosed = [false; 2];
     while i < s.len() {
         if i == tail && words >= TAIL_BEHIND {
             found.push((i, sentence_end(s, i, s.len())));
@@ -39,7 +43,12 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             continue;
         }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
-            if let Some(end) = collection(s, i).or_else(|| remark(s, i)) {
+            if i != request_end
+                && let Some(kind) = QUOTES.iter().position(|&q| q == s[i])
+            {
+                unclosed[kind] ^= true;
+            }
+            if let Some(end) = collection(s, i, unclosed).or_else(|| remark(s, i)) {
                 found.push((i + 1, end));
                 i = end;
             } else if let Some(at) = missing(s, i) {
@@ -66,7 +75,9 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
         let preposition = is_preposition(&s[start..i]);
         // what stands in brackets is said of the line
         words += usize::from(holds && !matches!(start.checked_sub(1).map(|k| s[k]), Some(b'[' | b'(' | b'<')));
-        if holds && !preposition {
+        // a mark where a value stands says that there is none
+        let none = !holds && i > start && value_place(&s[..start]);
+        if (holds || none) && !preposition {
             if let Some(end) = attached(s, start, i) {
                 i = end;
             }
@@ -137,7 +148,7 @@ fn remark(s: &[u8], i: usize) -> Option<usize> {
 /// Where the bracket at `i` closes when it holds a collection: several elements behind commas, or one that is a pair or a call, none of which has a blank outside
 /// of quotes or of brackets of its own. How many there are varies, so they are one slot. Parentheses hold a collection behind the name of a type alone: others hold
 /// arguments, of which each has a meaning of its own.
-fn collection(s: &[u8], i: usize) -> Option<usize> {
+fn collection(s: &[u8], i: usize, unclosed: [bool; 2]) -> Option<usize> {
     let before = &s[..i];
     let name = before.iter().rev().take_while(|&&b| b.is_ascii_alphanumeric()).count();
     let close = match s[i] {
@@ -161,6 +172,8 @@ fn collection(s: &[u8], i: usize) -> Option<usize> {
             break;
         }
         match b {
+            // where a quote is open before the bracket, those in it may close that one
+            b'"' | b'\'' if QUOTES.iter().zip(unclosed).any(|(&q, open)| open && q == b) => return None,
             b'"' | b'\'' => {
                 let end = at + 1 + s[at + 1..].iter().position(|&c| c == b)?;
                 pair |= at == i + 1 && s.get(end + 1) == Some(&close);
@@ -186,6 +199,22 @@ fn collection(s: &[u8], i: usize) -> Option<usize> {
         at += 1;
     }
     (nested.is_empty() && at > i + 1 && (elements > 1 || pair)).then_some(at)
+}
+
+/// Whether what stands behind `text` is the value of a key: `key=`, `key: `.
+pub(crate) fn value_place(text: &[u8]) -> bool {
+    match text {
+        [.., key, b'='] | [.., key, b':', b' '] => is_key_byte(*key),
+        _ => false,
+    }
+}
+
+/// Where the last slot of a pattern begins when it is open and stands where the words of an error do: see [`tail`].
+pub(crate) fn open_tail(pattern: &str) -> Option<usize> {
+    let any = Kind::Any.placeholder();
+    let at = pattern.trim_end_matches('.').strip_suffix(any)?.len();
+    let words = format!("{}Some words{}", &pattern[..at], &pattern[at + any.len()..]);
+    (slots(&words).last() == Some(&(at, at + "Some words".len()))).then_some(at)
 }
 
 /// What a key ends in.
