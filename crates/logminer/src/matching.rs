@@ -92,7 +92,7 @@ const DECIMAL: &str = r"[-+]?[0-9]+(?:\.[0-9]+)?";
 /// The words of an error, in place of a value.
 const PHRASE: &str = r"|[^\x01-@\[-\x60{-\x7f](?:[^\x01-@\[-\x60{-\x7f]|[-'/\x01-\x20\x7f])*";
 /// Marks that say that there is no value.
-const MARKS: &str = r"[-+./\\@#$%*~]+";
+const MARKS: &str = r"[-+.\\@#$%*~]+";
 
 /// The expression for what a placeholder stands for.
 fn expression(kind: Kind) -> String {
@@ -131,7 +131,8 @@ fn expression(kind: Kind) -> String {
             // every value that makes a list has a digit, a dot or a slash in it, or is long and hexadecimal
             let any = format!(r"(?:{W}|[-+.:/$~@#%*!\\])*");
             let item = format!(r"(?:{any}[0-9./\\*]{any}|[A-Fa-f]{{8,}})");
-            format!(r"{item}(?:(?:{S}+|,{S}*){item})+")
+            // but for the name of a user in front of a comma
+            format!(r"(?:{item}(?:{S}+|,{S}*)|{W}(?:{W}|-)*,{S}*){item}(?:(?:{S}+|,{S}*){item})*")
         }
         Kind::Text => r#"(?:[^"\\]|\\.)+"#.into(),
         Kind::Stack | Kind::Rest => ".*".into(),
@@ -164,7 +165,7 @@ fn any_value(closes: bool) -> String {
     let path = format!(
         r#"(?:[A-Za-z]:|{piece}*)[/\\]{piece}*{W}{piece}*(?: {piece}+)?(?:\?[^\x01-\x20\x7f"'<>(){{}},;]*)?|[A-Za-z]:[/\\]{piece}*"#
     );
-    let plain = format!("{mark}*{W}{rest}|{placeholder}");
+    let plain = format!("{mark}*(?:{W}{rest}|{placeholder})");
     let formed = format!("{groups}|{forms}|{path}");
     // what has a form begins the value or stands behind a mark: the `7:9b` of `popup7:9b` is none
     format!(r"(?:{plain}|{formed})(?:{plain}|{mark}(?:{formed}))*{marks}(?::[0-9]+(?:{mark}{behind})?)*")
@@ -255,13 +256,13 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, b'2', b'\\') if s[..i].ends_with(OCTAL_QUOTE) => out.push_str(r"(?:[^\\]|\\[^0])*"),
                 (Kind::Any, b'(', b')') => out.push_str(r"[^()]*"),
                 (Kind::Any, b'[', b']') => out.push_str(r"[^\[\]]*"),
-                (Kind::Any, b'{', b'}') => out.push_str(r"[^{}]*"),
+                (Kind::Any, b'{', b'}') => out.push_str(r"(?:[^{}]|\{[*A-Z]+\})*"),
                 (Kind::Any, ..) if s[i + len..].starts_with(b" HTTP/") => {
                     out.push_str(&format!("(?:{}|/)", expression(kind)));
                 }
                 // a path begins at a slash that no word byte is before
                 (Kind::Any, _, b'/') if s.get(i + len + 1).is_some_and(|&b| is_word(b) || b == b'{') => {
-                    out.push_str(&format!("(?:{})?{W}", expression(kind)));
+                    out.push_str(&format!(r"(?:(?:{})?{W}|::[0-9A-Fa-f:]+|\{{[*A-Z]+\}})", expression(kind)));
                 }
                 (Kind::Any, ..) if value_expected(s, i) || value_place(&s[..i]) || tail == Some(i) => {
                     out.push_str("(?:");

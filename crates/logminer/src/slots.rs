@@ -76,7 +76,8 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
         // what stands in brackets is said of the line
         words += usize::from(holds && !matches!(start.checked_sub(1).map(|k| s[k]), Some(b'[' | b'(' | b'<')));
         // a mark where a value stands says that there is none
-        let none = !holds && i > start && value_place(&s[..start]);
+        let ends = s.get(i).is_none_or(|b| b" ,;)]}".contains(b));
+        let none = !holds && i > start && ends && value_place(&s[..start]);
         if (holds || none) && !preposition {
             if let Some(end) = attached(s, start, i) {
                 i = end;
@@ -145,16 +146,14 @@ fn remark(s: &[u8], i: usize) -> Option<usize> {
     is_phrase(&s[i + 1..end]).then_some(end)
 }
 
-/// Where the bracket at `i` closes when it holds a collection: several elements behind commas, or one that is a pair or a call, none of which has a blank outside
-/// of quotes or of brackets of its own. How many there are varies, so they are one slot. Parentheses hold a collection behind the name of a type alone: others hold
-/// arguments, of which each has a meaning of its own.
+/// Where the bracket at `i` closes when it holds a collection: several elements behind commas, or in square and curly ones a pair, a call or quoted text by itself.
+/// No element has a blank outside of quotes or of brackets of its own. How many there are varies, so they are one slot. Parentheses hold a collection when they are
+/// attached to a word: `Set(a, b)`.
 fn collection(s: &[u8], i: usize, unclosed: [bool; 2]) -> Option<usize> {
-    let before = &s[..i];
-    let name = before.iter().rev().take_while(|&&b| b.is_ascii_alphanumeric()).count();
     let close = match s[i] {
         b'[' => b']',
         b'{' => b'}',
-        b'(' if name > 1 && before[i - name].is_ascii_uppercase() && before[i - name + 1].is_ascii_lowercase() => b')',
+        b'(' if s[..i].last().is_some_and(|&b| is_key_byte(b)) => b')',
         _ => return None,
     };
     let (mut elements, mut at, mut pair) = (1, i + 1, false);
@@ -198,7 +197,7 @@ fn collection(s: &[u8], i: usize, unclosed: [bool; 2]) -> Option<usize> {
         }
         at += 1;
     }
-    (nested.is_empty() && at > i + 1 && (elements > 1 || pair)).then_some(at)
+    (nested.is_empty() && at > i + 1 && (elements > 1 || pair && close != b')')).then_some(at)
 }
 
 /// Whether what stands behind `text` is the value of a key: `key=`, `key: `.
@@ -217,9 +216,9 @@ pub(crate) fn open_tail(pattern: &str) -> Option<usize> {
     (slots(&words).last() == Some(&(at, at + "Some words".len()))).then_some(at)
 }
 
-/// What a key ends in.
+/// What a key ends in: a slot, or a bracket, which may be that of a placeholder or of what is attached to a word.
 fn is_key_byte(b: u8) -> bool {
-    is_word(b) || b == b'-'
+    matches!(b, b'}' | b')') || !is_delimiter(b)
 }
 
 /// The end of the slot `a..b` without the full stops of its sentence.
@@ -236,9 +235,12 @@ fn attached(s: &[u8], start: usize, end: usize) -> Option<usize> {
         b'{' => b'}',
         _ => return None,
     };
-    let (_, len) = Kind::at_start(&s[end + 1..])?;
+    // an open one may have been a word, which is a slot of its own
+    let (_, len) = Kind::at_start(&s[end + 1..]).filter(|&(kind, _)| kind != Kind::Any)?;
     let stop = end + 1 + len;
-    (s.get(stop) == Some(&close) && value_expected(s, start)).then_some(stop + 1)
+    let alone =
+        s.get(stop + 1).is_none_or(|&b| is_delimiter(b)) && Kind::at_start(&s[s.len().min(stop + 1)..]).is_none();
+    (s.get(stop) == Some(&close) && alone && value_expected(s, start)).then_some(stop + 1)
 }
 
 /// Whether a value is expected at `start`: behind `=` or a preposition.
@@ -270,9 +272,14 @@ fn is_statement(s: &[u8], i: usize, quoted: &Quoted) -> bool {
     if is_request(&s[quoted.from..quoted.to]) {
         return !matches!(s[..i], [.., b'='] | [.., b':', b' ']);
     }
-    let keyed = |rest: &[u8]| {
-        let key = rest.iter().take_while(|&&b| is_key_byte(b) || b == b'.').count();
-        key > 0 && rest.get(key) == Some(&b'=')
+    let keyed = |mut rest: &[u8]| {
+        let placeholder = |rest: &[u8]| Kind::at_start(rest).map(|(_, len)| len);
+        let slot = |rest: &[u8]| placeholder(rest).or_else(|| rest.first().filter(|&&b| !is_delimiter(b)).map(|_| 1));
+        let behind = rest.len();
+        while let Some(len) = slot(rest) {
+            rest = &rest[len..];
+        }
+        rest.len() < behind && rest.first() == Some(&b'=')
     };
     i == 0
         && s[quoted.from..quoted.to].contains(&b' ')
@@ -286,7 +293,8 @@ fn is_statement(s: &[u8], i: usize, quoted: &Quoted) -> bool {
 /// Whether quoted text is the request of a web server (`GET / HTTP/1.1`): a statement of its own, whose method is no value.
 fn is_request(text: &[u8]) -> bool {
     let method = text.iter().take_while(|b| b.is_ascii_uppercase()).count();
-    (3..=7).contains(&method) && text.get(method) == Some(&b' ')
+    // its method may be open
+    text.starts_with(b"{*} ") || (3..=7).contains(&method) && text.get(method) == Some(&b' ')
 }
 
 /// Text between quotes, and where the closing one ends.
@@ -312,17 +320,28 @@ fn quoted(s: &[u8], i: usize) -> Option<Quoted> {
     (!joined && to > from && (s[close - 1] == b'\\') == escaped).then_some(Quoted { from, to, end })
 }
 
-/// Whether a word ends at `i`: a placeholder counts as one, as it may stand for one.
-fn word_ends(s: &[u8], i: usize) -> bool {
+/// Whether a slot ends at `i`: a placeholder, or text with a word in it.
+fn word_ends(s: &[u8], mut i: usize) -> bool {
+    while i > 0 && !is_delimiter(s[i - 1]) {
+        if is_word(s[i - 1]) {
+            return true;
+        }
+        i -= 1;
+    }
     let text = &s[i.saturating_sub(8)..i];
-    text.last().is_some_and(|&b| is_word(b))
-        || text.ends_with(b"}")
-            && (0..text.len()).any(|a| Kind::at_start(&text[a..]).is_some_and(|(_, len)| a + len == text.len()))
+    text.ends_with(b"}")
+        && (0..text.len()).any(|a| Kind::at_start(&text[a..]).is_some_and(|(_, len)| a + len == text.len()))
 }
 
-/// Whether a word begins at `i`, or a placeholder.
-fn word_begins(s: &[u8], i: usize) -> bool {
-    s.get(i).is_some_and(|&b| is_word(b)) || Kind::at_start(&s[i.min(s.len())..]).is_some()
+/// Whether a slot begins at `i`.
+fn word_begins(s: &[u8], mut i: usize) -> bool {
+    while i < s.len() && !is_delimiter(s[i]) {
+        if is_word(s[i]) {
+            return true;
+        }
+        i += 1;
+    }
+    Kind::at_start(&s[i.min(s.len())..]).is_some()
 }
 
 pub(crate) fn is_delimiter(b: u8) -> bool {

@@ -24,6 +24,8 @@ fn typed() {
         ("   ", ""),
         ("  two   blanks\t here ", "two blanks here"),
         ("from 10.1.2.3:80 to fe80::1", "from {IP} to {IP}"),
+        ("from ::1:54321 to fe80::18af:c98a:27395", "from {IP} to {IP}"),
+        ("from ::1:5432 to std::1:2 now", "from {IP} to std::{NUM}:{NUM} now"),
         ("mac 00:11:43:e3:ba:c3 up", "mac {MAC} up"),
         ("id 7f3b1c2a-1234-4abc-8def-0123456789ab done", "id {UUID} done"),
         ("at 0xdeadbeef and ffffffff", "at {HEX} and {HEX}"),

@@ -343,6 +343,233 @@ fn lines_with_marks_are_found_again() {
     check_any_order(&lines, 4096);
 }
 
+/// Lines of few words and all that is read as more than words, so that slots open in every place: a pattern is cut as its shapes are, whatever opened in it.
+#[test]
+fn patterns_have_the_structure_of_their_shapes() {
+    let words = [
+        "up",
+        "Set",
+        "GET",
+        "PUT",
+        "POST",
+        "HEAD",
+        "eth0",
+        "rpc.statd",
+        "to",
+        "in",
+        "a-b",
+        "disk",
+        "ID",
+        "x",
+        "Down",
+        "lost",
+        "on",
+    ];
+    let forms = ["7", "10.0.0.1", "::1", "/var/x", "12ms", "-", "*", "...", "it's", "{*}", "a@b.org", "8%", "é"];
+    let between = [" ", " ", " ", " ", " ", ": ", ", ", "=", "= ", " = ", ":", "/", ".", ". ", "; ", " - "];
+    let around = [
+        ("(", ")"),
+        ("[", "]"),
+        ("{", "}"),
+        ("\"", "\""),
+        ("'", "'"),
+        ("<", ">"),
+        ("\\\"", "\\\""),
+        ("x(", ")"),
+        ("key=\"", "\""),
+        ("k: [", "]"),
+        ("", ""),
+    ];
+    let mut r = Random(11);
+    for round in 0..400 {
+        // the same texts around others again and again
+        let frames: Vec<Vec<(&str, usize)>> =
+            (0..6).map(|_| (0..2 + r.below(6)).map(|_| (r.pick(&between), r.below(around.len()))).collect()).collect();
+        let fixed: Vec<&str> = (0..8).map(|_| r.pick(&words)).collect();
+        let mut set = PatternSet::default();
+        let mut shapes = Vec::new();
+        for _ in 0..150 {
+            let mut line = String::new();
+            for (i, &(gap, pair)) in frames[r.below(frames.len())].iter().enumerate() {
+                let (open, close) = around[pair];
+                line.push_str(if i == 0 { "" } else { gap });
+                line.push_str(open);
+                for n in 0..1 + r.below(3) * usize::from(pair < 6 || pair == 10) {
+                    line.push_str(if n == 0 { "" } else { r.pick(&[" ", ", ", ","]) });
+                    line.push_str(match r.below(5) {
+                        0 | 1 => fixed[i],
+                        2 => r.pick(&forms),
+                        _ => r.pick(&words),
+                    });
+                }
+                line.push_str(close);
+            }
+            let shape = log_pattern(&line);
+            set.insert(&shape);
+            shapes.push((line, shape));
+        }
+        for (line, shape) in &shapes {
+            let pattern = set.pattern(shape).unwrap();
+            assert_eq!(structure(&pattern), structure(shape), "round {round}\n{shape}\n{pattern}");
+            let values = parameters(line, &pattern).map(|v| v.len());
+            assert_eq!(values, Some(parameter_kinds(&pattern).len()), "round {round}\n{line}\n{shape}\n{pattern}");
+            if round % 10 > 0 {
+                continue;
+            }
+            let expression = pattern_regex(&pattern);
+            let found = regex::RegexBuilder::new(&expression)
+                .dot_matches_new_line(true)
+                .size_limit(1 << 27)
+                .build()
+                .unwrap()
+                .is_match(line);
+            assert!(found, "round {round}\n{line}\n{pattern}\n{expression}");
+        }
+    }
+}
+
+/// The patterns of some lines.
+fn patterns_of(lines: &[&str]) -> Vec<String> {
+    let mut set = PatternSet::default();
+    lines.iter().for_each(|l| {
+        set.insert(&log_pattern(l));
+    });
+    let mut found: Vec<String> = set.patterns().into_iter().map(|(_, p)| p).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[test]
+fn a_full_stop_is_the_sentences() {
+    let lines = [
+        "started by agent.",
+        "started by updater.",
+        "started by dism.",
+        "started by backup.",
+        "started by cron.",
+        "started by hand.",
+    ];
+    assert_eq!(patterns_of(&lines), ["started by {*}."]);
+    assert_eq!(
+        patterns_of(&["Link Down on eth0. Reason 8", "Link Down on eth1. Reason 3"]),
+        ["Link Down on {*}. Reason {NUM}"]
+    );
+    check_round_trip(&lines, true);
+}
+
+#[test]
+fn missing_values_are_values() {
+    let lines = [
+        "recv() failed, client: 10.0.0.7, server: , host: \"a.example.org\"",
+        "recv() failed, client: 10.0.0.8, server: example.org, host: \"a.example.org\"",
+        "login failed uid=0 ruser= rhost=10.0.0.7",
+        "login failed uid=0 ruser=ann rhost=10.0.0.7",
+        "set name=\"\" now",
+        "set name=\"x y\" now",
+        "mode=- now and then it is",
+        "mode=fast now and then it is",
+    ];
+    assert_eq!(
+        patterns_of(&lines),
+        [
+            "login failed uid={ID} ruser={*} rhost={IP}",
+            "mode={*} now and then it is",
+            "recv() failed, client: {IP}, server: {*}, host: \"{NAME}\"",
+            "set name=\"{*}\" now",
+        ]
+    );
+    check_round_trip(&lines, true);
+    assert_eq!(
+        parameters(lines[0], "recv() failed, client: {IP}, server: {*}, host: \"{NAME}\"").unwrap(),
+        ["10.0.0.7", "", "a.example.org"]
+    );
+}
+
+#[test]
+fn quoted_text_is_a_statement_or_a_value() {
+    // what a line begins with, in front of keys, is no value
+    let lines = [
+        "\"Failed to update lease\" err=\"timed out\"",
+        "\"Skipping pod synchronization\" err=\"runtime is down\"",
+        "\"Starting volume manager\" err=\"none\"",
+        "\"Deleting stale records\" err=\"of the node\"",
+        "\"Unable to read config\" err=\"no file\"",
+        "\"Attempting to sync node\" err=\"not yet\"",
+    ];
+    assert_eq!(patterns_of(&lines).len(), lines.len());
+    check_round_trip(&lines, true);
+    // a request by itself is a statement with its method, as the value of a key it is a value
+    let requests = ["GET", "POST", "HEAD"].map(|m| format!("10.0.0.7 \"{m} /x HTTP/1.1\" status: 200"));
+    assert_eq!(patterns_of(&requests.each_ref().map(String::as_str)).len(), 3);
+    let keyed = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH"]
+        .map(|m| format!("upstream timed out while reading, request: \"{m} /x HTTP/1.1\""));
+    assert_eq!(
+        patterns_of(&keyed.each_ref().map(String::as_str)),
+        ["upstream timed out while reading, request: \"{*}\""]
+    );
+}
+
+#[test]
+fn four_constants_are_values_and_two_are_states() {
+    let states =
+        ["LOOKING", "FOLLOWING", "LEADING", "OBSERVING"].map(|s| format!("peer of the ensemble goes to state {s} now"));
+    let states = states.each_ref().map(String::as_str);
+    assert_eq!(patterns_of(&states[..2]).len(), 2);
+    assert_eq!(patterns_of(&states), ["peer of the ensemble goes to state {*} now"]);
+}
+
+#[test]
+fn words_of_errors_are_one_value() {
+    let errors =
+        ["Permission denied", "No such file or directory", "Input/output error", "Exec format error", "Timeout"];
+    let lines = errors.map(|e| format!("loader: change to directory /home/x failed: {e}."));
+    let all = lines.each_ref().map(String::as_str);
+    // three may be three statements
+    assert_eq!(patterns_of(&all[..3]).len(), 3);
+    assert_eq!(patterns_of(&all), ["loader: change to directory {PATH} failed: {*}."]);
+    check_round_trip(&all, true);
+    assert_eq!(
+        parameters(&lines[1], "loader: change to directory {PATH} failed: {*}.").unwrap(),
+        ["/home/x", "No such file or directory"]
+    );
+    for between in [", ", ": [113] "] {
+        let lines = errors.map(|e| format!("error while reading from socket to 10.0.0.7{between}{e}"));
+        assert_eq!(patterns_of(&lines.each_ref().map(String::as_str)).len(), 1, "{between}");
+    }
+    // what stands behind the name of a program is no error
+    let statements = ["disk was found", "fan runs too fast", "door is open now", "light is off", "pump has no water"];
+    assert_eq!(patterns_of(&statements.map(|s| format!("control: {s}")).each_ref().map(String::as_str)).len(), 5);
+    let remarks =
+        ["station leaving now", "Unspecified", "auth no longer valid", "too many clients", "inactive for long"];
+    let lines = remarks.map(|r| format!("link down on radio 7, reason 8 ({r})"));
+    assert_eq!(patterns_of(&lines.each_ref().map(String::as_str)), ["link down on radio {NUM}, reason {NUM} ({*})"]);
+}
+
+#[test]
+fn collections_are_one_value() {
+    let lines = [
+        "removed fetcher for partitions Set(orders-3)",
+        "removed fetcher for partitions Set(orders-3, clicks-1)",
+        "removed fetcher for partitions Set(orders-7, clicks-1, __offsets-12)",
+        "removed fetcher for partitions Set(payments.v2-4, orders-1)",
+        "compacting [Reader(path='/a/b')]",
+        "compacting [Reader(path='/a/b'), Reader(path='/c/d')]",
+        "counts were {1:4}",
+        "counts were {1:4, 2:7}",
+        "sync pods=[\"a/b\"]",
+        "sync pods=[\"a/b\",\"c/d\"]",
+    ];
+    assert_eq!(
+        patterns_of(&lines),
+        ["compacting [{*}]", "counts were {{*}}", "removed fetcher for partitions Set({*})", "sync pods=[{*}]"]
+    );
+    check_round_trip(&lines, true);
+    assert_eq!(parameters(lines[7], "counts were {{*}}").unwrap(), ["1:4, 2:7"]);
+    // keys with values are no elements, and one word is none of several
+    assert_eq!(patterns_of(&["got {a=1, b=up}", "got {a=1, b=down}", "got {a=1, b=off}"])[0], "got {a={NUM}, b={*}}");
+}
+
 #[test]
 fn values_that_vary_together_open_together() {
     let mut r = Random(23);
