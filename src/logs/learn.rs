@@ -55,7 +55,7 @@ pub fn learn(
 }
 
 /// What becomes of the rows whose patterns are none any more: they generalised, or their shapes were forgotten. Either way their lines go to
-/// the pattern that covers them, so no more rows stay than there are patterns.
+/// the pattern that covers them, so no more rows stay than there are patterns. A row of which another version made one and this one makes several is left alone.
 fn moves(learned: &mut Learned, growth: &Growth) -> Moves {
     let all = std::mem::take(&mut learned.recheck);
     let mut moves = Moves::new();
@@ -67,8 +67,8 @@ fn moves(learned: &mut Learned, growth: &Growth) -> Moves {
         if pattern == OTHER || !all && !growth.changed.contains(&structure(pattern)) {
             continue;
         }
-        let now = learned.set.cover(pattern);
-        if now != pattern {
+        let now = if all { learned.set.successor(pattern) } else { Some(learned.set.cover(pattern)) };
+        if let Some(now) = now.filter(|now| now != pattern) {
             moves.insert(pattern.to_owned(), now);
         }
     }

@@ -105,6 +105,27 @@ def test_rows_of_another_version_are_merged(db):
         assert conn.execute("SELECT count(*), sum(lines), array_agg(DISTINCT id) FROM pgedge.log_pattern_lineage").fetchone() == (7, 14, [first])
 
 
+def test_rows_of_a_version_that_cut_lines_elsewhere(db):
+    """Patterns of which no shape of this version has the structure: the row goes to the pattern that its lines have now, if that is one."""
+    by = [f"started by {name}." for name in ("agent", "updater", "dism", "backup", "cron", "hand")]
+    with db.connect() as conn:
+        conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(%s::text[], 'INFO', 's')", (by,))
+        conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['sync of disk a: 7', 'sync of share b: 7'], 'INFO', 's')")
+        rows = dict(conn.execute("SELECT message_pattern, id FROM aggregated_logs").fetchall())
+        assert set(rows) == {"started by {*}.", "sync of disk a: {NUM}", "sync of share b: {NUM}"}
+        for new, old in (("started by {*}.", "started by {*}"), ("sync of disk a: {NUM}", "sync of {*}: {NUM}")):
+            conn.execute("UPDATE aggregated_logs SET message_pattern = %s WHERE id = %s", (old, rows[new]))
+            conn.execute("UPDATE pgedge._log_rows SET pattern = %s WHERE row_id = %s", (old, rows[new]))
+    with db.connect() as conn:
+        conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['started by cron.', 'sync of disk a: 8'], 'INFO', 's')")
+        found = conn.execute("SELECT message_pattern, id, count FROM aggregated_logs ORDER BY id").fetchall()
+        # its lines had two patterns now: it is left as it is, and they have rows of their own
+        assert found[:3] == [("started by {*}.", rows["started by {*}."], 7), ("sync of {*}: {NUM}", rows["sync of disk a: {NUM}"], 1),
+                             ("sync of share b: {NUM}", rows["sync of share b: {NUM}"], 1)]
+        assert [(p, n) for p, _, n in found[3:]] == [("sync of disk a: {NUM}", 1)]
+        assert conn.execute("SELECT old_pattern, new_pattern, lines FROM pgedge.log_pattern_lineage WHERE old_pattern = 'started by {*}'").fetchall() == [("started by {*}", "started by {*}.", 6)]
+
+
 def test_many_small_calls_keep_the_table_small(db):
     """A session finds its rows again without their index; what an index scan does for the table, pruning its pages, must not be lost by it."""
     call = "SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['link 5 is up', 'disk 7 is full'], NULL, 's')"

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::closure::Bucket;
 use crate::hash::ShapeState;
 use crate::kept::{Kept, Offered};
+use crate::kind::Kind;
 use crate::slots::{SLOT, is_preposition, skeleton, slots};
 use crate::weights::place;
 
@@ -76,6 +77,21 @@ pub(crate) fn assemble<'a>(skeleton: &str, mut values: impl Iterator<Item = &'a 
 /// The skeleton of a shape or pattern: equal for a shape and every pattern that covers it.
 pub fn structure(shape: &str) -> String {
     skeleton(shape, &slots(shape))
+}
+
+/// Whether a text is a pattern with some text in place of each `{*}`.
+fn reads_like(text: &str, pattern: &str) -> bool {
+    let any = Kind::Any.placeholder();
+    let Some((first, rest)) = pattern.split_once(any) else { return text == pattern };
+    let Some(mut text) = text.strip_prefix(first) else { return false };
+    let mut rest = rest;
+    // each part at the first place where it may be, and the last one at the end
+    while let Some((part, behind)) = rest.split_once(any) {
+        let Some(at) = text.find(part) else { return false };
+        text = &text[at + part.len()..];
+        rest = behind;
+    }
+    text.ends_with(rest)
 }
 
 fn new_bucket(shape: &str, parts: &[(usize, usize)]) -> Bucket {
@@ -249,6 +265,23 @@ impl PatternSet {
     /// slot open when shapes of it are kept, else [`OTHER`].
     pub fn cover(&self, shape: &str) -> String {
         self.find(shape).unwrap_or_else(|| self.open_structure(&structure(shape)))
+    }
+
+    /// [`Self::cover`] for a pattern that another version may have made, which may have cut its shapes elsewhere: where no kept shape has its structure, the one pattern
+    /// of all kept shapes that read like it, with any text in place of each `{*}`. `None` when these have several patterns: it became none of them.
+    pub fn successor(&self, pattern: &str) -> Option<String> {
+        if self.has_structure(&structure(pattern)) {
+            return Some(self.cover(pattern));
+        }
+        let mut found: Option<String> = None;
+        for shape in self.kept.shapes().filter(|shape| reads_like(shape, pattern)) {
+            let now = self.pattern(shape)?;
+            if found.as_ref().is_some_and(|found| *found != now) {
+                return None;
+            }
+            found = Some(now);
+        }
+        Some(found.unwrap_or_else(|| self.cover(pattern)))
     }
 
     fn open_structure(&self, structure: &str) -> String {

@@ -428,6 +428,28 @@ fn patterns_have_the_structure_of_their_shapes() {
     }
 }
 
+/// What another version made of lines that this one cuts elsewhere.
+#[test]
+fn patterns_of_another_version_have_a_successor() {
+    let mut set = PatternSet::default();
+    for agent in ["agent.", "updater.", "dism.", "backup.", "cron.", "hand."] {
+        set.insert(&format!("started by {agent}"));
+    }
+    for line in ["sync of disk a: {NUM}", "sync of share b: {NUM}"] {
+        set.insert(line);
+    }
+    for (old, now) in [
+        ("started by {*}", Some("started by {*}.")),
+        ("started by agent.", Some("started by {*}.")),
+        // one pattern then, two now
+        ("sync of {*}: {NUM}", None),
+        ("never heard {*} of", Some(OTHER)),
+        (OTHER, None),
+    ] {
+        assert_eq!(set.successor(old).as_deref(), now, "{old}");
+    }
+}
+
 /// The patterns of some lines.
 fn patterns_of(lines: &[&str]) -> Vec<String> {
     let mut set = PatternSet::default();
