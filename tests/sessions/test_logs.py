@@ -110,19 +110,19 @@ def test_rows_of_a_version_that_cut_lines_elsewhere(db):
     by = [f"started by {name}." for name in ("agent", "updater", "dism", "backup", "cron", "hand")]
     with db.connect() as conn:
         conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(%s::text[], 'INFO', 's')", (by,))
-        conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['sync of disk a: 7', 'sync of share b: 7'], 'INFO', 's')")
+        conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['sync of disk/a: 7', 'sync of share/b: 7'], 'INFO', 's')")
         rows = dict(conn.execute("SELECT message_pattern, id FROM aggregated_logs").fetchall())
-        assert set(rows) == {"started by {*}.", "sync of disk a: {NUM}", "sync of share b: {NUM}"}
-        for new, old in (("started by {*}.", "started by {*}"), ("sync of disk a: {NUM}", "sync of {*}: {NUM}")):
+        assert set(rows) == {"started by {*}.", "sync of disk/a: {NUM}", "sync of share/b: {NUM}"}
+        for new, old in (("started by {*}.", "started by {*}"), ("sync of disk/a: {NUM}", "sync of {*}: {NUM}")):
             conn.execute("UPDATE aggregated_logs SET message_pattern = %s WHERE id = %s", (old, rows[new]))
             conn.execute("UPDATE pgedge._log_rows SET pattern = %s WHERE row_id = %s", (old, rows[new]))
     with db.connect() as conn:
-        conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['started by cron.', 'sync of disk a: 8'], 'INFO', 's')")
+        conn.execute("SELECT count(*) FROM pgedge.aggregate_logs(ARRAY['started by cron.', 'sync of disk/a: 8'], 'INFO', 's')")
         found = conn.execute("SELECT message_pattern, id, count FROM aggregated_logs ORDER BY id").fetchall()
         # its lines had two patterns now: it is left as it is, and they have rows of their own
-        assert found[:3] == [("started by {*}.", rows["started by {*}."], 7), ("sync of {*}: {NUM}", rows["sync of disk a: {NUM}"], 1),
-                             ("sync of share b: {NUM}", rows["sync of share b: {NUM}"], 1)]
-        assert [(p, n) for p, _, n in found[3:]] == [("sync of disk a: {NUM}", 1)]
+        assert found[:3] == [("started by {*}.", rows["started by {*}."], 7), ("sync of {*}: {NUM}", rows["sync of disk/a: {NUM}"], 1),
+                             ("sync of share/b: {NUM}", rows["sync of share/b: {NUM}"], 1)]
+        assert [(p, n) for p, _, n in found[3:]] == [("sync of disk/a: {NUM}", 1)]
         assert conn.execute("SELECT old_pattern, new_pattern, lines FROM pgedge.log_pattern_lineage WHERE old_pattern = 'started by {*}'").fetchall() == [("started by {*}", "started by {*}.", 6)]
 
 

@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::weights::{Context, ENOUGH, Form, Place, form, weight};
+use crate::weights::{Context, ENOUGH, Form, Place, form, says_wrong, weight};
 
 /// Elements with this many open slots open no more.
 const MAX_OPEN: usize = 6;
@@ -46,6 +46,8 @@ pub(crate) struct Bucket {
     classes: Vec<Class>,
     places: Vec<Place>,
     prepositions: usize,
+    /// Whether some shape has a wildcard.
+    wild: bool,
     derived: Vec<Vec<Value>>,
     is_derived: HashSet<Vec<Value>>,
     /// The slots of keys' values and of quoted ones, if there are several.
@@ -72,6 +74,7 @@ impl Bucket {
             agreeing: HashMap::new(),
             joint: HashSet::new(),
             prepositions,
+            wild: false,
             values: Vec::new(),
             ids: HashMap::new(),
             shapes: Vec::new(),
@@ -147,7 +150,9 @@ impl Bucket {
         self.shapes.push(shape);
         self.class_of.push(own);
         self.absorb(own, &mut changes);
-        let mut fresh: Vec<Vec<Value>> = Vec::new();
+        // a shape that has a wildcard itself may agree with shapes that were there before
+        self.wild |= self.shapes[number as usize].contains(&WILD);
+        let mut fresh = if self.wild { self.fire(&self.shapes[number as usize]) } else { Vec::new() };
         for (open, slots, typed) in tried {
             if self.follows(&open, &slots, typed) {
                 fresh.push(open);
@@ -345,6 +350,7 @@ impl Bucket {
             before: slot.checked_sub(1).map(|i| value(open[i])),
             next: open.get(slot + 1).map(|&v| value(v)),
             same: self.same(open) + self.prepositions,
+            went_wrong: open[..slot].iter().any(|&v| says_wrong(value(v).0)),
         };
         weight(&values, self.places[slot], &context)
     }

@@ -79,19 +79,29 @@ pub fn structure(shape: &str) -> String {
     skeleton(shape, &slots(shape))
 }
 
-/// Whether a text is a pattern with some text in place of each `{*}`.
+/// Whether a text is a pattern with other text in place of each `{*}`: of one word but in quotes, in brackets and at the end.
 fn reads_like(text: &str, pattern: &str) -> bool {
     let any = Kind::Any.placeholder();
-    let Some((first, rest)) = pattern.split_once(any) else { return text == pattern };
+    let Some((first, mut rest)) = pattern.split_once(any) else { return text == pattern };
     let Some(mut text) = text.strip_prefix(first) else { return false };
-    let mut rest = rest;
-    // each part at the first place where it may be, and the last one at the end
-    while let Some((part, behind)) = rest.split_once(any) {
-        let Some(at) = text.find(part) else { return false };
-        text = &text[at + part.len()..];
-        rest = behind;
+    let mut before = first;
+    loop {
+        let (part, behind) = rest.split_once(any).map_or((rest, None), |(part, behind)| (part, Some(behind)));
+        // at the first place where it may be, and the last part at the end
+        let at = if behind.is_some() {
+            text.find(part)
+        } else {
+            text.len().checked_sub(part.len()).filter(|_| text.ends_with(part))
+        };
+        let Some(at) = at else { return false };
+        let phrase =
+            before.ends_with(['"', '\'', '(', '[', '{']) || behind.is_none() && part.trim_end_matches('.').is_empty();
+        if text[..at].contains(' ') && !phrase {
+            return false;
+        }
+        let Some(behind) = behind else { return true };
+        (text, rest, before) = (&text[at + part.len()..], behind, part);
     }
-    text.ends_with(rest)
 }
 
 fn new_bucket(shape: &str, parts: &[(usize, usize)]) -> Bucket {

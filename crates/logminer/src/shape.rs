@@ -411,7 +411,7 @@ impl<const SPANS: bool> Walk<'_, SPANS> {
         }
         if self.s[a] == ADDRESS.as_bytes()[0] && &self.s[a..b] == ADDRESS.as_bytes() {
             self.emit(Kind::Email, a, b);
-        } else if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.identity(a, b) {
+        } else if self.word.1 + 1 == a && self.word.1 - self.word.0 >= 2 && self.s[a] != b'-' && self.identity(a, b) {
             self.emit(Kind::Id, a, b);
         } else if self.is_hex(a, b) {
             self.emit(Kind::Hex, a, b);

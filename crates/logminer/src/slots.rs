@@ -42,6 +42,10 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             i = quoted.end;
             continue;
         }
+        if quote_mark(s, i) {
+            i += if s[i + 1] == b'0' { OCTAL_QUOTE.len() } else { 1 };
+            continue;
+        }
         if Kind::at_start(&s[i..]).is_none() && is_delimiter(s[i]) {
             if i != request_end
                 && let Some(kind) = QUOTES.iter().position(|&q| q == s[i])
@@ -53,7 +57,9 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
                 i = end;
             } else if let Some(at) = missing(s, i) {
                 found.push((at, at));
-                i = at.max(i + 1);
+                // what is between quotes or brackets is no word of the line, opened or not
+                words += usize::from(!matches!(s[i], b'(' | b'[') && at <= i + 1);
+                i = if at == i + 2 { at + 1 } else { at.max(i + 1) };
             } else {
                 i += 1;
             }
@@ -65,7 +71,7 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             if let Some((_, len)) = Kind::at_start(&s[i..]) {
                 i += len;
                 holds = true;
-            } else if is_delimiter(s[i]) {
+            } else if is_delimiter(s[i]) || quote_mark(s, i) {
                 break;
             } else {
                 holds |= is_word(s[i]);
@@ -74,10 +80,14 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
         }
         let preposition = is_preposition(&s[start..i]);
         // what stands in brackets is said of the line
-        words += usize::from(holds && !matches!(start.checked_sub(1).map(|k| s[k]), Some(b'[' | b'(' | b'<')));
+
         // a mark where a value stands says that there is none
         let ends = s.get(i).is_none_or(|b| b" ,;)]}".contains(b));
-        let none = !holds && i > start && ends && value_place(&s[..start]);
+        let marks = !holds && s[start..i].iter().any(|&b| b != b'.');
+        let none = marks && ends && value_place(&s[..start]);
+        words += usize::from(
+            (holds || none) && !matches!(start.checked_sub(1).map(|k| s[k]), Some(b'[' | b'(' | b'<' | b'{')),
+        );
         if (holds || none) && !preposition {
             if let Some(end) = attached(s, start, i) {
                 i = end;
@@ -142,9 +152,13 @@ fn remark(s: &[u8], i: usize) -> Option<usize> {
         b'[' => b']',
         _ => return None,
     };
-    let end = i + s[i..].iter().position(|&b| b == close)?;
-    is_phrase(&s[i + 1..end]).then_some(end)
+    let phrase = |b: u8| b.is_ascii_alphabetic() || b >= 0x80 || matches!(b, b' ' | b'-' | b'\'' | b'/');
+    let end = i + 1 + s[i + 1..].iter().position(|&b| !phrase(b))?;
+    (s[end] == close && is_phrase(&s[i + 1..end])).then_some(end)
 }
+
+/// Bytes of a collection.
+const MAX_COLLECTION: usize = 2000;
 
 /// Where the bracket at `i` closes when it holds a collection: several elements behind commas, or in square and curly ones a pair, a call or quoted text by itself.
 /// No element has a blank outside of quotes or of brackets of its own. How many there are varies, so they are one slot. Parentheses hold a collection when they are
@@ -171,10 +185,16 @@ fn collection(s: &[u8], i: usize, unclosed: [bool; 2]) -> Option<usize> {
             break;
         }
         match b {
+            b'\\' if s[at..].starts_with(OCTAL_QUOTE) => return None,
+            _ if at - i > MAX_COLLECTION => return None,
             // where a quote is open before the bracket, those in it may close that one
             b'"' | b'\'' if QUOTES.iter().zip(unclosed).any(|(&q, open)| open && q == b) => return None,
             b'"' | b'\'' => {
                 let end = at + 1 + s[at + 1..].iter().position(|&c| c == b)?;
+                // keys are no elements
+                if s.get(end + 1) == Some(&b':') && nested.is_empty() {
+                    return None;
+                }
                 pair |= at == i + 1 && s.get(end + 1) == Some(&close);
                 at = end;
             }
@@ -258,6 +278,10 @@ pub(crate) fn word_before(s: &[u8], start: usize) -> &[u8] {
         return b"";
     }
     let n = s[..start - 1].iter().rev().take_while(|&&b| is_word(b)).count();
+    // the `in` of `log.in` is none
+    if s[..start - 1 - n].last().is_some_and(|&b| !is_delimiter(b)) {
+        return b"";
+    }
     &s[start - 1 - n..start - 1]
 }
 
@@ -272,22 +296,29 @@ fn is_statement(s: &[u8], i: usize, quoted: &Quoted) -> bool {
     if is_request(&s[quoted.from..quoted.to]) {
         return !matches!(s[..i], [.., b'='] | [.., b':', b' ']);
     }
-    let keyed = |mut rest: &[u8]| {
-        let placeholder = |rest: &[u8]| Kind::at_start(rest).map(|(_, len)| len);
-        let slot = |rest: &[u8]| placeholder(rest).or_else(|| rest.first().filter(|&&b| !is_delimiter(b)).map(|_| 1));
-        let behind = rest.len();
-        while let Some(len) = slot(rest) {
-            rest = &rest[len..];
+    i == 0 && keys_follow(s, quoted.end)
+}
+
+/// Whether nothing stands at `end` but keys with their values.
+pub(crate) fn keys_follow(s: &[u8], end: usize) -> bool {
+    let placeholder = |rest: &[u8]| Kind::at_start(rest).map(|(_, len)| len);
+    let slot = |rest: &[u8]| placeholder(rest).or_else(|| rest.first().filter(|&&b| !is_delimiter(b)).map(|_| 1));
+    match &s[end..] {
+        [] => true,
+        [b' ', rest @ ..] => {
+            let mut behind = rest;
+            while let Some(len) = slot(behind) {
+                behind = &behind[len..];
+            }
+            behind.len() < rest.len() && behind.first() == Some(&b'=')
         }
-        rest.len() < behind && rest.first() == Some(&b'=')
-    };
-    i == 0
-        && s[quoted.from..quoted.to].contains(&b' ')
-        && match &s[quoted.end..] {
-            [] => true,
-            [b' ', rest @ ..] => keyed(rest),
-            _ => false,
-        }
+        _ => false,
+    }
+}
+
+/// Whether text at `i` is a quote behind a backslash.
+fn quote_mark(s: &[u8], i: usize) -> bool {
+    s[i] == b'\\' && (s[i..].starts_with(OCTAL_QUOTE) || matches!(s.get(i + 1), Some(b'"' | b'\'')))
 }
 
 /// Whether quoted text is the request of a web server (`GET / HTTP/1.1`): a statement of its own, whose method is no value.

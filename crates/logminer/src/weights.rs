@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::forms::is_word;
 use crate::quantities::is_size_unit;
-use crate::slots::{OCTAL_QUOTE, is_preposition, word_before};
+use crate::slots::{OCTAL_QUOTE, is_preposition, keys_follow, word_before};
 
 /// Weight at which a slot becomes a wildcard.
 pub(crate) const ENOUGH: u32 = 120;
@@ -29,8 +29,10 @@ pub(crate) enum Form {
     Plain,
     /// One letter.
     Letter,
-    /// Quoted text of several words.
+    /// Quoted text of several words, or a collection.
     Phrase,
+    /// Several words and nothing else.
+    Words,
 }
 
 pub(crate) fn form(value: &str) -> Form {
@@ -39,7 +41,8 @@ pub(crate) fn form(value: &str) -> Form {
     if b.is_empty() || is_row(value) {
         Form::Typed
     } else if value.contains(' ') {
-        Form::Phrase
+        let words = b.iter().all(|&b| b.is_ascii_alphabetic() || b >= 0x80 || matches!(b, b' ' | b'-' | b'\'' | b'/'));
+        if words { Form::Words } else { Form::Phrase }
     } else if b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
         Form::Typed
     } else if b.contains(&b'{') {
@@ -90,6 +93,8 @@ pub(crate) struct Context<'a> {
     pub before: Option<(&'a str, Form)>,
     pub next: Option<(&'a str, Form)>,
     pub same: usize,
+    /// Whether a word before the slot says that something went wrong.
+    pub went_wrong: bool,
 }
 
 /// Sum of the weights of different values in a slot; never less for more values.
@@ -117,14 +122,13 @@ pub(crate) fn weight(values: &[(&str, Form)], place: Place, context: &Context) -
         let kin = stem(v.0, v.1).is_some_and(|s| stems[&s] > 1);
         let part = match v.1 {
             _ if kin => KIN,
-            Form::Upper if context.same >= 4 => CONSTANT.max(value_weight(v.1, place)),
-            form => value_weight(form, place),
+            Form::Upper if context.same >= 4 && place != Place::First => {
+                CONSTANT.max(value_weight(v.1, place, context.went_wrong))
+            }
+            form => value_weight(form, place, context.went_wrong),
         };
-        *if v.1 == Form::Upper || place == Place::To || v.1 == Form::Phrase && place != Place::Value {
-            &mut constants
-        } else {
-            &mut sum
-        } += part;
+        let phrase = matches!(v.1, Form::Phrase | Form::Words) && place != Place::Value;
+        *if v.1 == Form::Upper || place == Place::To || phrase { &mut constants } else { &mut sum } += part;
     }
     // The more text stays the same, the less it is chance that two statements differ in one word alone.
     match context.same {
@@ -149,12 +153,14 @@ const CONSTANT: u32 = 30;
 /// Weight of a value that shares its stem with another one.
 const KIN: u32 = 60;
 
-fn value_weight(form: Form, place: Place) -> u32 {
+fn value_weight(form: Form, place: Place, went_wrong: bool) -> u32 {
     let base = match form {
         Form::Typed => return 80,
         Form::Mixed | Form::Digits => return 60,
-        Form::Phrase if place == Place::Value => return 20,
+        Form::Phrase | Form::Words if place == Place::Value => return 20,
         Form::Phrase => return 30,
+        // of words the statement is made as well
+        Form::Words => return if went_wrong { 30 } else { 10 },
         Form::Parts | Form::Letter => 30,
         Form::Verb if matches!(place, Place::Likely | Place::Value) => 20,
         Form::Plain => 20,
@@ -177,8 +183,14 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool, next: bool) ->
     let s = shape.as_bytes();
     let before = if a > 0 { s[a - 1] } else { 0 };
     let after = s.get(b).copied().unwrap_or(0);
-    let quoted = matches!((before, after), (b'"', b'"' | b'\\') | (b'\'', b'\'' | b'\\'));
-    if before == b'=' || quoted || s[..a].ends_with(OCTAL_QUOTE) && s[b..].starts_with(OCTAL_QUOTE) {
+    // the key of a JSON object is none
+    let key =
+        matches!(s[..a.saturating_sub(1)].trim_ascii_end().last(), Some(b'{' | b',')) && s.get(b + 1) == Some(&b':');
+    let quoted = matches!((before, after), (b'"', b'"' | b'\\') | (b'\'', b'\'' | b'\\')) && !key;
+    if first && a == 1 && before == b'"' && after == b'"' && keys_follow(s, b + 1) {
+        // a statement of one word
+        Place::First
+    } else if before == b'=' || quoted || s[..a].ends_with(OCTAL_QUOTE) && s[b..].starts_with(OCTAL_QUOTE) {
         Place::Value
     } else if matches!((before, after), (b'[', b']') | (b'(', b')') | (b'<', b'>')) {
         Place::Likely
@@ -191,6 +203,31 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool, next: bool) ->
     } else {
         Place::Usual
     }
+}
+
+/// Whether a word says that something went wrong: what follows may be the text of an error, which no statement of the program is.
+pub(crate) fn says_wrong(word: &str) -> bool {
+    const BEGINNINGS: [&str; 17] = [
+        "fail",
+        "err",
+        "exception",
+        "abort",
+        "reject",
+        "refus",
+        "denied",
+        "problem",
+        "reason",
+        "cause",
+        "because",
+        "cannot",
+        "could",
+        "unable",
+        "invalid",
+        "unexpected",
+        "not",
+    ];
+    let begins = |with: &&str| word.get(..with.len()).is_some_and(|head| head.eq_ignore_ascii_case(with));
+    BEGINNINGS.iter().find(|with| begins(with)).is_some_and(|with| *with != "not" || word.len() == 3)
 }
 
 /// Words that are followed by the name of a thing of their kind.
