@@ -64,6 +64,7 @@ mod mask;
 mod matching;
 mod miner;
 mod patterns;
+mod phrases;
 mod prefix;
 mod quantities;
 mod render;

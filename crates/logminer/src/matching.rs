@@ -3,9 +3,10 @@
 use crate::event::{message_of, message_spans};
 use crate::forms::is_word;
 use crate::kind::Kind;
+use crate::phrases::{OCTAL_QUOTE, value_place};
 use crate::secrets::keys::wanted;
 use crate::shape::Segment;
-use crate::slots::{OCTAL_QUOTE, open_tail, skeleton, slots, value_expected, value_place};
+use crate::slots::{open_tail, skeleton, slots, value_expected};
 
 /// One variable part of a pattern: its placeholder and where it stands in the pattern.
 pub(crate) fn placeholders(text: &str) -> Vec<(Kind, usize, usize)> {

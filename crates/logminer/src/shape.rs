@@ -2,9 +2,9 @@
 
 use crate::forms::{self, CHUNK, COLON, DIGIT, DOT, MARK, PathRun, SLASH, SPACE, byte_class, digits, is_word};
 use crate::kind::Kind;
+use crate::phrases::OCTAL_QUOTE;
 use crate::scan::{Piece, Scan, Unit};
 use crate::secrets::{ADDRESS, HIDDEN, Hidden, hidden, hide, secrets};
-use crate::slots::OCTAL_QUOTE;
 use crate::words::{is_cue, is_identity_key, is_switch};
 use crate::{dates, quantities};
 use std::borrow::Cow;

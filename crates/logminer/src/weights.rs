@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 
 use crate::forms::is_word;
+use crate::phrases::{OCTAL_QUOTE, keys_follow};
 use crate::quantities::is_size_unit;
-use crate::slots::{OCTAL_QUOTE, is_preposition, keys_follow, word_before};
+use crate::slots::{is_preposition, word_before};
 
 /// Weight at which a slot becomes a wildcard.
 pub(crate) const ENOUGH: u32 = 120;
