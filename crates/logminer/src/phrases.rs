@@ -49,13 +49,19 @@ pub(crate) fn tail(s: &[u8]) -> usize {
     begins.filter(told).map_or(usize::MAX, |(_, i)| i)
 }
 
+fn is_letter(b: u8) -> bool {
+    b.is_ascii_alphabetic() || b >= 0x80
+}
+
+/// What words are made of, and what stands between them.
+pub(crate) fn is_phrase_byte(b: u8) -> bool {
+    is_letter(b) || matches!(b, b' ' | b'-' | b'\'' | b'/')
+}
+
 /// Whether a text is several words and nothing else.
 fn is_phrase(words: &[u8]) -> bool {
-    let letter = |b: u8| b.is_ascii_alphabetic() || b >= 0x80;
-    words.first().is_some_and(|&b| letter(b))
-        && words.last().is_some_and(|&b| letter(b))
-        && words.contains(&b' ')
-        && words.iter().all(|&b| letter(b) || matches!(b, b' ' | b'-' | b'\'' | b'/'))
+    let letter = |b: Option<&u8>| b.is_some_and(|&b| is_letter(b));
+    letter(words.first()) && letter(words.last()) && words.contains(&b' ') && words.iter().all(|&b| is_phrase_byte(b))
 }
 
 /// Where the parenthesis at `i` closes when it holds several words and nothing else: a remark.
@@ -65,8 +71,7 @@ pub(crate) fn remark(s: &[u8], i: usize) -> Option<usize> {
         b'[' => b']',
         _ => return None,
     };
-    let phrase = |b: u8| b.is_ascii_alphabetic() || b >= 0x80 || matches!(b, b' ' | b'-' | b'\'' | b'/');
-    let end = i + 1 + s[i + 1..].iter().position(|&b| !phrase(b))?;
+    let end = i + 1 + s[i + 1..].iter().position(|&b| !is_phrase_byte(b))?;
     (s[end] == close && is_phrase(&s[i + 1..end])).then_some(end)
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::forms::is_word;
-use crate::phrases::{OCTAL_QUOTE, keys_follow};
+use crate::phrases::{OCTAL_QUOTE, is_phrase_byte, keys_follow};
 use crate::quantities::is_size_unit;
 use crate::slots::{is_preposition, word_before};
 
@@ -42,8 +42,7 @@ pub(crate) fn form(value: &str) -> Form {
     if b.is_empty() || is_row(value) {
         Form::Typed
     } else if value.contains(' ') {
-        let words = b.iter().all(|&b| b.is_ascii_alphabetic() || b >= 0x80 || matches!(b, b' ' | b'-' | b'\'' | b'/'));
-        if words { Form::Words } else { Form::Phrase }
+        if b.iter().all(|&b| is_phrase_byte(b)) { Form::Words } else { Form::Phrase }
     } else if b.starts_with(b"{") && b.iter().filter(|c| c.is_ascii_lowercase()).count() < 3 {
         Form::Typed
     } else if b.contains(&b'{') {
