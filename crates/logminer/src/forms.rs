@@ -125,15 +125,14 @@ pub(crate) fn short_ipv6(s: &[u8], a: usize) -> Option<usize> {
     if (1..=4).contains(&n) && digits(s, a + n + 3) == 5 && hexes(s, a + n + 3) == 5 {
         return port(s, a + 2 + n);
     }
-    match hex_groups(s, a + 2) {
-        Some((Kind::Ip, e)) => Some(e),
-        // `::1:5432`
-        _ if two_groups(s, a + 2).is_some() => two_groups(s, a + 2),
-        _ => {
-            let mapped = a + 2 + n + 1;
-            (n == 4 && s[a + 2..mapped].eq_ignore_ascii_case(b"ffff:")).then(|| ipv4(s, mapped)).flatten()
-        }
+    if let Some((Kind::Ip, e)) = hex_groups(s, a + 2) {
+        return Some(e);
     }
+    // `::1:5432`, `::ffff:10.0.0.1`
+    two_groups(s, a + 2).or_else(|| {
+        let mapped = a + 2 + n + 1;
+        (n == 4 && s[a + 2..mapped].eq_ignore_ascii_case(b"ffff:")).then(|| ipv4(s, mapped)).flatten()
+    })
 }
 
 /// The end of two groups of hexadecimal digits, the first of them with a decimal one, joined by a colon and with none behind them.

@@ -151,12 +151,13 @@ fn expression(kind: Kind) -> String {
 fn any_value(closes: bool) -> String {
     const WORD: &str = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:]"#;
     const NO_STOP: &str = r#"[^\x01-\x20\x7f,;=()\[\]{}<>"'|`!?&^:.]"#;
-    let (rest, marks, behind) = if closes {
-        (format!("(?:{WORD}*{NO_STOP})?"), r"(?:[-+./\\@#$%*~]*[-+/\\@#$%*~])?", format!("{WORD}*{NO_STOP}"))
-    } else {
-        (format!("{WORD}*"), r"[-+./\\@#$%*~]*", format!("{WORD}*"))
-    };
     let mark = r"[-+./\\@#$%*~]";
+    let (rest, marks, behind) = if closes {
+        let behind = format!("{WORD}*{NO_STOP}");
+        (format!("(?:{behind})?"), format!(r"(?:{mark}*[-+/\\@#$%*~])?"), behind)
+    } else {
+        (format!("{WORD}*"), format!("{mark}*"), format!("{WORD}*"))
+    };
     let groups =
         format!(r"(?:::)?[0-9A-Fa-f]{{1,4}}(?:::?[0-9A-Fa-f]{{1,4}})*(?:::)?|\[[0-9A-Fa-f:.]+(?:%{W}+)?\]:[0-9]+");
     let placeholder = r"\{[*A-Z]+\}";
@@ -246,6 +247,7 @@ pub fn pattern_regex(pattern: &str) -> String {
                 Kind::Any => any_value(matches!(after, 0 | b' ' | b'.')),
                 kind => expression(kind),
             };
+            let (expected, valued) = (value_expected(s, i), value_place(&s[..i]));
             match (kind, before, after) {
                 _ if out.len() > MAX_EXACT => out.push_str(small_expression(kind)),
                 // an open place that took secrets in as well
@@ -265,16 +267,16 @@ pub fn pattern_regex(pattern: &str) -> String {
                 (Kind::Any, _, b'/') if s.get(i + len + 1).is_some_and(|&b| is_word(b) || b == b'{') => {
                     out.push_str(&format!(r"(?:(?:{})?{W}|::[0-9A-Fa-f:]+|\{{[*A-Z]+\}})", expression(kind)));
                 }
-                (Kind::Any, ..) if value_expected(s, i) || value_place(&s[..i]) || tail == Some(i) => {
+                (Kind::Any, ..) if expected || valued || tail == Some(i) => {
                     out.push_str("(?:");
                     out.push_str(&expression(kind));
-                    if value_expected(s, i) {
+                    if expected {
                         out.push_str(r"(?:\([^()\x01-\x20]*\)|\{[^{}\x01-\x20]*\})?");
                     }
                     if tail == Some(i) {
                         out.push_str(PHRASE);
                     }
-                    if value_place(&s[..i]) {
+                    if valued {
                         out.push('|');
                         out.push_str(MARKS);
                     }

@@ -11,20 +11,30 @@ pub(crate) const QUOTES: [u8; 2] = *b"'\"";
 /// A quote as syslog daemons write it.
 pub(crate) const OCTAL_QUOTE: &[u8] = b"\\042";
 
-/// Where a value is missing at the delimiter `i`: in brackets that stand alone, right behind the `=` of a key, between its quotes, or between the colon of a key
+/// A value that is missing: a slot without text.
+pub(crate) struct Missing {
+    pub at: usize,
+    /// Where reading goes on.
+    pub next: usize,
+    /// Whether it counts as a word of the line: what is between quotes or brackets does not, opened or not.
+    pub is_word: bool,
+}
+
+/// The value that is missing at the delimiter `i`: in brackets that stand alone, right behind the `=` of a key, between its quotes, or between the colon of a key
 /// and what separates it from the next one.
-pub(crate) fn missing(s: &[u8], i: usize) -> Option<usize> {
+pub(crate) fn missing(s: &[u8], i: usize) -> Option<Missing> {
     let before = |n: usize| i.checked_sub(n).map_or(0, |k| s[k]);
+    let found = |at: usize, next: usize, is_word: bool| Some(Missing { at, next, is_word });
     match s[i] {
         b'(' | b'[' if matches!(before(1), b' ' | b'=') && matches!(&s[i..], [b'(', b')', ..] | [b'[', b']', ..]) => {
-            Some(i + 1)
+            found(i + 1, i + 1, false)
         }
         b'=' if is_key_byte(before(1)) => match s.get(i + 1) {
-            None | Some(b' ' | b',' | b';' | b')' | b']' | b'}') => Some(i + 1),
-            Some(b'"') if s.get(i + 2) == Some(&b'"') => Some(i + 2),
+            None | Some(b' ' | b',' | b';' | b')' | b']' | b'}') => found(i + 1, i + 1, true),
+            Some(b'"') if s.get(i + 2) == Some(&b'"') => found(i + 2, i + 3, false),
             _ => None,
         },
-        b',' | b';' if before(1) == b' ' && before(2) == b':' && is_key_byte(before(3)) => Some(i),
+        b',' | b';' if before(1) == b' ' && before(2) == b':' && is_key_byte(before(3)) => found(i, i + 1, true),
         _ => None,
     }
 }

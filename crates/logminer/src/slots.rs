@@ -54,11 +54,10 @@ pub(crate) fn slots(text: &str) -> Vec<(usize, usize)> {
             if let Some(end) = collection(s, i, unclosed).or_else(|| remark(s, i)) {
                 found.push((i + 1, end));
                 i = end;
-            } else if let Some(at) = missing(s, i) {
-                found.push((at, at));
-                // what is between quotes or brackets is no word of the line, opened or not
-                words += usize::from(!matches!(s[i], b'(' | b'[') && at <= i + 1);
-                i = if at == i + 2 { at + 1 } else { at.max(i + 1) };
+            } else if let Some(missing) = missing(s, i) {
+                found.push((missing.at, missing.at));
+                words += usize::from(missing.is_word);
+                i = missing.next;
             } else {
                 i += 1;
             }

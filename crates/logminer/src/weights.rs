@@ -66,13 +66,14 @@ pub(crate) fn form(value: &str) -> Form {
 
 /// Whether a collection has nothing but the same element again and again, with a placeholder in it, or placeholders of any types.
 fn is_row(value: &str) -> bool {
+    if !value.contains(',') {
+        return false;
+    }
     let mut elements = value.trim_end_matches(',').split(',').map(str::trim_start);
     let Some(first) = elements.next() else { return false };
     let placeholder =
         |text: &str| text.starts_with('{') && text.ends_with('}') && !text.contains(|c: char| c.is_ascii_lowercase());
-    value.contains(',')
-        && (first.contains('{') && elements.clone().all(|e| e == first)
-            || placeholder(first) && elements.all(placeholder))
+    first.contains('{') && elements.clone().all(|e| e == first) || placeholder(first) && elements.all(placeholder)
 }
 
 /// How strongly the place of a slot suggests a parameter.
@@ -120,12 +121,11 @@ pub(crate) fn weight(values: &[(&str, Form)], place: Place, context: &Context) -
     let (mut sum, mut constants) = (0, 0);
     for v in values {
         let kin = stem(v.0, v.1).is_some_and(|s| stems[&s] > 1);
+        let own = value_weight(v.1, place, context.went_wrong);
         let part = match v.1 {
             _ if kin => KIN,
-            Form::Upper if context.same >= 4 && place != Place::First => {
-                CONSTANT.max(value_weight(v.1, place, context.went_wrong))
-            }
-            form => value_weight(form, place, context.went_wrong),
+            Form::Upper if context.same >= 4 && place != Place::First => CONSTANT.max(own),
+            _ => own,
         };
         let phrase = matches!(v.1, Form::Phrase | Form::Words) && place != Place::Value;
         *if v.1 == Form::Upper || place == Place::To || phrase { &mut constants } else { &mut sum } += part;
@@ -207,7 +207,7 @@ pub(crate) fn place(shape: &str, a: usize, b: usize, first: bool, next: bool) ->
 
 /// Whether a word says that something went wrong: what follows may be the text of an error, which no statement of the program is.
 pub(crate) fn says_wrong(word: &str) -> bool {
-    const BEGINNINGS: [&str; 17] = [
+    const BEGINNINGS: [&str; 16] = [
         "fail",
         "err",
         "exception",
@@ -224,10 +224,9 @@ pub(crate) fn says_wrong(word: &str) -> bool {
         "unable",
         "invalid",
         "unexpected",
-        "not",
     ];
     let begins = |with: &&str| word.get(..with.len()).is_some_and(|head| head.eq_ignore_ascii_case(with));
-    BEGINNINGS.iter().find(|with| begins(with)).is_some_and(|with| *with != "not" || word.len() == 3)
+    word.eq_ignore_ascii_case("not") || BEGINNINGS.iter().any(begins)
 }
 
 /// Words that are followed by the name of a thing of their kind.

@@ -234,7 +234,7 @@ fn may_be_key(s: &[u8], start: usize, end: usize, i: usize) -> bool {
     let next = s.get(behind_blanks(s, end)).map_or(0, |&b| BEHIND[usize::from(b)]);
     next == SEPARATES
         || s[start] == b'-'
-        || end - start == 6 && is_directive(&s[start..end])
+        || is_directive(&s[start..end])
         || is_tag(s, start)
         // `password is x7`: the first letter of what may stand between
         || next == BEGINS_VERB && s[i] | 0x20 == b'p'
